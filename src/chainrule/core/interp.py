@@ -1,0 +1,129 @@
+"""Who interprets a gate now, and whose derivatives are being tracked.
+
+One context variable holds the `Mode`. A gate called in the everyday mode computes values and records
+its history on the tape; under another interpreter the same function, called with the same
+arguments, does what that interpreter says (evaluate bare arrays, write down a graph). Derivative
+rules are therefore written once, in ordinary gates.
+
+Tracking is a set of tags, one bit each. Bit 0 belongs to `requires_grad`; every running transform
+owns a fresh bit that its inputs carry and that results inherit, so nested derivatives cannot be
+confused with one another. The tracked set masks what results inherit: `no_grad` empties it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ContextDecorator, contextmanager
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chainrule.core.primitive import Primitive
+
+# What flows through an interpreter is its own business: Tensors, arrays, graph names.
+Interpret = Callable[["Primitive", Sequence[Any], Mapping[str, Any]], Any]
+
+BASE = 1
+"""The tag of tensors with ``requires_grad``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """The interpreter (None: compute and record, the everyday case) and the tags that are tracked."""
+
+    tracking: int = -1
+    interpret: Interpret | None = None
+
+
+EVERYDAY = Mode()
+_mode: ContextVar[Mode] = ContextVar("chainrule mode", default=EVERYDAY)
+current: Callable[[], Mode] = _mode.get
+
+
+@contextmanager
+def using(mode: Mode) -> Iterator[None]:
+    """Interpret gates in ``mode`` inside the block."""
+    token = _mode.set(mode)
+    try:
+        yield
+    finally:
+        _mode.reset(token)
+
+
+def tracking(tags: int) -> Any:
+    """Inside the block results inherit only these tags."""
+    return using(replace(current(), tracking=tags))
+
+
+def evaluate(primitive: Primitive, inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
+    """The interpreter of bare arrays: arrays in, arrays out, nothing recorded."""
+    return primitive.evaluate(*inputs, **params)
+
+
+ARRAYS = Mode(tracking=0, interpret=evaluate)
+
+
+class _Tracking(ContextDecorator):
+    """Sets the tracked tags for a block or for every call of a decorated function."""
+
+    _tags: int
+
+    def __init__(self) -> None:
+        self._tokens: list[Token[Mode]] = []
+
+    def _recreate_cm(self) -> _Tracking:
+        return type(self)()
+
+    def __enter__(self) -> None:
+        self._tokens.append(_mode.set(replace(current(), tracking=self._tags)))
+
+    def __exit__(self, *exc: object) -> None:
+        _mode.reset(self._tokens.pop())
+
+
+class no_grad(_Tracking):
+    """Context manager and decorator: what is computed inside records no history.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> w = cr.tensor(2.0, requires_grad=True)
+    >>> with cr.no_grad():
+    ...     y = w * 3
+    >>> y.requires_grad
+    False
+    """
+
+    _tags = 0
+
+
+class enable_grad(_Tracking):
+    """Context manager and decorator: records history again inside a `no_grad` block."""
+
+    _tags = -1
+
+
+class Tag:
+    """A bit that no living transform shares; it returns to the pool when its last holder is gone."""
+
+    __slots__ = ("__weakref__", "bit", "forward")
+
+    _lock = threading.RLock()
+    _taken = BASE
+    forward_bits = 0
+    """The union of the bits of living forward-mode tags."""
+
+    def __init__(self, *, forward: bool = False) -> None:
+        self.forward = forward
+        with Tag._lock:
+            self.bit = ~Tag._taken & (Tag._taken + 1)
+            Tag._taken |= self.bit
+            if forward:
+                Tag.forward_bits |= self.bit
+
+    def __del__(self) -> None:
+        with Tag._lock:
+            Tag._taken &= ~self.bit
+            Tag.forward_bits &= ~self.bit

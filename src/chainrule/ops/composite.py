@@ -1,0 +1,3 @@
+"""Composite gates."""
+
+__all__: list[str] = []

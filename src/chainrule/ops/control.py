@@ -1,0 +1,3 @@
+"""Control gates."""
+
+__all__: list[str] = []

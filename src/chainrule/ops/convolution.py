@@ -1,0 +1,3 @@
+"""Convolution gates."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Indexing gates."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Linalg gates."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Logic gates."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Random gates."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Transcendental gates."""
+
+__all__: list[str] = []

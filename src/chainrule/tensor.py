@@ -1,0 +1,433 @@
+"""Tensor: a name for a value and for the node that it comes from.
+
+A Tensor computes nothing itself: its operators and methods are thin calls to the public functions of
+the same name, so a new gate never edits this file. Rebinding the name (``x += y``, ``x[i] = v``,
+``x.assign(v)``) leaves whatever else holds the old value or node as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chainrule.core.aval import Aval, Dtype, Shape
+from chainrule.core.errors import ArgumentError, DtypeError, GradientError, ShapeError
+from chainrule.core.interp import BASE, current
+from chainrule.core.node import Cell, Node, leaf
+from chainrule.core.primitive import functions
+from chainrule.operators import Operators
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Scalar = bool | int | float | complex
+Axis = int | Sequence[int] | None
+
+
+class Tensor(Operators):
+    """An immutable n-dimensional array that remembers how it was computed.
+
+    Made by `chainrule.tensor`, `chainrule.asarray`, the creation functions and every gate.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : numpy.dtype
+    requires_grad : bool
+        Whether gradients flow back to or through this tensor.
+    grad : Tensor or None
+        The gradient accumulated by `backward` in a leaf that requires one; None if none arrived.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> x = cr.tensor([1.0, 2.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4.])
+    """
+
+    __slots__ = ("__weakref__", "_node", "_value")
+
+    # An array or NumPy scalar; under a tracer an abstract value.
+    _value: Any
+    _node: Node | None
+
+    @property
+    def shape(self) -> Shape:
+        return self._value.shape
+
+    @property
+    def dtype(self) -> Dtype:
+        return self._value.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self._value.shape)
+
+    @property
+    def size(self) -> int:
+        return self._value.size
+
+    @property
+    def device(self) -> str:
+        return "cpu"
+
+    @property
+    def T(self) -> Tensor:
+        """The matrix transposed; two axes only, as in the array API standard."""
+        if self.ndim != 2:
+            raise ShapeError(f"T needs two axes, not shape {self.shape}", mend="use mT for stacks of matrices, permute_dims for any order of axes")
+        return functions.matrix_transpose(self)
+
+    @property
+    def mT(self) -> Tensor:
+        """The last two axes exchanged."""
+        return functions.matrix_transpose(self)
+
+    @property
+    def requires_grad(self) -> bool:
+        node = self._node
+        return node is not None and node.tags != 0
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.requires_grad_(value)
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no gate that is tracked computed this tensor."""
+        node = self._node
+        return node is None or node.primitive is None
+
+    @property
+    def grad(self) -> Tensor | None:
+        node = self._node
+        return None if node is None or node.cell is None else node.cell.grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is not None and (not isinstance(value, Tensor) or value.shape != self.shape):
+            raise GradientError(f"the gradient of a tensor of shape {self.shape} must be a Tensor of that shape or None")
+        if self._node is None:
+            self._node = leaf(self.shape, self.dtype, 0, Cell(retains=True))
+        if self._node.cell is None:
+            self._node.cell = Cell(retains=False)
+        self._node.cell.grad = value
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Ask (or stop asking) for this leaf's gradient; returns the tensor itself.
+
+        Raises
+        ------
+        GradientError
+            If the tensor is not floating point, or is computed by tracked gates.
+        """
+        if not self.is_leaf:
+            if requires_grad:
+                return self
+            raise GradientError("requires_grad can only be turned off on a leaf", mend="use x.detach() for a tensor without history")
+        if requires_grad and self.dtype.kind != "f":
+            kind = "complex values compute, but have no gradients yet" if self.dtype.kind == "c" else "only floating-point tensors have gradients"
+            raise GradientError(f"a tensor of dtype {self.dtype} cannot require a gradient: {kind}", mend="convert it first: x.astype(cr.float32)")
+        if requires_grad != self.requires_grad:
+            cell = None if self._node is None else self._node.cell
+            self._node = leaf(self.shape, self.dtype, BASE * requires_grad, cell or Cell(retains=True))
+        return self
+
+    def backward(
+        self, gradient: Tensor | None = None, *, retain_graph: bool | None = None, create_graph: bool = False, inputs: Sequence[Tensor] | None = None
+    ) -> None:
+        """Add the gradient of this tensor to ``.grad`` of every leaf that requires one.
+
+        Parameters
+        ----------
+        gradient : Tensor, optional
+            The cotangent to start from, of this tensor's shape; 1 for a scalar if not given.
+        retain_graph : bool, optional
+            Keep the graph for another backward; by default it is kept only with ``create_graph``.
+        create_graph : bool
+            Record the backward pass, so that the gradients can be differentiated.
+        inputs : sequence of Tensor, optional
+            Only these leaves receive gradients.
+
+        Raises
+        ------
+        GradientError
+            If nothing here requires a gradient, the output is not scalar and no gradient is given,
+            or the graph was freed.
+        """
+        functions.backward(self, gradient, retain_graph=retain_graph, create_graph=create_graph, inputs=inputs)
+
+    def detach(self) -> Tensor:
+        """The same value without history."""
+        return new(self._value)
+
+    def retain_grad(self) -> None:
+        """Keep the gradient that passes through this tensor in ``.grad``, as leaves do."""
+        _watched(self).retains = True
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+        """Call ``hook(gradient)`` when this tensor's gradient is complete; what it returns, unless None, replaces it.
+
+        Returns
+        -------
+        callable
+            Removes the hook.
+        """
+        hooks = _watched(self).hooks
+        key = max(hooks, default=0) + 1
+        hooks[key] = hook
+
+        def remove() -> None:
+            hooks.pop(key, None)
+
+        return remove
+
+    def assign(self, value: Tensor | npt.ArrayLike) -> Tensor:
+        """Let this name stand for another value of the same shape; returns the tensor itself.
+
+        A leaf that requires a gradient stays one, with its ``.grad``; like every change of such a
+        leaf it needs `no_grad`.
+
+        Raises
+        ------
+        GradientError
+            On a leaf that requires a gradient, outside of `no_grad`.
+        ShapeError
+            If the shape differs.
+        """
+        value = functions.asarray(value)
+        if value.shape != self.shape:
+            raise ShapeError(f"a tensor of shape {self.shape} cannot be assigned a value of shape {value.shape}", mend="make the shapes equal; broadcast_to repeats a value")
+        if value.dtype != self.dtype:
+            if np.promote_types(value.dtype, self.dtype) != self.dtype:
+                raise DtypeError(f"a {self.dtype} tensor cannot be assigned a {value.dtype} value without loss", mend="convert it with astype")
+            value = functions.astype(value, self.dtype)
+        node = self._node
+        tracking = current().tracking & BASE
+        if node is not None and node.primitive is None and node.cell is not None and node.cell.retains:
+            if tracking and node.tags & BASE:
+                raise GradientError("a leaf that requires a gradient is changed in place", mend="do it inside `with cr.no_grad():`, or on x.detach()")
+            if not tracking or value._node is None:
+                self._node = leaf(self.shape, self.dtype, node.tags, node.cell)
+                self._value = value._value
+                return self
+        self._value, self._node = value._value, value._node
+        return self
+
+    def __setitem__(self, index: Any, value: Tensor | npt.ArrayLike) -> None:
+        self.assign(functions.index_update(self, index, value))
+
+
+    def sum(self, axis: Axis = None, *, dtype: npt.DTypeLike = None, keepdims: bool = False) -> Tensor:
+        return functions.sum(self, axis=axis, dtype=dtype, keepdims=keepdims)
+
+    def mean(self, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
+        return functions.mean(self, axis=axis, keepdims=keepdims)
+
+    def prod(self, axis: Axis = None, *, dtype: npt.DTypeLike = None, keepdims: bool = False) -> Tensor:
+        return functions.prod(self, axis=axis, dtype=dtype, keepdims=keepdims)
+
+    def max(self, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
+        return functions.max(self, axis=axis, keepdims=keepdims)
+
+    def min(self, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
+        return functions.min(self, axis=axis, keepdims=keepdims)
+
+    def var(self, axis: Axis = None, *, correction: float = 0.0, keepdims: bool = False) -> Tensor:
+        return functions.var(self, axis=axis, correction=correction, keepdims=keepdims)
+
+    def std(self, axis: Axis = None, *, correction: float = 0.0, keepdims: bool = False) -> Tensor:
+        return functions.std(self, axis=axis, correction=correction, keepdims=keepdims)
+
+    def any(self, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
+        return functions.any(self, axis=axis, keepdims=keepdims)
+
+    def all(self, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
+        return functions.all(self, axis=axis, keepdims=keepdims)
+
+    def argmax(self, axis: int | None = None, *, keepdims: bool = False) -> Tensor:
+        return functions.argmax(self, axis=axis, keepdims=keepdims)
+
+    def argmin(self, axis: int | None = None, *, keepdims: bool = False) -> Tensor:
+        return functions.argmin(self, axis=axis, keepdims=keepdims)
+
+    def exp(self) -> Tensor:
+        return functions.exp(self)
+
+    def log(self) -> Tensor:
+        return functions.log(self)
+
+    def sqrt(self) -> Tensor:
+        return functions.sqrt(self)
+
+    def tanh(self) -> Tensor:
+        return functions.tanh(self)
+
+    def sigmoid(self) -> Tensor:
+        return functions.sigmoid(self)
+
+    def relu(self) -> Tensor:
+        return functions.relu(self)
+
+    def abs(self) -> Tensor:
+        return functions.abs(self)
+
+    def clip(self, min: Any = None, max: Any = None) -> Tensor:
+        return functions.clip(self, min, max)
+
+    def reshape(self, *shape: int | Sequence[int]) -> Tensor:
+        sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape
+        return functions.reshape(self, sizes)
+
+    def flatten(self) -> Tensor:
+        return functions.reshape(self, (-1,))
+
+    def squeeze(self, axis: Axis = None) -> Tensor:
+        axes = tuple(i for i, size in enumerate(self.shape) if size == 1) if axis is None else axis
+        return functions.squeeze(self, axis=axes)
+
+    def astype(self, dtype: npt.DTypeLike, *, copy: bool = True) -> Tensor:
+        return functions.astype(self, dtype, copy=copy)
+
+    def to_device(self, device: str, /, *, stream: Any = None) -> Tensor:
+        """The tensor itself: there is one device, ``"cpu"``."""
+        if device != "cpu" or stream is not None:
+            raise ArgumentError(f"there is no device {device!r} with stream {stream!r}", mend='the only device is "cpu", without streams')
+        return self
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return functions.getitem(self, index)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise ShapeError("a tensor without axes has no length", mend="use x.size, or x.item() for its value")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self.shape:
+            raise ShapeError("a tensor without axes cannot be iterated over", mend="use x.item() for its value")
+        return iter(functions.unstack(self))
+
+    def __contains__(self, value: Any) -> bool:
+        return bool((self._value == (value._value if isinstance(value, Tensor) else value)).any())
+
+    def item(self) -> Any:
+        """The only element, as a Python scalar."""
+        if self.size != 1:
+            raise ShapeError(f"only a tensor of one element has an item, not shape {self.shape}", mend="index it first, or use tolist()")
+        return self._value.item()
+
+    def tolist(self) -> Any:
+        """Nested lists of Python scalars."""
+        return self._value.tolist()
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """The value as a read-only NumPy array, without copying.
+
+        Raises
+        ------
+        GradientError
+            If the tensor requires a gradient, which NumPy could not see.
+        """
+        if self.requires_grad:
+            raise GradientError("numpy() on a tensor that requires a gradient", mend="use x.detach().numpy() to leave the graph on purpose")
+        return self.__array__()
+
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        array = np.asarray(self._value, dtype=dtype)
+        if copy:
+            return array.copy()
+        array = array.view()
+        array.flags.writeable = False
+        return array
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        function = getattr(functions, {"power": "pow"}.get(ufunc.__name__, ufunc.__name__), None)
+        if method != "__call__" or function is None or kwargs:
+            return NotImplemented
+        return function(*inputs)
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        return functions.array_namespace(api_version)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        if self.requires_grad:
+            raise GradientError("a tensor that requires a gradient cannot be exported", mend="export x.detach()")
+        return np.asarray(self._value).__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return np.asarray(self._value).__dlpack_device__()
+
+    def __bool__(self) -> bool:
+        return bool(self._single("bool"))
+
+    def __float__(self) -> float:
+        return float(self._single("float"))
+
+    def __int__(self) -> int:
+        return int(self._single("int"))
+
+    def __complex__(self) -> complex:
+        return complex(self._single("complex"))
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iu" or self.shape:
+            raise DtypeError(f"only an integer tensor without axes can be an index, not {Aval(self.shape, self.dtype)}")
+        return int(self._value)
+
+    def _single(self, kind: str) -> Any:
+        if self.size != 1:
+            raise ShapeError(
+                f"{kind}() of a tensor of shape {self.shape} is ambiguous", mend="reduce it first: x.any(), x.all(), x.sum(); or choose elementwise with cr.where"
+            )
+        return self._value.item()
+
+    def __repr__(self) -> str:
+        body = np.array2string(np.asarray(self._value), separator=", ", prefix="tensor(")
+        notes = [body]
+        if self.dtype.name not in ("float32", "int64", "bool") or not self.size:
+            notes.append(f"dtype={self.dtype}")
+        if self.requires_grad:
+            notes.append("requires_grad=True" if self.is_leaf else f"from={self._node.primitive.name}")  # type: ignore[union-attr]
+        return f"tensor({', '.join(notes)})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec and self.size == 1 else format(str(self), spec)
+
+    def __copy__(self) -> Tensor:
+        return new(self._value, self._node)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if not self.is_leaf:
+            raise GradientError("only leaves can be deep-copied: a copy cannot share the graph", mend="copy x.detach()")
+        copied = new(self._value)
+        return copied.requires_grad_() if self.requires_grad else copied
+
+    def __reduce__(self) -> Any:
+        return _restore, (np.asarray(self._value), self.requires_grad and self.is_leaf)
+
+
+def new(value: Any, node: Node | None = None) -> Tensor:
+    """A name for this value and node."""
+    tensor = Tensor()
+    tensor._value = value
+    tensor._node = node
+    return tensor
+
+
+def _restore(value: Any, requires_grad: bool) -> Tensor:
+    tensor = new(value)
+    return tensor.requires_grad_() if requires_grad else tensor
+
+
+def _watched(tensor: Tensor) -> Cell:
+    node = tensor._node
+    if node is None or not node.tags:
+        raise GradientError("no gradient passes through a tensor that does not require one", mend="set requires_grad=True on it or on what it comes from")
+    if node.cell is None:
+        node.cell = Cell(retains=False)
+    return node.cell
