@@ -1,0 +1,38 @@
+# Everything runs from a bare clone with Python 3.11 or later, pip and make: the targets make .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?= -n auto
+
+.PHONY: demo test bench torch-test format clean
+
+demo: $(VENV)/.train-extra ## train the digits network and leave its report in runs/
+	$(BIN)/chainrule train digits
+
+test: $(VENV)/.test-extra ## lint, format, types, layers, then the tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+torch-test: $(VENV)/.test-extra $(VENV)/.torch-extra ## the comparison with PyTorch
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/test_torch.py
+
+bench: $(VENV)/.train-extra $(VENV)/.torch-extra ## measure the eager engine beside PyTorch
+	$(BIN)/python benchmarks/eager.py --output docs/performance.md
+
+format: $(VENV)/.test-extra
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV)
+
+# A stamp per extra: installed again only when pyproject.toml changes.
+$(VENV)/.%-extra: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
