@@ -5,6 +5,11 @@ gradients; JAX's transforms. A gate's own file decides what is public, so adding
 """
 
 from chainrule.autodiff import autograd
+from chainrule.autodiff.check import gradcheck, gradgradcheck
+from chainrule.autodiff.forward import jvp
+from chainrule.autodiff.function import Function
+from chainrule.autodiff.modular import ComputationalGraph, Gate
+from chainrule.autodiff.reverse import grad, value_and_grad, vjp
 from chainrule.core import errors
 from chainrule.core.interp import enable_grad, no_grad
 from chainrule.ops import linalg, random
@@ -13,6 +18,7 @@ from chainrule.ops.composite import *
 from chainrule.ops.control import *
 from chainrule.ops.convolution import *
 from chainrule.ops.creation import *
+from chainrule.ops.cross_entropy import *
 from chainrule.ops.indexing import *
 from chainrule.ops.linalg import *
 from chainrule.ops.logic import *
