@@ -64,7 +64,7 @@ def record(
         return tuple(new(v) for v in value) if primitive.outputs else new(value)
     node = _node_of(primitive, nodes, tracked, values, value, params, tags)
     if primitive.outputs:
-        out: Any = tuple(_item(v, node, i, len(value), tags) for i, v in enumerate(value))
+        out: Any = tuple(item(v, node, i, len(value), tags) for i, v in enumerate(value))
     elif value.dtype.kind in "fc":
         out = new(value, node)
     else:
@@ -88,7 +88,8 @@ def _node_of(
     return make(primitive, tuple(nodes), saved, params, tags, shape, dtype)
 
 
-def _item(value: Value, node: Node, index: int, count: int, tags: int) -> Any:
+def item(value: Value, node: Node, index: int, count: int, tags: int) -> Any:
+    """One output of a gate that has several."""
     if value.dtype.kind not in "fc":
         return new(value)
     return new(value, make(chain.ITEM, (node,), (), {"index": index, "count": count}, tags, value.shape, value.dtype))
@@ -128,7 +129,7 @@ def _wrap(value: Value, node: Node | None) -> Any:
     """Give a saved value its history back."""
     if value.__class__ is tuple:
         assert node is not None
-        return tuple(_item(v, node, i, len(value), node.tags) for i, v in enumerate(value))
+        return tuple(item(v, node, i, len(value), node.tags) for i, v in enumerate(value))
     return value if value is None or value.__class__ in (int, float, complex) else new(value, node)
 
 

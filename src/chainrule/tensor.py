@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chainrule.core.aval import Aval, Dtype, Shape
+from chainrule.core.chain import ITEM
 from chainrule.core.errors import ArgumentError, DtypeError, GradientError, ShapeError
 from chainrule.core.interp import BASE, current
 from chainrule.core.node import Cell, Node, leaf
@@ -392,7 +393,7 @@ class Tensor(Operators):
         if self.dtype.name not in ("float32", "int64", "bool") or not self.size:
             notes.append(f"dtype={self.dtype}")
         if self.requires_grad:
-            notes.append("requires_grad=True" if self.is_leaf else f"from={self._node.primitive.name}")  # type: ignore[union-attr]
+            notes.append("requires_grad=True" if self.is_leaf else f"from={_gate_name(self._node)}")
         return f"tensor({', '.join(notes)})"
 
     def __format__(self, spec: str) -> str:
@@ -417,6 +418,13 @@ def new(value: Any, node: Node | None = None) -> Tensor:
     tensor._value = value
     tensor._node = node
     return tensor
+
+
+def _gate_name(node: Node | None) -> str:
+    """The gate that made this node; of one output among several, the gate that has them."""
+    while node is not None and node.primitive is ITEM:
+        (node,) = node.inputs
+    return "" if node is None or node.primitive is None else node.primitive.name
 
 
 def _restore(value: Any, requires_grad: bool) -> Tensor:
