@@ -60,13 +60,15 @@ def record(
             tags |= node.tags
             tracked |= 1 << i
     tags &= tracking
-    if not tags:
+    if not tags or primitive.pulls == ():
         return tuple(new(v) for v in value) if primitive.outputs else new(value)
     node = _node_of(primitive, nodes, tracked, values, value, params, tags)
     if primitive.outputs:
         out: Any = tuple(item(v, node, i, len(value), tags) for i, v in enumerate(value))
-    elif value.dtype.kind in "fc":
+    elif value.dtype.kind == "f":
         out = new(value, node)
+    elif value.dtype.kind == "c":
+        return new(value, _barrier(primitive, nodes, tags, value))
     else:
         return new(value)
     if tags & Tag.forward_bits:
@@ -88,9 +90,30 @@ def _node_of(
     return make(primitive, tuple(nodes), saved, params, tags, shape, dtype)
 
 
+def _barrier(primitive: Primitive, nodes: Sequence[Node | None], tags: int, value: Value) -> Node:
+    """Complex results of tracked inputs compute; whoever asks for a gradient through them is told."""
+    if tags & Tag.forward_bits:
+        _refuse_complex(primitive.name)
+    return make(_COMPLEX, tuple(nodes), (), {"gate": primitive.name}, tags, value.shape, value.dtype)
+
+
+def _refuse_complex(gate: str) -> Any:
+    raise GradientError(f"{gate} has a complex result, and gradients through complex values are not defined yet", mend="take real and imaginary parts apart first")
+
+
+_COMPLEX = Primitive(
+    name="complex",
+    inputs=("*xs",),
+    aval=lambda *xs, gate: xs[0],
+    eval=lambda *xs, gate: xs[0],
+    batch=lambda primitive, batched, inputs, params: inputs[0],
+    vjp=lambda ct, gate: _refuse_complex(gate),
+)
+
+
 def item(value: Value, node: Node, index: int, count: int, tags: int) -> Any:
     """One output of a gate that has several."""
-    if value.dtype.kind not in "fc":
+    if value.dtype.kind != "f":
         return new(value)
     return new(value, make(chain.ITEM, (node,), (), {"index": index, "count": count}, tags, value.shape, value.dtype))
 
@@ -195,7 +218,7 @@ def reverse(
             found = chain.sweep(seeds, tag, wrap=None, **options)
         return {node: new(ct) for node, ct in found.items()}
     seeds = [(r, ct) for r, ct in zip(roots, cotangents, strict=True) if r is not None]
-    with using(inside):
+    with using(inside), np.errstate(all="ignore"):
         return chain.sweep(seeds, tag, wrap=_wrap, **options)
 
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from chainrule.core.errors import GradientError
-from chainrule.core.node import Node
+from chainrule.core.interp import BASE, current, tracking
+from chainrule.core.node import Cell, Node
 from chainrule.core.primitive import public
 from chainrule.tape import reverse, seed
 from chainrule.tensor import Tensor
@@ -49,8 +50,9 @@ def backward(
         return
     nodes = [_node(x) for x in _several(inputs)]
     found = reverse(outputs, cotangents, retain=retain, create=create_graph, wanted=nodes, narrow=True)
-    for node, ct in found.items():
-        if node.cell is not None:
+    with tracking(current().tracking if create_graph else current().tracking & ~BASE):
+        for node, ct in found.items():
+            node.cell = node.cell or Cell(retains=False)
             node.cell.grad = ct if node.cell.grad is None else node.cell.grad + ct
 
 
