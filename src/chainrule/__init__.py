@@ -15,14 +15,19 @@ from chainrule.core.interp import enable_grad, no_grad
 from chainrule.ops import linalg, random
 from chainrule.ops.arithmetic import *
 from chainrule.ops.composite import *
+from chainrule.ops.contraction import *
 from chainrule.ops.control import *
 from chainrule.ops.convolution import *
 from chainrule.ops.creation import *
 from chainrule.ops.cross_entropy import *
+from chainrule.ops.gathering import *
 from chainrule.ops.indexing import *
-from chainrule.ops.linalg import *
+from chainrule.ops.joining import *
 from chainrule.ops.logic import *
 from chainrule.ops.movement import *
+from chainrule.ops.product import *
 from chainrule.ops.reduction import *
+from chainrule.ops.scattering import *
+from chainrule.ops.structure import *
 from chainrule.ops.transcendental import *
 from chainrule.tensor import Tensor

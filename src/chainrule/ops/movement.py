@@ -8,25 +8,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chainrule.core.aval import Aval, Shape, broadcast, normalize_axes, normalize_axis
-from chainrule.core.errors import ArgumentError, AxisError, ShapeError
+from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
 from chainrule.ops.gate import gate, lift
 from chainrule.tape import bind
 from chainrule.tensor import Axis, Tensor
 
-__all__ = ["broadcast_to", "reshape"]
+__all__ = [
+    "broadcast_arrays",
+    "broadcast_to",
+    "expand_dims",
+    "flip",
+    "matrix_transpose",
+    "moveaxis",
+    "permute_dims",
+    "reshape",
+    "roll",
+    "squeeze",
+]
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-def _sizes(shape: int | Sequence[int]) -> Shape:
-    return tuple(size.__index__() for size in ((shape,) if not isinstance(shape, Sequence) else shape))
+def integers(value: Any, operation: str) -> tuple[int, ...]:
+    """One integer or several, of whatever integer type, as a tuple.
+
+    Raises
+    ------
+    DtypeError
+        If they are not integers.
+    """
+    try:
+        return tuple(map(index, value)) if hasattr(value, "__len__") and np.ndim(value) else (index(value),)
+    except TypeError:
+        raise DtypeError(f"{operation}: sizes, axes and counts are integers, not {value!r}", mend="pass an int, or a tuple of ints") from None
 
 
 def _reshape_aval(x: Aval, shape: Shape) -> Aval:
@@ -39,7 +61,7 @@ RESHAPE = Primitive(
     name="reshape",
     inputs=("x",),
     aval=_reshape_aval,
-    eval=lambda xp, x, shape: xp.reshape(x, shape),
+    eval=lambda x, shape: x.reshape(shape),
     transpose=lambda ct, to: reshape(ct, to.shape),
     batch=lambda primitive, batched, inputs, params: reshape(inputs[0], (inputs[0].shape[0], *params["shape"])),
     onnx="Reshape",
@@ -78,7 +100,7 @@ def reshape(x: Tensor | npt.ArrayLike, /, shape: int | Sequence[int], *, copy: b
             [2, 3]])
     """
     x = lift(x)
-    sizes = _sizes(shape)
+    sizes = integers(shape, "reshape")
     if -1 in sizes:
         known = math.prod(size for size in sizes if size != -1)
         total = math.prod(x.shape)
@@ -142,4 +164,345 @@ def broadcast_to(x: Tensor | npt.ArrayLike, /, shape: int | Sequence[int]) -> Te
     tensor([[1., 2.],
             [1., 2.]])
     """
-    return bind(BROADCAST_TO, (lift(x),), {"shape": _sizes(shape)})
+    return bind(BROADCAST_TO, (lift(x),), {"shape": integers(shape, "broadcast_to")})
+
+
+@public
+def broadcast_arrays(*arrays: Tensor | npt.ArrayLike) -> tuple[Tensor, ...]:
+    """All arrays repeated to the shape that they have in common.
+
+    Parameters
+    ----------
+    *arrays : Tensor or array_like
+        Of shapes that broadcast.
+
+    Returns
+    -------
+    tuple of Tensor
+        As many, of one shape, each of its own dtype.
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not broadcast.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.broadcast_arrays([1, 2], 3)[1]
+    tensor([3, 3])
+    """
+    lifted = [lift(x) for x in arrays]
+    shape = broadcast(*(x.shape for x in lifted))
+    return tuple(bind(BROADCAST_TO, (x,), {"shape": shape}) for x in lifted)
+
+
+def _permute_aval(x: Aval, axes: tuple[int, ...]) -> Aval:
+    if sorted(axes) != list(range(x.ndim)):
+        raise AxisError(f"permute_dims: {axes} is not an order of the {x.ndim} axes of {x}", mend="name every axis once")
+    return Aval(tuple(x.shape[axis] for axis in axes), x.dtype)
+
+
+PERMUTE_DIMS = Primitive(
+    name="permute_dims",
+    inputs=("x",),
+    aval=_permute_aval,
+    eval=lambda x, axes: x.transpose(axes),
+    transpose=lambda ct, axes: permute_dims(ct, inverse(axes)),
+    batch=lambda primitive, batched, inputs, params: permute_dims(inputs[0], (0, *(axis + 1 for axis in params["axes"]))),
+    onnx="Transpose",
+    samples=lambda rng: [Sample((rng.normal(size=(2, 3, 4)), (2, 0, 1))), Sample((rng.normal(size=(2, 0)), (-1, 0))), Sample((rng.normal(), ()))],
+    refuses=lambda: [
+        Refusal((np.ones((2, 3)), (0, 0)), AxisError, "every axis once"),
+        Refusal((np.ones((2, 3)), (0,)), AxisError, "every axis once"),
+        Refusal((np.ones((2, 3)), (0, 2)), AxisError, "out of range"),
+    ],
+)
+
+
+def inverse(axes: Sequence[int]) -> tuple[int, ...]:
+    """The order of axes that undoes another one."""
+    back = [0] * len(axes)
+    for position, axis in enumerate(axes):
+        back[axis] = position
+    return tuple(back)
+
+
+@gate(PERMUTE_DIMS)
+def permute_dims(x: Tensor | npt.ArrayLike, /, axes: Sequence[int]) -> Tensor:
+    """The axes in another order, without copying.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+    axes : sequence of int
+        For each axis of the result, the axis of ``x`` that it is.
+
+    Returns
+    -------
+    Tensor
+
+    Raises
+    ------
+    AxisError
+        If an axis is out of range, missing or named twice.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.permute_dims([[1, 2, 3]], (1, 0)).shape
+    (3, 1)
+    """
+    x = lift(x)
+    rank = len(x.shape)
+    return bind(PERMUTE_DIMS, (x,), {"axes": tuple(normalize_axis(axis, rank, "permute_dims") for axis in integers(axes, "permute_dims"))})
+
+
+@public
+def matrix_transpose(x: Tensor | npt.ArrayLike, /) -> Tensor:
+    """The last two axes exchanged.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+        Of shape (..., m, n).
+
+    Returns
+    -------
+    Tensor
+        Of shape (..., n, m).
+
+    Raises
+    ------
+    ShapeError
+        If ``x`` has fewer than two axes.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.matrix_transpose([[1, 2], [3, 4]])
+    tensor([[1, 3],
+            [2, 4]])
+    """
+    x = lift(x)
+    rank = len(x.shape)
+    if rank < 2:
+        raise ShapeError(f"matrix_transpose: shape {x.shape} has fewer than two axes", mend="expand_dims adds an axis")
+    return bind(PERMUTE_DIMS, (x,), {"axes": (*range(rank - 2), rank - 1, rank - 2)})
+
+
+@public
+def moveaxis(x: Tensor | npt.ArrayLike, source: int | Sequence[int], destination: int | Sequence[int], /) -> Tensor:
+    """Axes moved to other places; the rest keep their order.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+    source, destination : int or sequence of int
+        Where each axis stands, and where it goes.
+
+    Returns
+    -------
+    Tensor
+
+    Raises
+    ------
+    AxisError
+        If an axis is out of range or named twice.
+    ArgumentError
+        If the two differ in number.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.moveaxis(cr.zeros((2, 3, 4)), 0, -1).shape
+    (3, 4, 2)
+    """
+    x = lift(x)
+    rank = len(x.shape)
+    start, end = ([normalize_axis(axis, rank, "moveaxis") for axis in integers(axes, "moveaxis")] for axes in (source, destination))
+    if len(start) != len(end):
+        raise ArgumentError(f"moveaxis: {len(start)} axes cannot go to {len(end)} places", mend="name as many destinations as sources")
+    if len(set(start)) < len(start) or len(set(end)) < len(end):
+        raise AxisError(f"moveaxis: an axis stands twice in {source} or {destination}")
+    order = [axis for axis in range(rank) if axis not in start]
+    for place, axis in sorted(zip(end, start, strict=True)):
+        order.insert(place, axis)
+    return bind(PERMUTE_DIMS, (x,), {"axes": tuple(order)})
+
+
+@public
+def expand_dims(x: Tensor | npt.ArrayLike, /, axis: int | Sequence[int] = 0) -> Tensor:
+    """New axes of size 1.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+    axis : int or tuple of int
+        Where the new axes stand in the result.
+
+    Returns
+    -------
+    Tensor
+
+    Raises
+    ------
+    AxisError
+        If an axis is out of range for the result or named twice.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.expand_dims([1, 2], (0, -1)).shape
+    (1, 2, 1)
+    """
+    x = lift(x)
+    places = integers(axis, "expand_dims")
+    rank = len(x.shape) + len(places)
+    new_axes = normalize_axes(places, rank, "expand_dims")
+    old = iter(x.shape)
+    return bind(RESHAPE, (x,), {"shape": tuple(1 if place in new_axes else next(old) for place in range(rank))})
+
+
+@public
+def squeeze(x: Tensor | npt.ArrayLike, /, axis: int | Sequence[int]) -> Tensor:
+    """Without the given axes, which must be of size 1.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+    axis : int or tuple of int
+
+    Returns
+    -------
+    Tensor
+
+    Raises
+    ------
+    AxisError
+        If an axis is out of range or named twice.
+    ShapeError
+        If an axis is not of size 1.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.squeeze([[1, 2]], axis=0)
+    tensor([1, 2])
+    """
+    x = lift(x)
+    axes = normalize_axes(integers(axis, "squeeze"), len(x.shape), "squeeze")
+    if wide := [place for place in axes if x.shape[place] != 1]:
+        raise ShapeError(f"squeeze: axis {wide[0]} of shape {x.shape} has size {x.shape[wide[0]]}, not 1", mend="only axes of size 1 can go; reshape merges others")
+    return bind(RESHAPE, (x,), {"shape": tuple(size for place, size in enumerate(x.shape) if place not in axes)})
+
+
+def batch_axes(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
+    """The same axes, each one place further back."""
+    return bind(primitive, inputs, {**params, "axis": tuple(axis + 1 for axis in params["axis"])})
+
+
+FLIP = Primitive(
+    name="flip",
+    inputs=("x",),
+    aval=lambda x, axis: x,
+    eval=lambda x, axis: np.flip(x, axis),
+    transpose=lambda ct, axis: flip(ct, axis=axis),
+    batch=batch_axes,
+    kernel="move",
+    samples=lambda rng: [Sample((rng.normal(size=(2, 3)),), {"axis": axis}) for axis in (None, 0, (-1, 0))] + [Sample((rng.normal(),)), Sample((rng.normal(size=(0, 2)),))],
+    refuses=lambda: [Refusal((np.ones((2, 3)),), AxisError, "out of range", {"axis": 2})],
+)
+
+
+@gate(FLIP)
+def flip(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None) -> Tensor:
+    """The elements in reverse order along axes.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+    axis : int or tuple of int, optional
+        All axes if not given.
+
+    Returns
+    -------
+    Tensor
+        Of the same shape.
+
+    Raises
+    ------
+    AxisError
+        If an axis is out of range or named twice.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.flip([1, 2, 3])
+    tensor([3, 2, 1])
+    """
+    x = lift(x)
+    return bind(FLIP, (x,), {"axis": normalize_axes(axis, len(x.shape), "flip")})
+
+
+ROLL = Primitive(
+    name="roll",
+    inputs=("x",),
+    aval=lambda x, shift, axis: x,
+    eval=lambda x, shift, axis: np.roll(x, shift, axis),
+    transpose=lambda ct, shift, axis: roll(ct, tuple(-s for s in shift), axis=axis),
+    batch=batch_axes,
+    kernel="move",
+    samples=lambda rng: [
+        Sample((rng.normal(size=(2, 3)), 1)),
+        Sample((rng.normal(size=(2, 3)), -1), {"axis": 1}),
+        Sample((rng.normal(size=(4, 3)), (1, 5)), {"axis": (0, -1)}),
+        Sample((rng.normal(size=(0, 2)), 1), {"axis": 0}),
+    ],
+    refuses=lambda: [Refusal((np.ones((2, 3)), 1), AxisError, "out of range", {"axis": 2}), Refusal((np.ones((2, 3)), (1, 2, 3)), ArgumentError, "3 shifts", {"axis": (0, 1)})],
+)
+
+
+@gate(ROLL)
+def roll(x: Tensor | npt.ArrayLike, /, shift: int | Sequence[int], *, axis: Axis = None) -> Tensor:
+    """The elements moved along axes; those that fall off the end come back at the start.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+    shift : int or tuple of int
+        By how many places, per axis; one int serves all axes.
+    axis : int or tuple of int, optional
+        If not given, the elements are moved in row-major order. An axis named twice is moved by both shifts.
+
+    Returns
+    -------
+    Tensor
+        Of the same shape.
+
+    Raises
+    ------
+    AxisError
+        If an axis is out of range.
+    ArgumentError
+        If shifts and axes differ in number.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.roll([1, 2, 3], 1)
+    tensor([3, 1, 2])
+    """
+    x = lift(x)
+    shifts = integers(shift, "roll")
+    if axis is None:
+        if len(shifts) != 1:
+            raise ArgumentError(f"roll: {len(shifts)} shifts without axes", mend="name as many axes as shifts")
+        flat = bind(RESHAPE, (x,), {"shape": (math.prod(x.shape),)})
+        return bind(RESHAPE, (bind(ROLL, (flat,), {"shift": shifts, "axis": (0,)}),), {"shape": x.shape})
+    axes = tuple(normalize_axis(a, len(x.shape), "roll") for a in integers(axis, "roll"))
+    if len(shifts) == 1:
+        shifts *= len(axes)
+    if len(shifts) != len(axes):
+        raise ArgumentError(f"roll: {len(shifts)} shifts for {len(axes)} axes", mend="give one shift, or as many as axes")
+    return bind(ROLL, (x,), {"shift": shifts, "axis": axes})
