@@ -13,6 +13,8 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
+import numpy as np
+
 from chainrule.core.aval import Aval, Shape
 from chainrule.core.errors import GradientError, ShapeError
 from chainrule.core.node import Node
@@ -97,6 +99,8 @@ def sweep(
     found: dict[Node, Value] = {}
     pending: dict[int, tuple[Node, Value]] = {}
     masked: set[int] = set()
+    sums: set[int] = set()
+    bare = wrap is None
     heap: list[int] = []
     for node, ct in seeds:
         if node.tags & tag:
@@ -146,12 +150,19 @@ def sweep(
             if share.shape != source.shape:
                 share = unbroadcast(share, source.shape)
             at = -source.order
-            entry = pending.get(at)
-            if entry is None:
+            if at not in pending:
                 pending[at] = (source, share)
                 heappush(heap, at)
-            else:
-                pending[at] = (source, entry[1] + share)
+                continue
+            so_far = pending[at][1]
+            if at in sums:
+                so_far += share
+                continue
+            total = so_far + share
+            pending[at] = (source, total)
+            # A sum that this sweep has made is its own to add to; values from elsewhere are not.
+            if bare and total.__class__ is np.ndarray:
+                sums.add(at)
     return found
 
 
@@ -189,7 +200,7 @@ def push(primitive: Primitive, tangents: Sequence[Value | None], inputs: Sequenc
     """The tangent of a gate's output from those of its inputs; None where no tangent reaches it."""
     present = [i for i, t in enumerate(tangents) if t is not None]
     if primitive.partials is not None:
-        terms = [_push_partial(primitive, i, tangents[i], inputs, out) for i in present]
+        terms = [_push_partial(primitive, i, tangents[i], inputs, out, params) for i in present]
         return _fit(_total(terms), out)
     if primitive.jvp is not None:
         given = {**_frame(primitive, inputs), **params, "out": out}
@@ -206,14 +217,16 @@ def push(primitive: Primitive, tangents: Sequence[Value | None], inputs: Sequenc
     return None
 
 
-def _push_partial(primitive: Primitive, i: int, t: Value, inputs: Sequence[Value], out: Value) -> Value:
+def _push_partial(primitive: Primitive, i: int, t: Value, inputs: Sequence[Value], out: Value, params: Mapping[str, Any]) -> Value:
     assert primitive.partials is not None
     partial = primitive.partials[i]
-    given = {**_frame(primitive, inputs), "out": out}
+    given = {**_frame(primitive, inputs), **params, "out": out}
     if isinstance(partial, str):
         return t * given[partial]
     if callable(partial):
         return t * call(partial, given)
+    if partial == 0:
+        return functions.zeros_like(out)
     return t if partial == 1 else -t if partial == -1 else t * partial
 
 
