@@ -1,223 +1,40 @@
-"""Products of arrays: gates that are linear in each operand.
+"""The namespace ``chainrule.linalg``: the array API standard's linear algebra extension, and the adjugate."""
 
-The derivative with respect to one operand is a product of the cotangent with the others, so the
-backward pass reads only those. Shapes decide which of the equal forms of such a product is
-evaluated: one large matrix product where that can be, never a stack of products that is then summed.
-"""
+from chainrule.ops.contraction import outer, tensordot
+from chainrule.ops.decomposition import EighResult, QRResult, cholesky, eigh, eigvalsh, qr
+from chainrule.ops.determinant import SlogdetResult, adjugate, det, slogdet
+from chainrule.ops.inverse import inv, matrix_power, solve
+from chainrule.ops.movement import matrix_transpose
+from chainrule.ops.product import cross, matmul, vecdot
+from chainrule.ops.singular import SVDResult, matrix_norm, matrix_rank, pinv, svd, svdvals
+from chainrule.ops.structure import diagonal, trace
 
-from __future__ import annotations
-
-import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-from chainrule.core.aval import Aval, Shape, broadcast, float32, float64, promote
-from chainrule.core.errors import DtypeError, ShapeError
-from chainrule.core.interp import BASE, EVERYDAY, current
-from chainrule.core.node import NO_PARAMS, make
-from chainrule.core.primitive import Primitive, Refusal, Sample, functions
-from chainrule.ops.gate import gate, operands
-from chainrule.ops.movement import reshape
-from chainrule.tape import bind
-from chainrule.tensor import Tensor, new
-
-__all__ = ["matmul"]
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-
-def _matmul_aval(x1: Aval, x2: Aval) -> Aval:
-    if not x1.shape or not x2.shape:
-        raise ShapeError(f"matmul({x1}, {x2}): both operands need at least one axis", mend="use x1 * x2 to multiply by a number")
-    if x1.shape[-1] != x2.shape[-2 if x2.ndim > 1 else 0]:
-        raise ShapeError(
-            f"matmul({x1}, {x2}): the last axis of x1 has {x1.shape[-1]} elements, the {'second-last' if x2.ndim > 1 else 'only'} axis of x2 has {x2.shape[-2 if x2.ndim > 1 else 0]}",
-            mend="make them equal; x.mT exchanges the last two axes",
-        )
-    dtype = promote(x1.dtype, x2.dtype)
-    if dtype.kind == "b":
-        raise DtypeError(f"matmul({x1}, {x2}): takes number values", mend="convert the operands with astype")
-    try:
-        stack = broadcast(x1.shape[:-2], x2.shape[:-2])
-    except ShapeError as error:
-        raise ShapeError(f"matmul({x1}, {x2}): the stacks' {error.what}", mend=error.mend) from None
-    return Aval((*stack, *x1.shape[-2:-1], *(x2.shape[-1:] if x2.ndim > 1 else ())), dtype)
-
-
-def _product(x1: Any, x2: Any) -> Any:
-    """x1 @ x2; a stack times one matrix is a single product of all its rows."""
-    if x2.ndim == 2:
-        if x1.ndim == 2:
-            return x1.dot(x2)
-        if x1.ndim > 2 and x1.shape[-1] == x2.shape[0]:
-            lead = x1.shape[:-1]
-            return x1.reshape(math.prod(lead), x1.shape[-1]).dot(x2).reshape(*lead, x2.shape[1])
-    return np.matmul(x1, x2)
-
-
-def _pull_x1(ct: Any, x2: Any, to: Any) -> Any:
-    """Cotangent of x1: ct @ x2.mT; where x1 has one axis it is a column, where x2 has one, ct lacks its last axis."""
-    rank = len(to.shape)
-    if x2.ndim == 1:
-        return ct * x2 if rank == 1 else reshape(ct, (*ct.shape, 1)) * x2
-    if rank == 1:
-        if x2.ndim == 2:
-            return x2 @ ct
-        return reshape(x2 @ reshape(ct, (*ct.shape, 1)), x2.shape[:-1])
-    if x2.ndim == 2 == rank:
-        return ct @ x2.mT
-    if rank == 2 and _joining_is_smaller(ct.shape, x2.shape):
-        return _joined(ct) @ _joined(x2).mT
-    return matmul(ct, x2.mT)
-
-
-def _joining_is_smaller(a: Shape, b: Shape) -> bool:
-    """Whether a copy of two stacks takes less room than the stack of their matrices' products."""
-    return b[-1] * (a[-2] + b[-2]) < a[-2] * b[-2]
-
-
-def _joined(x: Any) -> Any:
-    """A stack of matrices side by side."""
-    last = x.ndim - 1
-    return reshape(functions.permute_dims(x, (last - 1, *range(last - 1), last)), (x.shape[-2], math.prod(x.shape[:-2]) * x.shape[-1]))
-
-
-def _pull_x2(ct: Any, x1: Any, to: Any) -> Any:
-    """Cotangent of x2: x1.mT @ ct. Stack axes along which x2 is repeated are rows of one long product."""
-    rank = len(to.shape)
-    if x1.ndim == 1:
-        return ct * x1 if rank == 1 else reshape(x1, (-1, 1)) * reshape(ct, (*ct.shape[:-1], 1, ct.shape[-1]))
-    if rank == 1:
-        rows = math.prod(x1.shape[:-1])
-        return reshape(ct, (rows,)) @ reshape(x1, (rows, x1.shape[-1]))
-    if x1.ndim == 2 == rank:
-        return x1.mT @ ct
-    stack = ct.shape[:-2]
-    own = (*(1,) * (len(stack) + 2 - rank), *to.shape[:-2])
-    kept = len(stack)
-    first = len(stack) + 2 - x1.ndim
-    while kept > first and own[kept - 1] == 1:
-        kept -= 1
-    if kept == len(stack):
-        return x1.mT @ ct
-    rows = math.prod(stack[kept:]) * ct.shape[-2]
-    long1 = reshape(x1, (*x1.shape[: kept - first], rows, x1.shape[-1]))
-    share = long1.mT @ reshape(ct, (*stack[:kept], rows, ct.shape[-1]))
-    return reshape(share, (*stack[:kept], *(1,) * (len(stack) - kept), *to.shape[-2:])) if kept else reshape(share, to.shape)
-
-
-def _matmul_batch(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
-    """Give every operand matrices, line the stacks up behind the batch axis, and take the added axes away again."""
-    ranks = [x.ndim - b for x, b in zip(inputs, batched, strict=True)]
-    rank = max(2, *ranks)
-    aligned: list[Any] = []
-    for place, (x, b, own) in enumerate(zip(inputs, batched, ranks, strict=True)):
-        shape = x.shape[b:]
-        matrix = shape if own > 1 else (1, *shape) if place == 0 else (*shape, 1)
-        if b:
-            matrix = (x.shape[0], *(1,) * (rank - len(matrix)), *matrix)
-        aligned.append(x if matrix == x.shape else reshape(x, matrix))
-    out = matmul(*aligned)
-    shape = (*out.shape[:-2], *((out.shape[-2],) if ranks[0] > 1 else ()), *((out.shape[-1],) if ranks[1] > 1 else ()))
-    return out if shape == out.shape else reshape(out, shape)
-
-
-_MATMUL_SHAPES = (
-    ((2, 3), (3, 4)),
-    ((3,), (3,)),
-    ((3,), (3, 2)),
-    ((2, 3), (3,)),
-    ((3,), (2, 3, 2)),
-    ((2, 2, 3), (3,)),
-    ((2, 2, 3), (3, 2)),
-    ((2, 3), (2, 3, 2)),
-    ((3, 2), (2, 2, 1)),
-    ((2, 1, 2, 3), (3, 3, 1)),
-    ((2, 2, 1, 2), (2, 1, 2, 2)),
-    ((2, 0), (0, 3)),
-    ((0, 2), (2, 3)),
-    ((2, 0, 2), (2, 2)),
-)
-
-MATMUL = Primitive(
-    name="matmul",
-    inputs=("x1", "x2"),
-    aval=_matmul_aval,
-    eval=_product,
-    multilinear=True,
-    vjp=(_pull_x1, _pull_x2),
-    batch=_matmul_batch,
-    kernel="gemm",
-    onnx="MatMul",
-    samples=lambda rng: [Sample((rng.normal(size=a), rng.normal(size=b))) for a, b in _MATMUL_SHAPES],
-    refuses=lambda: [
-        Refusal((np.ones((2, 3)), np.ones((2, 3))), ShapeError, "second-last axis of x2 has 2"),
-        Refusal((np.ones(3), np.ones(2)), ShapeError, "only axis of x2 has 2"),
-        Refusal((np.ones((2, 2, 3)), np.ones((3, 3, 2))), ShapeError, "stacks"),
-        Refusal((np.ones(3), 2.0), ShapeError, "at least one axis"),
-        Refusal((np.ones((2, 2), bool), np.ones((2, 2), bool)), DtypeError, "takes number"),
-    ],
-)
-_KEEPS = tuple(MATMUL.keeps[tracked] for tracked in range(4))
-
-
-@gate(MATMUL)
-def matmul(x1: Tensor | npt.ArrayLike, x2: Tensor | npt.ArrayLike, /) -> Tensor:
-    """Matrix product; also ``x1 @ x2``.
-
-    Parameters
-    ----------
-    x1 : Tensor or array_like
-        Numeric matrices, shape (..., N, K); or one vector, shape (K,).
-    x2 : Tensor or array_like
-        Numeric matrices, shape (..., K, M), whose stack axes broadcast with those of ``x1``; or one vector,
-        shape (K,).
-
-    Returns
-    -------
-    Tensor
-        Shape (..., N, M), without N where ``x1`` is a vector and without M where ``x2`` is one; the promoted dtype.
-
-    Raises
-    ------
-    ShapeError
-        If K differs, the stacks do not broadcast, or an operand has no axis.
-    DtypeError
-        If both operands are boolean.
-
-    Notes
-    -----
-    For C = A B and the cotangent G of C: that of A is G B^T, that of B is A^T G (Giles 2008, "An extended
-    collection of matrix derivative results for forward and reverse mode algorithmic differentiation", 2.2.1).
-    Where B is one matrix under a stack of A, the rows of all of A make one product.
-
-    Examples
-    --------
-    >>> import chainrule as cr
-    >>> w = cr.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
-    >>> y = cr.matmul(w, [1.0, -1.0]); y
-    tensor([-1., -1.], from=matmul)
-    >>> y.backward([1.0, 10.0]); w.grad
-    tensor([[  1.,  -1.],
-            [ 10., -10.]])
-    """
-    # The everyday case written out, as for elementwise gates.
-    if x1.__class__ is Tensor and x2.__class__ is Tensor and current() is EVERYDAY:
-        v1, v2, n1, n2 = x1._value, x2._value, x1._node, x2._node
-        t1 = 0 if n1 is None else n1.tags
-        t2 = 0 if n2 is None else n2.tags
-        dtype = v1.dtype
-        if t1 | t2 <= BASE and dtype is v2.dtype and (dtype is float32 or dtype is float64):
-            try:
-                out = v1.dot(v2) if v1.ndim == 2 == v2.ndim else _product(v1, v2)
-            except Exception as error:
-                raise MATMUL.diagnose((v1, v2), NO_PARAMS, error) from None
-            if not (t1 or t2):
-                return new(out)
-            keep = _KEEPS[t1 + 2 * t2]
-            saved = (v1 if keep[0] else None, v2 if keep[1] else None, None)
-            return new(out, make(MATMUL, (n1 if t1 else None, n2 if t2 else None), saved, NO_PARAMS, BASE, out.shape, dtype))
-    return bind(MATMUL, operands("matmul", "number", x1, x2))
+__all__ = [
+    "EighResult",
+    "QRResult",
+    "SVDResult",
+    "SlogdetResult",
+    "adjugate",
+    "cholesky",
+    "cross",
+    "det",
+    "diagonal",
+    "eigh",
+    "eigvalsh",
+    "inv",
+    "matmul",
+    "matrix_norm",
+    "matrix_power",
+    "matrix_rank",
+    "matrix_transpose",
+    "outer",
+    "pinv",
+    "qr",
+    "slogdet",
+    "solve",
+    "svd",
+    "svdvals",
+    "tensordot",
+    "trace",
+    "vecdot",
+]
