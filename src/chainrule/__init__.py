@@ -25,6 +25,7 @@ from chainrule.ops.indexing import *
 from chainrule.ops.joining import *
 from chainrule.ops.logic import *
 from chainrule.ops.movement import *
+from chainrule.ops.pooling import *
 from chainrule.ops.product import *
 from chainrule.ops.reduction import *
 from chainrule.ops.scattering import *
