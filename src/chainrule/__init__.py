@@ -28,6 +28,7 @@ from chainrule.ops.movement import *
 from chainrule.ops.pooling import *
 from chainrule.ops.product import *
 from chainrule.ops.reduction import *
+from chainrule.ops.repetition import *
 from chainrule.ops.scattering import *
 from chainrule.ops.structure import *
 from chainrule.ops.transcendental import *

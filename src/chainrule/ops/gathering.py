@@ -15,7 +15,7 @@ import numpy as np
 from chainrule.core.aval import DEFAULT_FLOAT, DEFAULT_INT, Aval, Dtype, Shape, broadcast, normalize_axis
 from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
-from chainrule.ops.gate import describe, gate, lift, to_dtype
+from chainrule.ops.gate import as_dtype, describe, gate, lift, to_dtype
 from chainrule.ops.joining import batch_together, concat, with_axis
 from chainrule.ops.movement import broadcast_to, expand_dims, integers, moveaxis, reshape
 from chainrule.tape import bind
@@ -74,7 +74,7 @@ def out_of_range(operation: str, index: Any, axes: Axes, shape: Shape) -> AxisEr
     for axis, row in zip(axes, (index,) if len(axes) == 1 else index, strict=True):
         wrong = np.extract((row < -shape[axis]) | (row >= shape[axis]), row)
         if wrong.size:
-            return AxisError(f"{operation}: index {wrong[0]} is out of range for axis {axis} of shape {shape}, which has size {shape[axis]}")
+            return AxisError(f"{operation}: index {wrong[0]} is out of range for axis {axis} of size {shape[axis]}, in shape {shape}")
     return AxisError(f"{operation}: an index is out of range for shape {shape}")
 
 
@@ -93,7 +93,8 @@ def check_axes(name: str, index: Aval, axes: Axes) -> None:
     if index.dtype.kind not in "iu":
         raise DtypeError(f"{name}: positions are integers, not {index}", mend="convert them with astype(cr.int64)")
     if len(axes) > 1 and index.shape[:1] != (len(axes),):
-        raise ShapeError(f"{name}: {index} does not hold one row of positions for each of the axes {axes}", mend="stack the positions per axis in front")
+        says = f"{name}: {index} does not hold one row of positions for each of the axes {axes}"
+        raise ShapeError(says, mend="stack the positions per axis in front")
 
 
 def _gather_aval(x: Aval, index: Aval, axes: Axes) -> Aval:
@@ -191,8 +192,8 @@ def gather(x: Tensor | npt.ArrayLike, index: Tensor | npt.ArrayLike, /, *, axes:
     >>> cr.gather([[1, 2], [3, 4]], [[0, 1], [1, 1]], axes=(0, 1))
     tensor([2, 4])
     """
-    x = lift(x)
-    return bind(GATHER, (x, positions(index, "gather")), {"axes": axes_of(axes, len(x.shape), "gather")})
+    values = lift(x)
+    return bind(GATHER, (values, positions(index, "gather")), {"axes": axes_of(axes, len(values.shape), "gather")})
 
 
 @public
@@ -229,12 +230,12 @@ def take(x: Tensor | npt.ArrayLike, indices: Tensor | npt.ArrayLike, /, *, axis:
     tensor([[1., 1.],
             [2., 2.]])
     """
-    x = lift(x)
+    values = lift(x)
     if axis is None:
-        if len(x.shape) != 1:
-            raise ArgumentError(f"take: an array of shape {x.shape} needs an axis", mend="pass axis=")
+        if len(values.shape) != 1:
+            raise ArgumentError(f"take: an array of shape {values.shape} needs an axis", mend="pass axis=")
         axis = 0
-    return bind(GATHER, (x, positions(indices, "take")), {"axes": (normalize_axis(axis, len(x.shape), "take"),)})
+    return bind(GATHER, (values, positions(indices, "take")), {"axes": (normalize_axis(axis, len(values.shape), "take"),)})
 
 
 def _take_along_axis_eval(x: Any, indices: Any, axis: int) -> Any:
@@ -316,17 +317,18 @@ def take_along_axis(x: Tensor | npt.ArrayLike, indices: Tensor | npt.ArrayLike, 
     tensor([[1],
             [2]])
     """
-    x = lift(x)
-    indices = positions(indices, "take_along_axis")
-    rank = len(x.shape)
-    place = normalize_axis(axis, rank, "take_along_axis")
-    if len(indices.shape) != rank:
-        raise ShapeError(f"take_along_axis: {describe(x)} and positions {describe(indices)} differ in their number of axes", mend="expand_dims adds axes")
-    if x.shape[:place] + x.shape[place + 1 :] != indices.shape[:place] + indices.shape[place + 1 :]:
-        common = broadcast(with_axis(x.shape, place, 1), with_axis(indices.shape, place, 1))
-        x = broadcast_to(x, with_axis(common, place, x.shape[place]))
-        indices = broadcast_to(indices, with_axis(common, place, indices.shape[place]))
-    return bind(TAKE_ALONG_AXIS, (x, indices), {"axis": place})
+    values = lift(x)
+    index = positions(indices, "take_along_axis")
+    place = normalize_axis(axis, len(values.shape), "take_along_axis")
+    if len(index.shape) != len(values.shape):
+        says = f"take_along_axis: {describe(values)} and positions {describe(index)} differ in their number of axes"
+        raise ShapeError(says, mend="expand_dims adds axes")
+    ours, theirs = with_axis(values.shape, place, 1), with_axis(index.shape, place, 1)
+    if ours != theirs:
+        common = broadcast(ours, theirs)
+        values = broadcast_to(values, with_axis(common, place, values.shape[place]))
+        index = broadcast_to(index, with_axis(common, place, index.shape[place]))
+    return bind(TAKE_ALONG_AXIS, (values, index), {"axis": place})
 
 
 def _one_hot_eval(indices: Any, classes: int, dtype: Dtype) -> Any:
@@ -362,7 +364,7 @@ ONE_HOT = Primitive(
 
 
 @gate(ONE_HOT)
-def one_hot(indices: Tensor | npt.ArrayLike, classes: int, /, *, dtype: npt.DTypeLike = None) -> Tensor:
+def one_hot(indices: Tensor | npt.ArrayLike, classes: int, /, *, dtype: npt.DTypeLike | None = None) -> Tensor:
     """A row per class number: one at the class, zeros elsewhere.
 
     Parameters
@@ -377,7 +379,7 @@ def one_hot(indices: Tensor | npt.ArrayLike, classes: int, /, *, dtype: npt.DTyp
     Returns
     -------
     Tensor
-        Of shape (\*indices.shape, classes).
+        Of the indices' shape with an axis of ``classes`` behind.
 
     Raises
     ------
@@ -394,4 +396,5 @@ def one_hot(indices: Tensor | npt.ArrayLike, classes: int, /, *, dtype: npt.DTyp
             [0., 0., 1.]])
     """
     (count,) = integers(classes, "one_hot")
-    return bind(ONE_HOT, (positions(indices, "one_hot"),), {"classes": count, "dtype": DEFAULT_FLOAT if dtype is None else np.dtype(dtype)})
+    target = DEFAULT_FLOAT if dtype is None else as_dtype(dtype, "one_hot")
+    return bind(ONE_HOT, (positions(indices, "one_hot"),), {"classes": count, "dtype": target})

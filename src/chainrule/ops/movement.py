@@ -15,7 +15,7 @@ import numpy as np
 
 from chainrule.core.aval import Aval, Shape, broadcast, normalize_axes, normalize_axis
 from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeError
-from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
+from chainrule.core.primitive import Primitive, Refusal, Sample, public
 from chainrule.ops.gate import gate, lift
 from chainrule.tape import bind
 from chainrule.tensor import Axis, Tensor
@@ -53,7 +53,8 @@ def integers(value: Any, operation: str) -> tuple[int, ...]:
 
 def _reshape_aval(x: Aval, shape: Shape) -> Aval:
     if math.prod(shape) != x.size:
-        raise ShapeError(f"reshape: {x} has {x.size} elements, shape {shape} has {math.prod(shape)}", mend="choose sizes whose product is the same; -1 stands for one size")
+        says = f"reshape: {x} has {x.size} elements, shape {shape} has {math.prod(shape)}"
+        raise ShapeError(says, mend="choose sizes whose product is the same; -1 stands for one size")
     return Aval(shape, x.dtype)
 
 
@@ -65,7 +66,12 @@ RESHAPE = Primitive(
     transpose=lambda ct, to: reshape(ct, to.shape),
     batch=lambda primitive, batched, inputs, params: reshape(inputs[0], (inputs[0].shape[0], *params["shape"])),
     onnx="Reshape",
-    samples=lambda rng: [Sample((rng.normal(size=(2, 6)), (3, 4))), Sample((rng.normal(size=(2, 3)), (-1,))), Sample((rng.normal(size=(0, 2)), (0,)))],
+    samples=lambda rng: [
+        Sample((rng.normal(size=(2, 6)), (3, 4))),
+        Sample((rng.normal(size=(2, 3)), (-1,))),
+        Sample((rng.normal(size=(0, 2)), (0,))),
+        Sample((rng.normal(), (1, 1))),
+    ],
     refuses=lambda: [Refusal((np.ones((2, 3)), (4,)), ShapeError, "6 elements"), Refusal((np.ones(6), (-1, -1)), ShapeError, "one size")],
 )
 
@@ -99,20 +105,22 @@ def reshape(x: Tensor | npt.ArrayLike, /, shape: int | Sequence[int], *, copy: b
     tensor([[0, 1],
             [2, 3]])
     """
-    x = lift(x)
+    values = lift(x)
     sizes = integers(shape, "reshape")
     if -1 in sizes:
         known = math.prod(size for size in sizes if size != -1)
-        total = math.prod(x.shape)
+        total = math.prod(values.shape)
         if sizes.count(-1) > 1 or known == 0 or total % known:
-            raise ShapeError(f"reshape: cannot work out -1 in {sizes} for {total} elements", mend="only one size may be -1, and the others must divide the number of elements")
+            says = f"reshape: cannot work out -1 in {sizes} for {total} elements"
+            raise ShapeError(says, mend="only one size may be -1, and the others must divide the number of elements")
         sizes = tuple(total // known if size == -1 else size for size in sizes)
-    return bind(RESHAPE, (x,), {"shape": sizes})
+    return bind(RESHAPE, (values,), {"shape": sizes})
 
 
 def _broadcast_aval(x: Aval, shape: Shape) -> Aval:
     if broadcast(x.shape, shape) != shape:
-        raise ShapeError(f"broadcast_to: {x} does not broadcast to {shape}", mend="sizes of x must be 1 or equal to those of the shape, from the last axis on")
+        says = f"broadcast_to: {x} does not broadcast to {shape}"
+        raise ShapeError(says, mend="sizes of x must be 1 or equal to those of the shape, from the last axis on")
     return Aval(shape, x.dtype)
 
 
@@ -253,9 +261,9 @@ def permute_dims(x: Tensor | npt.ArrayLike, /, axes: Sequence[int]) -> Tensor:
     >>> cr.permute_dims([[1, 2, 3]], (1, 0)).shape
     (3, 1)
     """
-    x = lift(x)
-    rank = len(x.shape)
-    return bind(PERMUTE_DIMS, (x,), {"axes": tuple(normalize_axis(axis, rank, "permute_dims") for axis in integers(axes, "permute_dims"))})
+    values = lift(x)
+    rank = len(values.shape)
+    return bind(PERMUTE_DIMS, (values,), {"axes": tuple(normalize_axis(axis, rank, "permute_dims") for axis in integers(axes, "permute_dims"))})
 
 
 @public
@@ -284,11 +292,11 @@ def matrix_transpose(x: Tensor | npt.ArrayLike, /) -> Tensor:
     tensor([[1, 3],
             [2, 4]])
     """
-    x = lift(x)
-    rank = len(x.shape)
+    values = lift(x)
+    rank = len(values.shape)
     if rank < 2:
-        raise ShapeError(f"matrix_transpose: shape {x.shape} has fewer than two axes", mend="expand_dims adds an axis")
-    return bind(PERMUTE_DIMS, (x,), {"axes": (*range(rank - 2), rank - 1, rank - 2)})
+        raise ShapeError(f"matrix_transpose: shape {values.shape} has fewer than two axes", mend="expand_dims adds an axis")
+    return bind(PERMUTE_DIMS, (values,), {"axes": (*range(rank - 2), rank - 1, rank - 2)})
 
 
 @public
@@ -318,8 +326,8 @@ def moveaxis(x: Tensor | npt.ArrayLike, source: int | Sequence[int], destination
     >>> cr.moveaxis(cr.zeros((2, 3, 4)), 0, -1).shape
     (3, 4, 2)
     """
-    x = lift(x)
-    rank = len(x.shape)
+    values = lift(x)
+    rank = len(values.shape)
     start, end = ([normalize_axis(axis, rank, "moveaxis") for axis in integers(axes, "moveaxis")] for axes in (source, destination))
     if len(start) != len(end):
         raise ArgumentError(f"moveaxis: {len(start)} axes cannot go to {len(end)} places", mend="name as many destinations as sources")
@@ -328,7 +336,7 @@ def moveaxis(x: Tensor | npt.ArrayLike, source: int | Sequence[int], destination
     order = [axis for axis in range(rank) if axis not in start]
     for place, axis in sorted(zip(end, start, strict=True)):
         order.insert(place, axis)
-    return bind(PERMUTE_DIMS, (x,), {"axes": tuple(order)})
+    return bind(PERMUTE_DIMS, (values,), {"axes": tuple(order)})
 
 
 @public
@@ -356,12 +364,12 @@ def expand_dims(x: Tensor | npt.ArrayLike, /, axis: int | Sequence[int] = 0) -> 
     >>> cr.expand_dims([1, 2], (0, -1)).shape
     (1, 2, 1)
     """
-    x = lift(x)
+    values = lift(x)
     places = integers(axis, "expand_dims")
-    rank = len(x.shape) + len(places)
+    rank = len(values.shape) + len(places)
     new_axes = normalize_axes(places, rank, "expand_dims")
-    old = iter(x.shape)
-    return bind(RESHAPE, (x,), {"shape": tuple(1 if place in new_axes else next(old) for place in range(rank))})
+    old = iter(values.shape)
+    return bind(RESHAPE, (values,), {"shape": tuple(1 if place in new_axes else next(old) for place in range(rank))})
 
 
 @public
@@ -390,11 +398,12 @@ def squeeze(x: Tensor | npt.ArrayLike, /, axis: int | Sequence[int]) -> Tensor:
     >>> cr.squeeze([[1, 2]], axis=0)
     tensor([1, 2])
     """
-    x = lift(x)
-    axes = normalize_axes(integers(axis, "squeeze"), len(x.shape), "squeeze")
-    if wide := [place for place in axes if x.shape[place] != 1]:
-        raise ShapeError(f"squeeze: axis {wide[0]} of shape {x.shape} has size {x.shape[wide[0]]}, not 1", mend="only axes of size 1 can go; reshape merges others")
-    return bind(RESHAPE, (x,), {"shape": tuple(size for place, size in enumerate(x.shape) if place not in axes)})
+    values = lift(x)
+    axes = normalize_axes(integers(axis, "squeeze"), len(values.shape), "squeeze")
+    if wide := [place for place in axes if values.shape[place] != 1]:
+        says = f"squeeze: axis {wide[0]} of shape {values.shape} has size {values.shape[wide[0]]}, not 1"
+        raise ShapeError(says, mend="only axes of size 1 can go; reshape merges others")
+    return bind(RESHAPE, (values,), {"shape": tuple(size for place, size in enumerate(values.shape) if place not in axes)})
 
 
 def batch_axes(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
@@ -406,11 +415,12 @@ FLIP = Primitive(
     name="flip",
     inputs=("x",),
     aval=lambda x, axis: x,
-    eval=lambda x, axis: np.flip(x, axis),
+    eval=np.flip,
     transpose=lambda ct, axis: flip(ct, axis=axis),
     batch=batch_axes,
     kernel="move",
-    samples=lambda rng: [Sample((rng.normal(size=(2, 3)),), {"axis": axis}) for axis in (None, 0, (-1, 0))] + [Sample((rng.normal(),)), Sample((rng.normal(size=(0, 2)),))],
+    samples=lambda rng: [Sample((rng.normal(size=(2, 3)),), {"axis": axis}) for axis in (None, 0, (-1, 0))]
+    + [Sample((rng.normal(),)), Sample((rng.normal(size=(0, 2)),))],
     refuses=lambda: [Refusal((np.ones((2, 3)),), AxisError, "out of range", {"axis": 2})],
 )
 
@@ -441,15 +451,15 @@ def flip(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None) -> Tensor:
     >>> cr.flip([1, 2, 3])
     tensor([3, 2, 1])
     """
-    x = lift(x)
-    return bind(FLIP, (x,), {"axis": normalize_axes(axis, len(x.shape), "flip")})
+    values = lift(x)
+    return bind(FLIP, (values,), {"axis": normalize_axes(axis, len(values.shape), "flip")})
 
 
 ROLL = Primitive(
     name="roll",
     inputs=("x",),
     aval=lambda x, shift, axis: x,
-    eval=lambda x, shift, axis: np.roll(x, shift, axis),
+    eval=np.roll,
     transpose=lambda ct, shift, axis: roll(ct, tuple(-s for s in shift), axis=axis),
     batch=batch_axes,
     kernel="move",
@@ -459,7 +469,11 @@ ROLL = Primitive(
         Sample((rng.normal(size=(4, 3)), (1, 5)), {"axis": (0, -1)}),
         Sample((rng.normal(size=(0, 2)), 1), {"axis": 0}),
     ],
-    refuses=lambda: [Refusal((np.ones((2, 3)), 1), AxisError, "out of range", {"axis": 2}), Refusal((np.ones((2, 3)), (1, 2, 3)), ArgumentError, "3 shifts", {"axis": (0, 1)})],
+    refuses=lambda: [
+        Refusal((np.ones((2, 3)), 1), AxisError, "out of range", {"axis": 2}),
+        Refusal((np.ones((2, 3)), (1, 2, 3)), ArgumentError, "3 shifts", {"axis": (0, 1)}),
+        Refusal((np.ones(3), 0.5), DtypeError, "integers"),
+    ],
 )
 
 
@@ -493,16 +507,16 @@ def roll(x: Tensor | npt.ArrayLike, /, shift: int | Sequence[int], *, axis: Axis
     >>> cr.roll([1, 2, 3], 1)
     tensor([3, 1, 2])
     """
-    x = lift(x)
+    values = lift(x)
     shifts = integers(shift, "roll")
     if axis is None:
         if len(shifts) != 1:
             raise ArgumentError(f"roll: {len(shifts)} shifts without axes", mend="name as many axes as shifts")
-        flat = bind(RESHAPE, (x,), {"shape": (math.prod(x.shape),)})
-        return bind(RESHAPE, (bind(ROLL, (flat,), {"shift": shifts, "axis": (0,)}),), {"shape": x.shape})
-    axes = tuple(normalize_axis(a, len(x.shape), "roll") for a in integers(axis, "roll"))
+        flat = bind(RESHAPE, (values,), {"shape": (math.prod(values.shape),)})
+        return bind(RESHAPE, (bind(ROLL, (flat,), {"shift": shifts, "axis": (0,)}),), {"shape": values.shape})
+    axes = tuple(normalize_axis(a, len(values.shape), "roll") for a in integers(axis, "roll"))
     if len(shifts) == 1:
         shifts *= len(axes)
     if len(shifts) != len(axes):
         raise ArgumentError(f"roll: {len(shifts)} shifts for {len(axes)} axes", mend="give one shift, or as many as axes")
-    return bind(ROLL, (x,), {"shift": shifts, "axis": axes})
+    return bind(ROLL, (values,), {"shift": shifts, "axis": axes})

@@ -32,6 +32,7 @@ from chainrule.ops.gathering import (
     positions,
     with_example,
 )
+from chainrule.ops.joining import batch_together
 from chainrule.ops.movement import broadcast_to, integers, inverse, reshape
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
@@ -137,8 +138,8 @@ def _batch_scatter(index: Any, value: Any, batched: Sequence[bool], axes: Axes, 
 
 
 def _batch_scatter_add(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
-    shape = params["shape"]
-    index, values, axes = _batch_scatter(*inputs, batched, params["axes"], len(shape))
+    (index, values), shape = inputs, params["shape"]
+    index, values, axes = _batch_scatter(index, values, batched, params["axes"], len(shape))
     return bind(SCATTER_ADD, (index, values), {"axes": axes, "shape": (count_of(batched, inputs), *shape)})
 
 
@@ -214,8 +215,8 @@ def scatter_add(index: Tensor | npt.ArrayLike, values: Tensor | npt.ArrayLike, /
     tensor([4., 0., 2.])
     """
     sizes = integers(shape, "scatter_add")
-    (values,) = operands("scatter_add", "numeric", values)
-    return bind(SCATTER_ADD, (positions(index, "scatter_add"), values), {"shape": sizes, "axes": axes_of(axes, len(sizes), "scatter_add")})
+    (added,) = operands("scatter_add", "numeric", values)
+    return bind(SCATTER_ADD, (positions(index, "scatter_add"), added), {"shape": sizes, "axes": axes_of(axes, len(sizes), "scatter_add")})
 
 
 def _scatter_update_eval(x: Any, index: Any, value: Any, axes: Axes) -> Any:
@@ -338,8 +339,8 @@ def scatter_update(
     >>> cr.scatter_update([1.0, 2.0, 3.0], [0, 2, 0], [7.0, 8.0, 9.0], axes=0)
     tensor([9., 2., 8.])
     """
-    x, value = written_values("scatter_update", x, value)
-    return bind(SCATTER_UPDATE, (x, positions(index, "scatter_update"), value), {"axes": axes_of(axes, len(x.shape), "scatter_update")})
+    old, new = written_values("scatter_update", x, value)
+    return bind(SCATTER_UPDATE, (old, positions(index, "scatter_update"), new), {"axes": axes_of(axes, len(old.shape), "scatter_update")})
 
 
 def _scatter_along_axis_eval(indices: Any, values: Any, axis: int, size: int) -> Any:
@@ -429,9 +430,9 @@ def scatter_along_axis(indices: Tensor | npt.ArrayLike, values: Tensor | npt.Arr
     tensor([[1., 0., 2.],
             [0., 7., 0.]])
     """
-    (values,) = operands("scatter_along_axis", "numeric", values)
+    (added,) = operands("scatter_along_axis", "numeric", values)
     (count,) = integers(size, "scatter_along_axis")
     if count < 0:
         raise ArgumentError(f"scatter_along_axis: a size cannot be negative: {size}")
-    place = normalize_axis(axis, len(values.shape), "scatter_along_axis")
-    return bind(SCATTER_ALONG_AXIS, (positions(indices, "scatter_along_axis"), values), {"axis": place, "size": count})
+    place = normalize_axis(axis, len(added.shape), "scatter_along_axis")
+    return bind(SCATTER_ALONG_AXIS, (positions(indices, "scatter_along_axis"), added), {"axis": place, "size": count})
