@@ -68,7 +68,14 @@ def test_a_custom_gate_in_the_lectures_form():
     assert (z.item(), x.grad.item(), y.grad.item()) == (-12, -4, 3)
 
 
-@pytest.mark.parametrize("f", [lambda x: Multiply.apply(x, Multiply.apply(x, x)).sum(), lambda x: Exp.apply(x * x).sum(), lambda x: (lambda s, c: (s * c * c).sum())(*SinCos.apply(x))])
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: Multiply.apply(x, Multiply.apply(x, x)).sum(),
+        lambda x: Exp.apply(x * x).sum(),
+        lambda x: (lambda s, c: (s * c * c).sum())(*SinCos.apply(x)),
+    ],
+)
 def test_custom_gates_pass_both_gradient_checks(f):
     x = (cr.tensor([0.3, -0.7]),)
     assert cr.gradcheck(f, x)

@@ -4,15 +4,21 @@ The functions of the array API standard, and the gates of networks, on `Tensor`;
 gradients; JAX's transforms. A gate's own file decides what is public, so adding one never edits this.
 """
 
-from chainrule.autodiff import autograd
-from chainrule.autodiff.check import gradcheck, gradgradcheck
-from chainrule.autodiff.forward import jvp
-from chainrule.autodiff.function import Function
-from chainrule.autodiff.modular import ComputationalGraph, Gate
-from chainrule.autodiff.reverse import grad, value_and_grad, vjp
-from chainrule.core import errors
-from chainrule.core.interp import enable_grad, no_grad
-from chainrule.ops import linalg, random
+from chainrule.autodiff import autograd as autograd
+from chainrule.autodiff.check import gradcheck as gradcheck
+from chainrule.autodiff.check import gradgradcheck as gradgradcheck
+from chainrule.autodiff.forward import jvp as jvp
+from chainrule.autodiff.function import Function as Function
+from chainrule.autodiff.modular import ComputationalGraph as ComputationalGraph
+from chainrule.autodiff.modular import Gate as Gate
+from chainrule.autodiff.reverse import grad as grad
+from chainrule.autodiff.reverse import value_and_grad as value_and_grad
+from chainrule.autodiff.reverse import vjp as vjp
+from chainrule.core import errors as errors
+from chainrule.core.interp import enable_grad as enable_grad
+from chainrule.core.interp import no_grad as no_grad
+from chainrule.ops import linalg as linalg
+from chainrule.ops import random as random
 from chainrule.ops.arithmetic import *
 from chainrule.ops.composite import *
 from chainrule.ops.contraction import *
@@ -32,4 +38,4 @@ from chainrule.ops.repetition import *
 from chainrule.ops.scattering import *
 from chainrule.ops.structure import *
 from chainrule.ops.transcendental import *
-from chainrule.tensor import Tensor
+from chainrule.tensor import Tensor as Tensor

@@ -21,7 +21,6 @@ from chainrule.core.node import NO_PARAMS, Cell, Node, make
 from chainrule.core.primitive import Primitive, functions
 from chainrule.tensor import Tensor, new
 
-
 # An array or a NumPy scalar; traced values are avals. NumPy's own stubs are partly untyped.
 Value = Any
 
@@ -45,9 +44,7 @@ def bind(primitive: Primitive, inputs: Sequence[Any], params: Mapping[str, Any] 
     return record(primitive, inputs, values, value, params, mode.tracking)
 
 
-def record(
-    primitive: Primitive, inputs: Sequence[Any], values: Sequence[Value], value: Value, params: Mapping[str, Any], tracking: int
-) -> Any:
+def record(primitive: Primitive, inputs: Sequence[Any], values: Sequence[Value], value: Value, params: Mapping[str, Any], tracking: int) -> Any:
     """Name a computed value, with its history and tangents if an input has tracked ones."""
     tags = tracked = 0
     nodes: list[Node | None] = []
@@ -98,7 +95,9 @@ def _barrier(primitive: Primitive, nodes: Sequence[Node | None], tags: int, valu
 
 
 def _refuse_complex(gate: str) -> Any:
-    raise GradientError(f"{gate} has a complex result, and gradients through complex values are not defined yet", mend="take real and imaginary parts apart first")
+    raise GradientError(
+        f"{gate} has a complex result, and gradients through complex values are not defined yet", mend="take real and imaginary parts apart first"
+    )
 
 
 _COMPLEX = Primitive(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chainrule.core.aval import Aval, Dtype, Shape
+from chainrule.core.aval import Aval, Dtype, Shape, promote
 from chainrule.core.chain import ITEM
 from chainrule.core.errors import ArgumentError, DtypeError, GradientError, ShapeError
 from chainrule.core.interp import BASE, current
@@ -110,7 +110,7 @@ class Tensor(Operators):
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
-        if value is not None and (not isinstance(value, Tensor) or value.shape != self.shape):
+        if value is not None and value.shape != self.shape:
             raise GradientError(f"the gradient of a tensor of shape {self.shape} must be a Tensor of that shape or None")
         if self._node is None:
             self._node = leaf(self.shape, self.dtype, 0, Cell(retains=True))
@@ -200,36 +200,39 @@ class Tensor(Operators):
         ShapeError
             If the shape differs.
         """
-        value = functions.asarray(value)
-        if value.shape != self.shape:
-            raise ShapeError(f"a tensor of shape {self.shape} cannot be assigned a value of shape {value.shape}", mend="make the shapes equal; broadcast_to repeats a value")
-        if value.dtype != self.dtype:
-            if np.promote_types(value.dtype, self.dtype) != self.dtype:
-                raise DtypeError(f"a {self.dtype} tensor cannot be assigned a {value.dtype} value without loss", mend="convert it with astype")
-            value = functions.astype(value, self.dtype)
+        given: Tensor = functions.asarray(value)
+        if given.dtype != self.dtype:
+            if promote(given.dtype, self.dtype) != self.dtype:
+                raise DtypeError(f"a {self.dtype} tensor cannot be assigned a {given.dtype} value without loss", mend="convert it with astype")
+            # From the value itself: Python numbers have more digits than the default dtype.
+            given = functions.asarray(value, dtype=self.dtype)
+        if given.shape != self.shape:
+            raise ShapeError(
+                f"a tensor of shape {self.shape} cannot be assigned a value of shape {given.shape}",
+                mend="make the shapes equal; broadcast_to repeats a value",
+            )
         node = self._node
         tracking = current().tracking & BASE
         if node is not None and node.primitive is None and node.cell is not None and node.cell.retains:
             if tracking and node.tags & BASE:
                 raise GradientError("a leaf that requires a gradient is changed in place", mend="do it inside `with cr.no_grad():`, or on x.detach()")
-            if not tracking or value._node is None:
+            if not tracking or given._node is None:
                 self._node = leaf(self.shape, self.dtype, node.tags, node.cell)
-                self._value = value._value
+                self._value = given._value
                 return self
-        self._value, self._node = value._value, value._node
+        self._value, self._node = given._value, given._node
         return self
 
     def __setitem__(self, index: Any, value: Tensor | npt.ArrayLike) -> None:
         self.assign(functions.index_update(self, index, value))
 
-
-    def sum(self, axis: Axis = None, *, dtype: npt.DTypeLike = None, keepdims: bool = False) -> Tensor:
+    def sum(self, axis: Axis = None, *, dtype: npt.DTypeLike | None = None, keepdims: bool = False) -> Tensor:
         return functions.sum(self, axis=axis, dtype=dtype, keepdims=keepdims)
 
     def mean(self, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
         return functions.mean(self, axis=axis, keepdims=keepdims)
 
-    def prod(self, axis: Axis = None, *, dtype: npt.DTypeLike = None, keepdims: bool = False) -> Tensor:
+    def prod(self, axis: Axis = None, *, dtype: npt.DTypeLike | None = None, keepdims: bool = False) -> Tensor:
         return functions.prod(self, axis=axis, dtype=dtype, keepdims=keepdims)
 
     def max(self, axis: Axis = None, *, keepdims: bool = False) -> Tensor:
@@ -338,7 +341,7 @@ class Tensor(Operators):
             raise GradientError("numpy() on a tensor that requires a gradient", mend="use x.detach().numpy() to leave the graph on purpose")
         return self.__array__()
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         array = np.asarray(self._value, dtype=dtype)
         if copy:
             return array.copy()
@@ -383,7 +386,8 @@ class Tensor(Operators):
     def _single(self, kind: str) -> Any:
         if self.size != 1:
             raise ShapeError(
-                f"{kind}() of a tensor of shape {self.shape} is ambiguous", mend="reduce it first: x.any(), x.all(), x.sum(); or choose elementwise with cr.where"
+                f"{kind}() of a tensor of shape {self.shape} is ambiguous",
+                mend="reduce it first: x.any(), x.all(), x.sum(); or choose elementwise with cr.where",
             )
         return self._value.item()
 
@@ -435,7 +439,9 @@ def _restore(value: Any, requires_grad: bool) -> Tensor:
 def _watched(tensor: Tensor) -> Cell:
     node = tensor._node
     if node is None or not node.tags:
-        raise GradientError("no gradient passes through a tensor that does not require one", mend="set requires_grad=True on it or on what it comes from")
+        raise GradientError(
+            "no gradient passes through a tensor that does not require one", mend="set requires_grad=True on it or on what it comes from"
+        )
     if node.cell is None:
         node.cell = Cell(retains=False)
     return node.cell

@@ -105,7 +105,9 @@ def grad(
     found = reverse(results, _seeds(results, grad_outputs), retain=retain, create=create_graph, wanted=nodes, narrow=True)
     for position, node in enumerate(nodes):
         if node not in found and not allow_unused:
-            raise GradientError(f"no output depends on input {position}, of shape {ends[position].shape}", mend="pass allow_unused=True to get None for it")
+            raise GradientError(
+                f"no output depends on input {position}, of shape {ends[position].shape}", mend="pass allow_unused=True to get None for it"
+            )
     return tuple(found.get(node) for node in nodes)
 
 

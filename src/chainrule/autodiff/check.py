@@ -175,7 +175,9 @@ def _check_direction(problem: _Problem, rng: np.random.Generator, forward: bool)
     right = sum(float(np.sum(row * t)) for row, t in zip(rows, tangents, strict=True))
     scale = 1 + sum(float(np.sum(np.abs(row * t))) for row, t in zip(rows, tangents, strict=True))
     if not (abs(left - right) <= 1e-9 * scale or (np.isnan(left) and np.isnan(right))):
-        raise GradientCheckError(f"the modes disagree: <u, J t> = {left:.12g} by jvp, <u^T J, t> = {right:.12g} by vjp", mend="correct whichever rule is wrong")
+        raise GradientCheckError(
+            f"the modes disagree: <u, J t> = {left:.12g} by jvp, <u^T J, t> = {right:.12g} by vjp", mend="correct whichever rule is wrong"
+        )
 
 
 def _numeric_row(problem: _Problem, position: int, cotangents: Sequence[Array]) -> Array:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.autodiff.scope import enter, leave
+from chainrule.autodiff.scope import enter, leave, node_of
 from chainrule.core.aval import Aval
 from chainrule.core.errors import FunctionError
 from chainrule.core.interp import EVERYDAY, Tag, current, evaluate, tracking, using
@@ -158,8 +158,9 @@ class Function:
         with tracking(0):
             returned = cls.forward(ctx, *args)
         single = not isinstance(returned, tuple)
-        outputs = [_output(cls, x, args) for x in ((returned,) if single else returned)]
-        ctx._settle(args, [x for x in ((returned,) if single else returned)])
+        results = (returned,) if single else returned
+        outputs = [_output(cls, x) for x in results]
+        ctx._settle(args, results)
         tags = 0
         for node in nodes:
             tags |= 0 if node is None else node.tags & mode.tracking
@@ -210,8 +211,8 @@ def _transposed_twice(cls: type[Function], ctx: Context, tangents: Sequence[Tens
         us = [enter(functions.zeros_like(x.detach()), tag.bit, "an output") for x in outputs]
         cts = _several(cls.backward(ctx, *us))
         terms = [(ct, t) for ct, t in zip(cts, tangents, strict=False) if ct is not None and t is not None]
-    found = reverse([ct for ct, _ in terms], [t for _, t in terms], tag.bit, retain=True, wanted=(u._node for u in us if u._node is not None))
-    return [found.get(u._node) if u._node is not None else None for u in us]
+    found = reverse([ct for ct, _ in terms], [t for _, t in terms], tag.bit, retain=True, wanted=map(node_of, us))
+    return [found.get(node_of(u)) for u in us]
 
 
 @cache
@@ -229,7 +230,9 @@ def _primitive(name: str) -> Primitive:
 
 
 def _no_batch(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Any) -> Any:
-    raise FunctionError(f"{primitive.name} has no batch rule", mend="call it on one example at a time, or write its forward in tensor operations without Function")
+    raise FunctionError(
+        f"{primitive.name} has no batch rule", mend="call it on one example at a time, or write its forward in tensor operations without Function"
+    )
 
 
 def _pull(ct: tuple[Any, ...], to: tuple[Any, ...], ctx: Context, function: type[Function], outputs: tuple[Aval, ...]) -> tuple[Any, ...]:
@@ -272,7 +275,8 @@ def _probed(function: type[Function], method: str, linear: Callable[..., tuple[A
     for position, x in enumerate(found):
         if x is not None and (x._node is None or not x._node.tags & probe.bit) and np.any(np.asarray(x._value)):
             raise FunctionError(
-                f"{function.__name__}.{method} is differentiated again, but its result {position} was not computed from what it was given in tensor operations",
+                f"{function.__name__}.{method} is differentiated again, but its result {position}"
+                " was not computed from what it was given in tensor operations",
                 mend=f"write {method} in tensor operations, without NumPy, detach or no_grad",
             )
     return tuple(leave(x, probe.bit) for x in found)
@@ -290,14 +294,18 @@ def _checked_backward(function: type[Function], ctx: Context, cts: Sequence[Tens
 def _check(function: type[Function], method: str, what: str, found: Sequence[Any], wanted: Sequence[Any]) -> None:
     name = f"{function.__name__}.{method}"
     if len(found) != len(wanted):
-        raise FunctionError(f"{name} returned {len(found)} values for {len(wanted)} {what}s", mend=f"return one value per {what}, None where there is none")
+        raise FunctionError(
+            f"{name} returned {len(found)} values for {len(wanted)} {what}s", mend=f"return one value per {what}, None where there is none"
+        )
     for position, (x, aval) in enumerate(zip(found, wanted, strict=True)):
         if x is None or aval is None:
             continue
         if not isinstance(x, Tensor):
             raise FunctionError(f"{name} returned a {type(x).__name__} for {what} {position}", mend="return Tensors, or None")
         if x.shape != aval.shape:
-            raise FunctionError(f"{name} returned shape {x.shape} for {what} {position} of shape {aval.shape}", mend="sum over the axes along which it was broadcast")
+            raise FunctionError(
+                f"{name} returned shape {x.shape} for {what} {position} of shape {aval.shape}", mend="sum over the axes along which it was broadcast"
+            )
         if x.dtype.kind not in "fc":
             raise FunctionError(f"{name} returned dtype {x.dtype} for {what} {position} of dtype {aval.dtype}", mend="gradients are floating point")
 
@@ -314,7 +322,7 @@ def _tracked(x: Any, mask: int) -> Node | None:
     return x._node if isinstance(x, Tensor) and x._node is not None and x._node.tags & mask else None
 
 
-def _output(function: type[Function], x: Any, args: Sequence[Any]) -> Tensor:
+def _output(function: type[Function], x: Any) -> Tensor:
     if isinstance(x, (np.ndarray, np.generic, int, float)):
         x = functions.asarray(x)
     if not isinstance(x, Tensor):

@@ -114,11 +114,13 @@ class ComputationalGraph:
             If an input is not a wire of this graph, or the gate is wired already (it keeps one set of values).
         """
         for wire in inputs:
-            if not isinstance(wire, Wire) or wire.graph is not self:
+            if getattr(wire, "graph", None) is not self:
                 raise FunctionError(f"{wire!r} is not a value of this graph", mend="pass what input() or add() returned")
         made = gate if isinstance(gate, Gate) else _Lifted(gate)
         if any(made is other for other in self.gates):
-            raise FunctionError(f"this {type(made).__name__} is wired already, and keeps the values of one forward only", mend="make another instance")
+            raise FunctionError(
+                f"this {type(made).__name__} is wired already, and keeps the values of one forward only", mend="make another instance"
+            )
         self.gates.append(made)
         out = self._wire(f"{type(made).__name__}_{len(self.gates)}")
         self._steps.append((made, inputs, out))

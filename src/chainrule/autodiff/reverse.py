@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
-from chainrule.autodiff.scope import enter, leave, tensors_like
+from chainrule.autodiff.scope import enter, leave, node_of, tensors_like
 from chainrule.core import tree
 from chainrule.core.errors import ArgumentError, GradientError
 from chainrule.core.interp import Tag, current, tracking
@@ -65,7 +65,7 @@ def vjp(f: Callable[..., Tree], /, *primals: Tree, has_aux: bool = False) -> tup
     tag = Tag()
     leaves, structure = tree.flatten(primals)
     inside = [enter(x, tag.bit, "an argument") for x in leaves]
-    nodes = [x._node for x in inside]
+    nodes = [node_of(x) for x in inside]
     with tracking(current().tracking | tag.bit):
         out = f(*structure.rebuild(inside))
     out, aux = _split(out) if has_aux else (out, None)
@@ -73,7 +73,7 @@ def vjp(f: Callable[..., Tree], /, *primals: Tree, has_aux: bool = False) -> tup
 
     def pull(ct: Tree) -> tuple[Tree, ...]:
         cotangents = tensors_like(ct, out_structure, ends, "cotangents")
-        found = reverse(ends, cotangents, tag.bit, retain=True, wanted=(node for node in nodes if node is not None))
+        found = reverse(ends, cotangents, tag.bit, retain=True, wanted=nodes)
         return structure.rebuild(_or_zeros(found.get(node), x) for node, x in zip(nodes, leaves, strict=True))
 
     result = out_structure.rebuild(leave(x, tag.bit) for x in ends)
@@ -167,8 +167,8 @@ def _gradients(out: Tensor, inside: list[Tensor], outside: list[Any], bit: int) 
         return [_or_zeros(None, x) for x in outside]
     # Another derivative that flows through the same tape will need what it saved.
     retain = bool(node.tags & ~bit)
-    nodes = [x._node for x in inside]
-    found = reverse([out], [seed(out, None)], bit, retain=retain, wanted=(n for n in nodes if n is not None))
+    nodes = [node_of(x) for x in inside]
+    found = reverse([out], [seed(out, None)], bit, retain=retain, wanted=nodes)
     return [_or_zeros(found.get(n), x) for n, x in zip(nodes, outside, strict=True)]
 
 
@@ -178,10 +178,16 @@ def _or_zeros(ct: Tensor | None, x: Any) -> Tensor:
 
 def _scalar(out: Any) -> Tensor:
     if not isinstance(out, Tensor) and not isinstance(out, (int, float)):
-        raise GradientError(f"the function to differentiate returned a {type(out).__name__}, not a scalar tensor", mend="return one tensor; use has_aux=True for further results")
+        raise GradientError(
+            f"the function to differentiate returned a {type(out).__name__}, not a scalar tensor",
+            mend="return one tensor; use has_aux=True for further results",
+        )
     out = functions.asarray(out)
     if out.shape:
-        raise GradientError(f"the function to differentiate returned shape {out.shape}, not a scalar", mend="reduce it, for example with cr.sum; cr.vjp takes any shape")
+        raise GradientError(
+            f"the function to differentiate returned shape {out.shape}, not a scalar",
+            mend="reduce it, for example with cr.sum; cr.vjp takes any shape",
+        )
     return out
 
 

@@ -47,6 +47,12 @@ def enter(x: Any, bit: int, role: str) -> Tensor:
     return new(x._value, _alias(outside, tags | bit))
 
 
+def node_of(x: Tensor) -> Node:
+    """The node of a tensor that entered a transform: it always has one."""
+    assert x._node is not None
+    return x._node
+
+
 def leave(x: Any, bit: int) -> Any:
     """A result without the tag; other derivatives flow through it as before."""
     if not isinstance(x, Tensor) or x._node is None or not x._node.tags & bit:
@@ -76,7 +82,9 @@ def tensors_like(given: Any, wanted: tree.Structure, examples: list[Tensor], rol
     """
     leaves, structure = tree.flatten(given)
     if structure != wanted:
-        raise GradientError(f"{role} have the structure {tree.describe(structure)}, not {tree.describe(wanted)}", mend="nest them as the values that they belong to")
+        raise GradientError(
+            f"{role} have the structure {tree.describe(structure)}, not {tree.describe(wanted)}", mend="nest them as the values that they belong to"
+        )
     return [_like(leaf, example, role) for leaf, example in zip(leaves, examples, strict=True)]
 
 

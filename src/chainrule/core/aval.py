@@ -69,8 +69,8 @@ def promote(*operands: Dtype | bool | int | float | complex) -> Dtype:
     weak = max((_scalar_kind(x) for x in operands if not isinstance(x, np.dtype)), default=-1)
     highest = [dtype for dtype in dtypes if _kind(dtype) == level or (level == 3 and _kind(dtype) == 2)]
     result = highest[0] if highest else None
-    for dtype in highest[1:]:
-        result = np.promote_types(result, dtype)
+    for dtype in highest:
+        result = dtype if result is None else np.promote_types(result, dtype)
         if _kind(result) > level:
             raise DtypeError(f"no common integer dtype of {highest[0]} and {dtype}", mend="convert one with astype")
     if result is None or weak > level:

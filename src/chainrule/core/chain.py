@@ -21,7 +21,6 @@ from chainrule.core.node import Node
 from chainrule.core.primitive import Primitive, call, functions
 
 
-
 class Parts:
     """The cotangent of a gate with several outputs: those parts that have received one."""
 
@@ -196,7 +195,9 @@ def unbroadcast(ct: Value, shape: Shape) -> Value:
     return functions.reshape(ct, shape) if extra else ct
 
 
-def push(primitive: Primitive, tangents: Sequence[Value | None], inputs: Sequence[Value], out: Value, params: Mapping[str, Any], bind: Callable[..., Value]) -> Value:
+def push(
+    primitive: Primitive, tangents: Sequence[Value | None], inputs: Sequence[Value], out: Value, params: Mapping[str, Any], bind: Callable[..., Value]
+) -> Value:
     """The tangent of a gate's output from those of its inputs; None where no tangent reaches it."""
     present = [i for i, t in enumerate(tangents) if t is not None]
     if primitive.partials is not None:
@@ -212,7 +213,10 @@ def push(primitive: Primitive, tangents: Sequence[Value | None], inputs: Sequenc
         return _total([bind(primitive, (*inputs[:i], tangents[i], *inputs[i + 1 :]), params) for i in present])
     if primitive.transpose is not None:
         rules = primitive.transpose if isinstance(primitive.transpose, tuple) else (primitive.transpose,) * len(inputs)
-        moved = [_zero_for(x) if t is None and rule is not None else t if rule is not None else x for x, t, rule in zip(inputs, tangents, rules, strict=True)]
+        moved = [
+            _zero_for(x) if t is None and rule is not None else t if rule is not None else x
+            for x, t, rule in zip(inputs, tangents, rules, strict=True)
+        ]
         return bind(primitive, tuple(moved), params)
     return None
 

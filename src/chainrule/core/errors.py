@@ -34,18 +34,25 @@ class ChainruleError(Exception):
         The operation, its operands and what is wrong with them.
     mend : str, optional
         What the caller can do about it.
+
+    Attributes
+    ----------
+    where : str
+        The line of the caller's code.
+    layer : str
+        The path of the layer inside which it happened, or ''.
     """
 
     def __init__(self, what: str, *, mend: str = "") -> None:
+        super().__init__(what)
         self.what = what
         self.mend = mend
         self.where = user_line()
-        lines = [what]
-        if self.where:
-            lines.append(f"  at {self.where}")
-        if mend:
-            lines.append(f"  mend: {mend}")
-        super().__init__("\n".join(lines))
+        self.layer = ""
+
+    def __str__(self) -> str:
+        details = (("  in layer: ", self.layer), ("  at ", self.where), ("  mend: ", self.mend))
+        return "\n".join([self.what, *(label + text for label, text in details if text)])
 
 
 class ShapeError(ChainruleError, ValueError):

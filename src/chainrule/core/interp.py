@@ -13,7 +13,7 @@ confused with one another. The tracked set masks what results inherit: `no_grad`
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
@@ -43,7 +43,7 @@ current: Callable[[], Mode] = _mode.get
 
 
 @contextmanager
-def using(mode: Mode) -> Iterator[None]:
+def using(mode: Mode) -> Generator[None]:
     """Interpret gates in ``mode`` inside the block."""
     token = _mode.set(mode)
     try:

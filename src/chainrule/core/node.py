@@ -68,8 +68,9 @@ class Node:
     params: Mapping[str, Any]
     tags: int
     order: int
-    shape: Shape | None
-    dtype: Dtype | None
+    # None for a gate with several outputs: its items have them.
+    shape: Any
+    dtype: Any
     cell: Cell | None
 
 

@@ -83,8 +83,8 @@ class Primitive:
         ``batch(primitive, batched, inputs, params)``: the output with a batch axis in front, given
         inputs of which those marked in ``batched`` have one in front.
     partials : tuple, optional
-        Elementwise gates: per input the local derivative, a rule of inputs and ``out``, the name of
-        one of them, or a number; vjp and jvp come from it.
+        Elementwise gates: per input the local derivative, a rule of inputs, ``out`` and parameters, the
+        name of an input or "out", or a number; vjp and jvp come from it.
     transpose : rule or tuple, optional
         Gates linear in all differentiable inputs together: cotangent to cotangent; the gate itself is
         the jvp.
@@ -96,7 +96,7 @@ class Primitive:
     masks : bool
         Its cotangents hold zeros that stand for "not taken": on their way back 0 times infinity is 0.
     scalar : rule, optional
-        ``scalar(k, *xs)``: lowering onto the scalar builder ``k`` (see `Builder`).
+        ``scalar(k, *xs, **params)``: lowering onto the scalar builder ``k`` (see `core.scalar.Builder`).
     kernel : str, optional
         Name of the kernel family of a gate without scalar lowering.
     onnx : str, optional
@@ -126,8 +126,9 @@ class Primitive:
     refuses: Callable[[], Iterable[Refusal]] = lambda: ()
 
     evaluate: Rule = field(init=False, repr=False)
-    pulls: tuple[Pull | None, ...] | Pull | None = field(init=False, repr=False)
-    masked_pulls: tuple[Pull | None, ...] | Pull | None = field(init=False, repr=False)
+    # A tuple with one per input, or a single one that serves all of them.
+    pulls: Any = field(init=False, repr=False)
+    masked_pulls: Any = field(init=False, repr=False)
     reads: tuple[frozenset[int], ...] = field(init=False, repr=False)
     keeps: Mapping[int, tuple[bool, ...]] = field(init=False, repr=False)
     special: bool = field(init=False, repr=False)
@@ -258,13 +259,24 @@ def _partial_pull(p: Partial, inputs: tuple[str, ...], times: Callable[[Any, Any
             return (lambda ct, saved, node, to: ct * saved[place]), frozenset((place,))
         return (lambda ct, saved, node, to: times(ct, saved[place])), frozenset((place,))
     if not callable(p):
+        if p == 0:
+            return (lambda ct, saved, node, to: functions.zeros(to.shape, dtype=to.dtype)), frozenset()
         if p == 1:
             return (lambda ct, saved, node, to: ct), frozenset()
         if p == -1:
             return (lambda ct, saved, node, to: -ct), frozenset()
         return (lambda ct, saved, node, to: ct * p), frozenset()
     rule, names = p, (*inputs, "out")
-    places = tuple(names.index(name) for name in reads_of(rule))
+    named = reads_of(rule)
+    params = tuple(name for name in named if name not in names)
+    places = tuple(names.index(name) for name in named if name in names)
+    if params:
+
+        def pull(ct: Any, saved: tuple[Any, ...], node: Any, to: Any) -> Any:
+            given = {names[place]: saved[place] for place in places}
+            return times(ct, rule(**given, **{name: node.params[name] for name in params}))
+
+        return pull, frozenset(places)
     if len(places) == 1:
         (one,) = places
         if times is _times:
