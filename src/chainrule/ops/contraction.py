@@ -136,13 +136,12 @@ def _einsum_aval(*xs: Aval, subscripts: str) -> Aval:
 
 
 def _contract(*xs: Any, subscripts: str) -> Any:
-    if len(xs) == 2:
-        return _pair(subscripts)(*xs)
     values = list(xs)
-    for first, second, step in _steps(subscripts, tuple(x.shape for x in xs)):
+    steps = ((0, 1, subscripts),) if len(xs) == 2 else _steps(subscripts, tuple(x.shape for x in xs))
+    for first, second, step in steps:
         right = values.pop(second)
         values.append(_pair(step)(values.pop(first), right))
-    return values[0]
+    return values[0] if values[0].shape else values[0][()]
 
 
 @lru_cache(maxsize=1024)
@@ -182,16 +181,16 @@ def _pair(subscripts: str) -> Any:
     def multiply(x1: Any, x2: Any) -> Any:
         x1 = np.transpose(x1, order1)
         x2 = np.transpose(x2, order2)
-        return np.transpose(x1.reshape(*x1.shape, *(1,) * len(columns)) * x2.reshape(*x2.shape[:s], *(1,) * r, *x2.shape[s:]), last)
+        return np.transpose(x1.reshape(x1.shape + (1,) * len(columns)) * x2.reshape((*x2.shape[:s], *(1,) * r, *x2.shape[s:])), last)
 
     def contract(x1: Any, x2: Any) -> Any:
         x1 = np.transpose(x1, order1)
         x2 = np.transpose(x2, order2)
         lead, shape1, shape2 = x1.shape[:s], x1.shape[s : s + r], x2.shape[s + k :]
         count = math.prod(x2.shape[s : s + k])
-        x1 = x1.reshape(*lead, math.prod(shape1), count)
-        x2 = x2.reshape(*lead, count, math.prod(shape2))
-        return np.transpose((np.matmul(x1, x2) if s else x1.dot(x2)).reshape(*lead, *shape1, *shape2), last)
+        x1 = x1.reshape((*lead, math.prod(shape1), count))
+        x2 = x2.reshape((*lead, count, math.prod(shape2)))
+        return np.transpose((np.matmul(x1, x2) if s else x1.dot(x2)).reshape((*lead, *shape1, *shape2)), last)
 
     return contract if k else multiply
 

@@ -1,8 +1,7 @@
 """Decompositions of matrices into factors: Cholesky, QR, eigenvalues of symmetric matrices.
 
 The derivatives are triangular or antisymmetric parts of products of the factors, so the backward
-pass reads the factors alone. Where factors are not determined (signs, equal eigenvalues) LAPACK's choice is
-differentiated as if it were kept.
+pass reads the factors alone. Signs, which are LAPACK's choice, are differentiated as if they were kept.
 """
 
 from __future__ import annotations
@@ -275,10 +274,12 @@ def as_column(s: Any) -> Any:
     return reshape(s, (*s.shape, 1))
 
 
-def reciprocal_or_zero(x: Any) -> Any:
-    """1 / x, and 0 for 0."""
-    ties = x == 0
-    return functions.where(ties, 0.0, 1 / functions.where(ties, 1.0, x))
+def reciprocal_off_diagonal(gaps: Any) -> Any:
+    """1 / gaps off the diagonal, 0 on it."""
+    same = np.eye(gaps.shape[-1], dtype=gaps.dtype)
+    other = 1 - same
+    same.flags.writeable = other.flags.writeable = False
+    return other / (gaps + same)
 
 
 def _eigh_aval(x: Aval) -> tuple[Aval, Aval]:
@@ -290,7 +291,7 @@ def _eigh_vjp(ct: Sequence[Any], out: Sequence[Any]) -> Any:
     (w_ct, v_ct), (w, v) = ct, out
     if v_ct is None:
         return (v * as_row(w_ct)) @ v.mT
-    inner = reciprocal_or_zero(as_row(w) - as_column(w)) * (v.mT @ v_ct)
+    inner = reciprocal_off_diagonal(as_row(w) - as_column(w)) * (v.mT @ v_ct)
     if w_ct is not None:
         inner = inner + diag_embed(w_ct)
     return _symmetric(v @ inner @ v.mT)
@@ -299,7 +300,7 @@ def _eigh_vjp(ct: Sequence[Any], out: Sequence[Any]) -> Any:
 def _eigh_jvp(t: Any, out: Sequence[Any]) -> tuple[Any, Any]:
     w, v = out
     inside = v.mT @ _symmetric(t) @ v
-    return diagonal(inside), v @ (reciprocal_or_zero(as_row(w) - as_column(w)) * inside)
+    return diagonal(inside), v @ (reciprocal_off_diagonal(as_row(w) - as_column(w)) * inside)
 
 
 def _graded(rng: np.random.Generator, *shape: int) -> Any:
@@ -344,8 +345,8 @@ def eigh(x: Tensor | npt.ArrayLike, /) -> EighResult:
     Notes
     -----
     With F_ij = 1 / (w_j - w_i), cotangents g of w and G of V give A the symmetric part of
-    V (diag(g) + F * (V^T G)) V^T (Giles 2008, 3.1). Vectors of equal eigenvalues have no derivative of their own: there F
-    is taken as 0, which is right for every function that does not depend on the choice of these vectors. As the
+    V (diag(g) + F * (V^T G)) V^T (Giles 2008, 3.1). Vectors of equal eigenvalues are not determined and have no derivative:
+    a gradient through them is infinite or NaN, one through the eigenvalues alone is not. As the
     symmetric part is decomposed, the gradient is symmetric.
 
     Examples

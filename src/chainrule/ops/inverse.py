@@ -192,7 +192,8 @@ SOLVE: Primitive = Primitive(
     batch=batch_elementwise,
     samples=lambda rng: [Sample((regular(rng, *a), rng.normal(size=b))) for a, b in _SOLVE_SHAPES],
     refuses=lambda: [
-        *square_refusals(np.ones(2)),
+        *square_refusals(np.ones(2))[:2],
+        Refusal((np.eye(2, dtype=np.float16), np.ones(2, np.float16)), DtypeError, "single or double"),
         Refusal((np.ones((2, 2)), np.ones(2)), LinAlgError, "singular"),
         Refusal((np.eye(2), np.ones(3)), ShapeError, "need 2 rows"),
         Refusal((np.eye(2), 1.0), ShapeError, "need 2 rows"),

@@ -11,7 +11,7 @@ import numpy as np
 from chainrule.core.aval import Aval, broadcast
 from chainrule.core.errors import ArgumentError, GradientError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
-from chainrule.ops.decomposition import as_column, as_row, reciprocal_or_zero
+from chainrule.ops.decomposition import as_column, as_row, reciprocal_off_diagonal
 from chainrule.ops.determinant import spread_over
 from chainrule.ops.gate import describe, gate, operands
 from chainrule.ops.inverse import factored_aval, square_refusals
@@ -51,9 +51,9 @@ def _refuse_completion(u: Any, vh: Any) -> None:
 
 
 def _gaps(s: Any) -> Any:
-    """1 / (s_j**2 - s_i**2), and 0 where the two are equal."""
+    """1 / (s_j**2 - s_i**2) off the diagonal."""
     row, column = as_row(s), as_column(s)
-    return reciprocal_or_zero((row - column) * (row + column))
+    return reciprocal_off_diagonal((row - column) * (row + column))
 
 
 def _svd_vjp(ct: Sequence[Any], out: Sequence[Any]) -> Any:
@@ -146,9 +146,9 @@ def svd(x: Tensor | npt.ArrayLike, /, *, full_matrices: bool = True) -> SVDResul
     -----
     With F_ij = 1 / (s_j^2 - s_i^2) and cotangents G, g, H of U, S, V, that of A is
     U [(F * (U^T G - G^T U)) S + S (F * (V^T H - H^T V)) + diag(g)] V^T + (I - U U^T) G S^-1 V^T + U S^-1 H^T (I - V V^T)
-    (Townsend 2016, "Differentiating the singular value decomposition"). Vectors of equal singular values have no
-    derivative of their own: there F is taken as 0, which is right for every function that does not depend on the choice of
-    these vectors. Vectors of zero singular values of rectangular matrices give infinity or NaN.
+    (Townsend 2016, "Differentiating the singular value decomposition"). Vectors of equal singular values, and of zero ones
+    of a rectangular matrix, are not determined and have no derivative: a gradient through them is infinite or NaN, one
+    through the singular values alone is not.
 
     Examples
     --------
