@@ -174,7 +174,7 @@ def reverse(
     tag : int
         Whose derivative this is.
     retain : bool
-        Keep saved values for another sweep.
+        Keep saved values for another sweep; they are kept in any case while another transform's tag flows through the outputs.
     create : bool
         Record the sweep for ``tag`` itself; other tags' derivatives are recorded wherever they flow.
     wanted : iterable of Node, optional
@@ -210,6 +210,8 @@ def reverse(
                 cell.grad = ct if cell.grad is None else cell.grad + ct
         return ct._value if bare else ct
 
+    # Another derivative that flows through the same tape will read what it saved.
+    retain = retain or any(root is not None and root.tags & mode.tracking & ~tag for root in roots)
     options: dict[str, Any] = {"retain": retain, "arrive": arrive, "wanted": ends, "needed": needed}
     if bare:
         seeds = [(r, ct._value) for r, ct in zip(roots, cotangents, strict=True) if r is not None]

@@ -160,7 +160,7 @@ class Tensor(Operators):
             If nothing here requires a gradient, the output is not scalar and no gradient is given,
             or the graph was freed.
         """
-        functions.backward(self, gradient, retain_graph=retain_graph, create_graph=create_graph, inputs=inputs)
+        functions.backward([self], [gradient], retain_graph=retain_graph, create_graph=create_graph, inputs=inputs)
 
     def detach(self) -> Tensor:
         """The same value without history."""

@@ -65,6 +65,9 @@ class Context:
         """Remember saved inputs and outputs by value: holding an output itself would be a cycle."""
         settled: list[Any] = []
         for x in self._saved:
+            if not isinstance(x, Tensor):
+                settled.append(x)
+                continue
             place = next((i for i, out in enumerate(outputs) if out is x), None)
             if place is not None:
                 settled.append(_Saved(x._value, None, place))

@@ -165,10 +165,8 @@ def _gradients(out: Tensor, inside: list[Tensor], outside: list[Any], bit: int) 
     node = out._node
     if node is None or not node.tags & bit:
         return [_or_zeros(None, x) for x in outside]
-    # Another derivative that flows through the same tape will need what it saved.
-    retain = bool(node.tags & ~bit)
     nodes = [node_of(x) for x in inside]
-    found = reverse([out], [seed(out, None)], bit, retain=retain, wanted=nodes)
+    found = reverse([out], [seed(out, None)], bit, retain=False, wanted=nodes)
     return [_or_zeros(found.get(n), x) for n, x in zip(nodes, outside, strict=True)]
 
 
