@@ -69,7 +69,7 @@ def record(primitive: Primitive, inputs: Sequence[Any], values: Sequence[Value],
     else:
         return new(value)
     if tags & Tag.forward_bits:
-        _push_forward(primitive, inputs, out, params, tags & Tag.forward_bits, tracking)
+        _push_forward(primitive, inputs, out, node, params, tags & Tag.forward_bits, tracking)
     return out
 
 
@@ -117,15 +117,21 @@ def item(value: Value, node: Node, index: int, count: int, tags: int) -> Any:
     return new(value, make(chain.ITEM, (node,), (), {"index": index, "count": count}, tags, value.shape, value.dtype))
 
 
-def _push_forward(primitive: Primitive, inputs: Sequence[Any], out: Any, params: Mapping[str, Any], bits: int, tracking: int) -> None:
+def _push_forward(primitive: Primitive, inputs: Sequence[Any], out: Any, node: Node, params: Mapping[str, Any], bits: int, tracking: int) -> None:
     outs = out if primitive.outputs else (out,)
     while bits:
         bit = bits & -bits
         bits ^= bit
         with interp.tracking(tracking & ~bit):
             tangents = chain.push(primitive, [tangent_of(x, bit) for x in inputs], inputs, out, params, bind)
-        for one, t in zip(outs, tangents if primitive.outputs and tangents is not None else (tangents,) * len(outs), strict=True):
+        parts = tuple(tangents) if primitive.outputs and tangents is not None else (tangents,) * len(outs)
+        for one, t in zip(outs, parts, strict=True):
             set_tangent(one, bit, t)
+        if primitive.outputs:
+            # The outputs are named anew when a rule reads them; their tangents wait here.
+            if node.cell is None:
+                node.cell = Cell(retains=False)
+            node.cell.tangents[bit] = parts
 
 
 def tangent_of(x: Any, bit: int) -> Any:
@@ -151,7 +157,11 @@ def _wrap(value: Value, node: Node | None) -> Any:
     """Give a saved value its history back."""
     if value.__class__ is tuple:
         assert node is not None
-        return tuple(item(v, node, i, len(value), node.tags) for i, v in enumerate(value))
+        outs = tuple(item(v, node, i, len(value), node.tags) for i, v in enumerate(value))
+        for bit, parts in node.cell.tangents.items() if node.cell is not None else ():
+            for one, t in zip(outs, parts, strict=True):
+                set_tangent(one, bit, t)
+        return outs
     return value if value is None or value.__class__ in (int, float, complex) else new(value, node)
 
 
