@@ -20,22 +20,29 @@ from chainrule.core.interp import no_grad as no_grad
 from chainrule.ops import linalg as linalg
 from chainrule.ops import random as random
 from chainrule.ops.arithmetic import *
+from chainrule.ops.complex_parts import *
 from chainrule.ops.composite import *
 from chainrule.ops.contraction import *
 from chainrule.ops.control import *
 from chainrule.ops.convolution import *
 from chainrule.ops.creation import *
 from chainrule.ops.cross_entropy import *
+from chainrule.ops.dtypes import *
+from chainrule.ops.filled import *
 from chainrule.ops.gathering import *
+from chainrule.ops.generator import manual_seed as manual_seed
 from chainrule.ops.indexing import *
 from chainrule.ops.joining import *
 from chainrule.ops.logic import *
 from chainrule.ops.movement import *
+from chainrule.ops.namespace import *
 from chainrule.ops.pooling import *
 from chainrule.ops.product import *
 from chainrule.ops.reduction import *
 from chainrule.ops.repetition import *
+from chainrule.ops.rounding import *
 from chainrule.ops.scattering import *
+from chainrule.ops.selection import *
 from chainrule.ops.structure import *
 from chainrule.ops.transcendental import *
 from chainrule.tensor import Tensor as Tensor

@@ -1,0 +1,260 @@
+"""Random bits as a function of a key: Philox4x32-10, and the two gates that apply it.
+
+Philox (Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011) scrambles a counter of
+128 bits with a key of 64. Our keys are two 64-bit words: the seed, which is Philox's key, and the number of the
+draw, the upper half of its counter; the lower half counts blocks of four 32-bit words. Keys are derived
+from blocks that no draw reaches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chainrule.core.aval import Aval, Dtype, Shape
+from chainrule.core.errors import DtypeError, ShapeError
+from chainrule.core.primitive import Primitive, Refusal, Sample
+from chainrule.ops.gate import as_dtype, gate, lift
+from chainrule.ops.movement import broadcast_to
+from chainrule.tape import bind
+from chainrule.tensor import Tensor
+
+__all__ = ["fold_in", "random_bits"]
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Array = Any  # NumPy's own stubs would need every dtype spelled out.
+
+uint32 = np.dtype("uint32")
+uint64 = np.dtype("uint64")
+
+_SHIFT = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
+_MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], uint64)
+_WEYL = np.array([[0x9E3779B9], [0xBB67AE85]], uint64)
+_ROUNDS = 10
+_CHUNK = 1 << 14
+"""Blocks at a time: the rounds work in the second-level cache."""
+
+_DERIVED = np.uint64(1 << 63)
+"""Block numbers from here on belong to derived keys."""
+
+
+def philox(block: Array, draw: Array, seed: Array) -> Array:
+    """Four 32-bit words for every counter.
+
+    Parameters
+    ----------
+    block, draw, seed : array or scalar of uint64
+        Lower and upper half of the counter, and the key; they broadcast.
+
+    Returns
+    -------
+    array of uint32, shape (n, 4)
+    """
+    count = max(np.size(block), np.size(draw), np.size(seed))
+    even, odd = np.empty((2, count), uint64), np.empty((2, count), uint64)
+    even[0], even[1] = block & _LOW, draw & _LOW
+    odd[0], odd[1] = block >> _SHIFT, draw >> _SHIFT
+    keys = np.stack(np.broadcast_arrays(np.atleast_1d(seed & _LOW), np.atleast_1d(seed >> _SHIFT)))
+    products = np.empty_like(even)
+    for _ in range(_ROUNDS):
+        # Rows are the words (0, 2) and (1, 3); each pair's product goes to the other pair.
+        np.multiply(even, _MULTIPLIERS, out=products)
+        np.right_shift(products[::-1], _SHIFT, out=even)
+        even ^= odd
+        even ^= keys
+        np.bitwise_and(products[::-1], _LOW, out=odd)
+        keys = (keys + _WEYL) & _LOW
+    words = np.empty((count, 4), uint32)
+    words[:, 0::2], words[:, 1::2] = even.T, odd.T
+    return words
+
+
+def _bits_eval(key: Array, shape: Shape, dtype: Dtype) -> Array:
+    count = math.prod(shape)
+    blocks = -(-count * dtype.itemsize // 16)
+    keys = np.reshape(key, (-1, 2))
+    words = np.empty((len(keys) * blocks, 4), uint32)
+    for start in range(0, len(words), _CHUNK):
+        block = np.arange(start, min(start + _CHUNK, len(words)), dtype=uint64)
+        row = slice(1)
+        if len(keys) > 1:
+            row, block = np.divmod(block, uint64.type(blocks))
+        seed, draw = keys[row].T
+        words[start : start + len(block)] = philox(block, draw, seed)
+    # Little-endian on every machine: a 64-bit word has its first half below.
+    flat = words.reshape(len(keys), -1) if dtype == uint32 else words[:, 0::2] | words[:, 1::2].astype(uint64) << _SHIFT
+    return flat.reshape(len(keys), -1)[:, :count].reshape(*key.shape[:-1], *shape)[()]
+
+
+def check_key(name: str, key: Aval) -> None:
+    """Refuse what is no key."""
+    if key.dtype != uint64:
+        raise DtypeError(f"{name}: a key of {key}", mend="keys are made by cr.random.key(seed), a Generator's next(), fold_in or split")
+    if key.shape[-1:] != (2,):
+        raise ShapeError(f"{name}: a key of {key}", mend="a key has two words on its last axis: cr.random.key(seed)")
+
+
+def _bits_aval(key: Aval, shape: Shape, dtype: Dtype) -> Aval:
+    check_key("random_bits", key)
+    return Aval((*key.shape[:-1], *shape), dtype)
+
+
+def _some_key(rng: np.random.Generator, *shape: int) -> Array:
+    return rng.integers(0, 2**64, (*shape, 2), uint64)
+
+
+def sizes_of(name: str, shape: int | Sequence[int]) -> Shape:
+    """A shape as a tuple, checked."""
+    sizes = tuple(size.__index__() for size in (shape if isinstance(shape, Sequence) else (shape,)))
+    if any(size < 0 for size in sizes):
+        raise ShapeError(f"{name}: a negative size in {sizes}", mend="sizes are 0 or more")
+    return sizes
+
+
+RANDOM_BITS = Primitive(
+    name="random_bits",
+    inputs=("key",),
+    aval=_bits_aval,
+    eval=_bits_eval,
+    batch=lambda primitive, batched, inputs, params: bind(primitive, inputs, params),
+    kernel="random",
+    samples=lambda rng: [
+        Sample((_some_key(rng),)),
+        Sample((_some_key(rng), (3, 5))),
+        Sample((_some_key(rng, 2, 3), 7)),
+        Sample((_some_key(rng), (2, 3)), {"dtype": "uint64"}),
+        Sample((_some_key(rng, 2), 0)),
+    ],
+    refuses=lambda: [
+        Refusal((np.array([1, 2]), 3), DtypeError, "key"),
+        Refusal((np.array([1, 2, 3], uint64), 3), ShapeError, "key"),
+        Refusal((np.array([1, 2], uint64), -1), ShapeError, "negative"),
+        Refusal((np.array([1, 2], uint64), 2), DtypeError, "uint32 or uint64", {"dtype": "int32"}),
+    ],
+)
+
+
+@gate(RANDOM_BITS)
+def random_bits(key: Tensor | npt.ArrayLike, shape: int | Sequence[int] = (), /, *, dtype: npt.DTypeLike = uint32) -> Tensor:
+    """Uniformly random unsigned integers, a function of the key alone.
+
+    Parameters
+    ----------
+    key : Tensor of uint64, shape (..., 2)
+        One key, or one for each leading index.
+    shape : int or tuple of int
+        How many numbers per key.
+    dtype : dtype
+        uint32 or uint64.
+
+    Returns
+    -------
+    Tensor
+        Of shape ``(..., *shape)``.
+
+    Raises
+    ------
+    DtypeError
+        If the key is not of uint64, or for another dtype.
+    ShapeError
+        If the key has not two words.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.random.random_bits(cr.random.key(0), 2).tolist()
+    [1713891541, 3781805453]
+    """
+    kind = as_dtype(dtype, "random_bits")
+    if kind not in (uint32, uint64):
+        raise DtypeError(f"random_bits: no bits of dtype {kind}", mend="choose uint32 or uint64")
+    words = lift(key)
+    check_key("random_bits", words)
+    return bind(RANDOM_BITS, (words,), {"shape": sizes_of("random_bits", shape), "dtype": kind})
+
+
+def _derive_eval(key: Array, data: Array) -> Array:
+    numbers = np.atleast_1d(data).astype(uint64).ravel()
+    seed, draw = np.atleast_2d(key.reshape(-1, 2)).T
+    if len(seed) > 1:
+        index = np.broadcast_to(np.arange(len(seed)).reshape(*key.shape[:-1], *(1,) * (np.ndim(data) - key.ndim + 1)), np.shape(data)).ravel()
+        seed, draw = seed[index], draw[index]
+    words = philox(numbers | _DERIVED, draw, seed) if numbers.size else np.empty((0, 4), uint32)
+    return (words[:, 0::2] | words[:, 1::2].astype(uint64) << _SHIFT).reshape(*np.shape(data), 2)
+
+
+def _derive_aval(key: Aval, data: Aval) -> Aval:
+    check_key("fold_in", key)
+    if data.dtype.kind not in "iu":
+        raise DtypeError(f"fold_in: data {data}", mend="fold in integers")
+    if key.shape[:-1] != data.shape[: len(key.shape) - 1]:
+        raise ShapeError(f"fold_in: keys {key} and data {data}", mend="leading axes of the data are those of the keys")
+    return Aval((*data.shape, 2), uint64)
+
+
+def _derive_batch(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
+    key, data = inputs
+    if all(batched) or len(key.shape) == 1:
+        return bind(primitive, inputs, params)
+    count = (key if batched[0] else data).shape[0]
+    full = [x if b else broadcast_to(x, (count, *x.shape)) for x, b in zip(inputs, batched, strict=True)]
+    return bind(primitive, full, params)
+
+
+DERIVE = Primitive(
+    name="fold_in",
+    inputs=("key", "data"),
+    aval=_derive_aval,
+    eval=_derive_eval,
+    batch=_derive_batch,
+    kernel="random",
+    samples=lambda rng: [
+        Sample((_some_key(rng), rng.integers(0, 9, ()))),
+        Sample((_some_key(rng), rng.integers(0, 9, (2, 3)))),
+        Sample((_some_key(rng, 2), rng.integers(0, 9, (2, 3)))),
+        Sample((_some_key(rng), rng.integers(0, 9, 0))),
+    ],
+    refuses=lambda: [
+        Refusal((np.array([1, 2]), 3), DtypeError, "key"),
+        Refusal((np.array([1, 2], uint64), 1.5), DtypeError, "integers"),
+        Refusal((np.array([[1, 2]], uint64), 3), ShapeError, "leading axes"),
+    ],
+)
+
+
+@gate(DERIVE)
+def fold_in(key: Tensor | npt.ArrayLike, data: Tensor | npt.ArrayLike, /) -> Tensor:
+    """A key derived from another by an integer: for the step, the layer or the example of that number.
+
+    Parameters
+    ----------
+    key : Tensor of uint64, shape (..., 2)
+    data : Tensor or array_like of int, shape (...)
+        Numbers below 2**63; several for each key, if there are more axes.
+
+    Returns
+    -------
+    Tensor of uint64
+        One key for each number, of shape ``(*data.shape, 2)``; independent of each other and of the
+        numbers that are drawn with the key itself.
+
+    Raises
+    ------
+    DtypeError
+        If data are not integers.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> keys = cr.random.fold_in(cr.random.key(0), cr.arange(3)); keys.shape
+    (3, 2)
+    """
+    words, numbers = lift(key), lift(data)
+    _derive_aval(words, numbers)
+    return bind(DERIVE, (words, numbers), {})
