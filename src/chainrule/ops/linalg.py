@@ -6,6 +6,7 @@ from chainrule.ops.determinant import SlogdetResult, adjugate, det, slogdet
 from chainrule.ops.inverse import inv, matrix_power, solve
 from chainrule.ops.movement import matrix_transpose
 from chainrule.ops.product import cross, matmul, vecdot
+from chainrule.ops.reduction import vector_norm
 from chainrule.ops.singular import SVDResult, matrix_norm, matrix_rank, pinv, svd, svdvals
 from chainrule.ops.structure import diagonal, trace
 
@@ -37,4 +38,5 @@ __all__ = [
     "tensordot",
     "trace",
     "vecdot",
+    "vector_norm",
 ]

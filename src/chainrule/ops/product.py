@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chainrule.core.aval import Aval, Shape, broadcast, float32, float64, promote
+from chainrule.core.aval import Aval, Shape, broadcast, promote
 from chainrule.core.errors import AxisError, DtypeError, ShapeError
-from chainrule.core.interp import BASE, EVERYDAY, current
-from chainrule.core.node import NO_PARAMS, Node, next_order
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions
+from chainrule.ops.elementwise import binary_function
 from chainrule.ops.gate import batch_elementwise, describe, gate, operands
 from chainrule.ops.movement import reshape
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
 
-__all__ = ["cross", "matmul", "vecdot"]
+__all__ = ["matmul", "vecdot"]
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -167,7 +166,7 @@ MATMUL = Primitive(
         Refusal((np.ones((2, 2), bool), np.ones((2, 2), bool)), DtypeError, "takes number"),
     ],
 )
-_KEEPS = tuple(MATMUL.keeps[tracked][:2] for tracked in range(4))
+_matmul = binary_function(MATMUL, "number", tracked=True)
 
 
 @gate(MATMUL)
@@ -210,35 +209,7 @@ def matmul(x1: Tensor | npt.ArrayLike, x2: Tensor | npt.ArrayLike, /) -> Tensor:
     tensor([[  1.,  -1.],
             [ 10., -10.]])
     """
-    # The everyday case written out, as for elementwise gates.
-    if type(x1) is Tensor and type(x2) is Tensor and current() is EVERYDAY:
-        v1, v2, n1, n2 = x1._value, x2._value, x1._node, x2._node
-        t1 = 0 if n1 is None else n1.tags
-        t2 = 0 if n2 is None else n2.tags
-        dtype = v1.dtype
-        if t1 | t2 <= BASE and dtype is v2.dtype and (dtype is float32 or dtype is float64):
-            try:
-                out = v1.dot(v2) if v1.ndim == 2 == v2.ndim else _product(v1, v2)
-            except Exception as error:
-                raise MATMUL.diagnose((v1, v2), NO_PARAMS, error) from None
-            tensor = Tensor()
-            tensor._value = out
-            if not (t1 or t2):
-                tensor._node = None
-                return tensor
-            keep1, keep2 = _KEEPS[t1 + 2 * t2]
-            tensor._node = made = Node()
-            made.primitive = MATMUL
-            made.inputs = (n1 if t1 else None, n2 if t2 else None)
-            made.saved = (v1 if keep1 else None, v2 if keep2 else None, None)
-            made.params = NO_PARAMS
-            made.tags = BASE
-            made.order = next_order()
-            made.shape = out.shape
-            made.dtype = dtype
-            made.cell = None
-            return tensor
-    return bind(MATMUL, operands("matmul", "number", x1, x2))
+    return _matmul(x1, x2)
 
 
 def _negative(name: str, axis: int, x1: Any, x2: Any) -> int:
@@ -392,7 +363,7 @@ def cross(x1: Tensor | npt.ArrayLike, x2: Tensor | npt.ArrayLike, /, *, axis: in
     --------
     >>> import chainrule as cr
     >>> x = cr.tensor([1.0, 0.0, 0.0], requires_grad=True)
-    >>> y = cr.cross(x, [0.0, 1.0, 0.0]); y
+    >>> y = cr.linalg.cross(x, [0.0, 1.0, 0.0]); y
     tensor([0., 0., 1.], from=cross)
     >>> y.backward([1.0, 2.0, 3.0]); x.grad
     tensor([3., 0., -1.])
