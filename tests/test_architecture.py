@@ -1,0 +1,71 @@
+"""The house rules that no linter knows: where outside libraries may be imported, how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "chainrule"
+FILES = sorted(SOURCE.rglob("*.py"))
+IDS = [str(path.relative_to(SOURCE)) for path in FILES]
+every_file = pytest.mark.parametrize("path", FILES, ids=IDS)
+
+# The one place of each library that is not always installed; all of them are imported inside functions.
+OPTIONAL = {
+    "rich": ["training/"],
+    "safetensors": ["interop/", "training/"],
+    "sklearn": ["data/", "interop/"],
+    "tensorboardX": ["interop/"],
+    "scipy": ["interop/"],
+    "onnx": ["interop/"],
+    "torch": [],
+    "jax": [],
+    "llvmlite": [],
+    "matplotlib": [],
+    "pygraphviz": [],
+    "mpi4py": [],
+}
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Outermost package of every import, and whether it stands at the top of the file."""
+    parsed = ast.parse(path.read_text())
+    top = {id(node) for node in parsed.body}
+    found: list[tuple[str, bool]] = []
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.Import):
+            found += [(alias.name.partition(".")[0], id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append(((node.module or "").partition(".")[0], id(node) in top))
+    return found
+
+
+@every_file
+def test_optional_libraries_are_imported_where_they_belong_and_late(path: Path) -> None:
+    place = str(path.relative_to(SOURCE))
+    for library, at_top in imports(path):
+        if library in OPTIONAL:
+            assert not at_top, f"{library} is imported at the top"
+            assert any(place.startswith(allowed) for allowed in OPTIONAL[library]), f"{library} is imported in {place}"
+
+
+@every_file
+def test_file_is_short_enough_to_be_one_idea(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < 500
+
+
+@every_file
+def test_file_has_no_leftovers_and_every_exception_to_a_lint_rule_has_its_reason(path: Path) -> None:
+    text = path.read_text()
+    assert not re.search(r"\b(TODO|FIXME|XXX)\b|breakpoint\(", text)
+    assert not re.search(r"# noqa(?!: [A-Z]+\d+, \w+)|# (type|pyright): ignore(?!\[\w+\] - \w+)", text)
+
+
+@every_file
+def test_no_file_imports_the_whole_package(path: Path) -> None:
+    parsed = ast.parse(path.read_text())
+    whole = [node.lineno for node in ast.walk(parsed) if isinstance(node, ast.Import) and any(alias.name == "chainrule" for alias in node.names)]
+    assert not whole

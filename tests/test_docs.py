@@ -1,0 +1,98 @@
+"""What is written is true: every example runs and prints what it says, and everything public is documented."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import chainrule as cr
+
+ROOT = Path(__file__).parent.parent
+MODULES = ["chainrule", *(info.name for info in pkgutil.walk_packages(cr.__path__, "chainrule."))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def examples() -> dict[str, doctest.DocTest]:
+    """Every doctest of the library, by the place where it stands, once."""
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    found: dict[int, doctest.DocTest] = {}
+    for name in MODULES:
+        module = importlib.import_module(name)
+        tests = finder.find(module)
+        made = [x for x in vars(module).values() if isinstance(x, types.FunctionType) and x.__globals__ is not vars(module)]
+        tests += [test for x in made if x.__module__.startswith("chainrule") for test in finder.find(x, f"{x.__module__}.{x.__name__}", globs={})]
+        for test in tests:
+            found.setdefault(hash(test.docstring), test)
+    return {test.name: test for test in found.values() if test.examples}
+
+
+EXAMPLES = examples()
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_example(name: str) -> None:
+    report: list[str] = []
+    doctest.DocTestRunner().run(EXAMPLES[name], out=report.append, clear_globs=False)
+    assert not report, "".join(report)
+
+
+def public(module: types.ModuleType) -> dict[str, Any]:
+    """What a user reaches as an attribute of ``module``."""
+    named = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
+    return {name: getattr(module, name) for name in named if not isinstance(getattr(module, name), types.ModuleType)}
+
+
+FUNCTIONS = {
+    f"{module.__name__}.{name}": thing
+    for module in (cr, cr.linalg, cr.random, cr.autograd)
+    for name, thing in public(module).items()
+    if inspect.isfunction(thing) and thing.__module__.startswith("chainrule")
+}
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_public_function_is_documented(name: str) -> None:
+    function = FUNCTIONS[name]
+    text = inspect.getdoc(function) or ""
+    assert text, "no docstring"
+    assert re.match(r"[^\n]+(\n[^\n]+)?\.(\n\n|$)", text), "the docstring begins with one sentence"
+    assert ">>> " in text, "no example"
+    if "Parameters" in text.splitlines():
+        missing = [p for p in inspect.signature(function).parameters if not re.search(rf"\b{p}\b", text)]
+        assert not missing, f"parameters that the docstring does not name: {missing}"
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [name for name in MODULES if not (importlib.import_module(name).__doc__ or "").strip() and not importlib.import_module(name).__file__.endswith("__init__.py")]
+    assert silent == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_runs(page: Path) -> None:
+    """Python on a page runs from top to bottom; an expression's comment is what it shows."""
+    scope: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        lines = block.splitlines()
+        for statement in ast.parse(block).body:
+            source = "\n".join(lines[statement.lineno - 1 : statement.end_lineno])
+            if not isinstance(statement, ast.Expr):
+                exec(compile(ast.Module([statement], []), page.name, "exec"), scope)
+                continue
+            shown = eval(compile(ast.Expression(statement.value), page.name, "eval"), scope)
+            _, comment, said = lines[(statement.end_lineno or 1) - 1].partition("  # ")
+            assert not comment or said == repr(shown).replace("\n", ""), source
+
+
+def test_pages_link_to_files_that_exist() -> None:
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
