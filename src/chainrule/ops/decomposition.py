@@ -411,11 +411,11 @@ def eigvalsh(x: Tensor | npt.ArrayLike, /) -> Tensor:
     Examples
     --------
     >>> import chainrule as cr
-    >>> x = cr.tensor([[2.0, 1.0], [1.0, 2.0]], requires_grad=True)
+    >>> x = cr.tensor([[5.0, 0.0], [0.0, 2.0]], requires_grad=True)
     >>> w = cr.linalg.eigvalsh(x); w
-    tensor([1., 3.], from=eigvalsh)
+    tensor([2., 5.], from=eigvalsh)
     >>> w[1].backward(); x.grad
-    tensor([[0.5, 0.5],
-            [0.5, 0.5]])
+    tensor([[1., 0.],
+            [0., 0.]])
     """
     return bind(EIGVALSH, operands("eigvalsh", "floating", x))

@@ -366,7 +366,7 @@ def cross(x1: Tensor | npt.ArrayLike, x2: Tensor | npt.ArrayLike, /, *, axis: in
     >>> y = cr.linalg.cross(x, [0.0, 1.0, 0.0]); y
     tensor([0., 0., 1.], from=cross)
     >>> y.backward([1.0, 2.0, 3.0]); x.grad
-    tensor([3., 0., -1.])
+    tensor([ 3.,  0., -1.])
     """
     a, b = operands("cross", "number", x1, x2)
     params = {"axis": _negative("cross", axis, a, b)}

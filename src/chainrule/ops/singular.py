@@ -155,7 +155,7 @@ def svd(x: Tensor | npt.ArrayLike, /, *, full_matrices: bool = True) -> SVDResul
     >>> import chainrule as cr
     >>> x = cr.tensor([[2.0, 0.0], [0.0, 5.0]], requires_grad=True)
     >>> u, s, vh = cr.linalg.svd(x); s
-    tensor([5., 2.], from=item)
+    tensor([5., 2.], from=svd)
     >>> s[0].backward(); x.grad
     tensor([[0., 0.],
             [0., 1.]])
