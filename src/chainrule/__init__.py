@@ -19,6 +19,7 @@ from chainrule.core.interp import enable_grad as enable_grad
 from chainrule.core.interp import no_grad as no_grad
 from chainrule.ops import linalg as linalg
 from chainrule.ops import random as random
+from chainrule.ops.activation import *
 from chainrule.ops.arithmetic import *
 from chainrule.ops.complex_parts import *
 from chainrule.ops.composite import *
@@ -27,7 +28,10 @@ from chainrule.ops.control import *
 from chainrule.ops.convolution import *
 from chainrule.ops.creation import *
 from chainrule.ops.cross_entropy import *
+from chainrule.ops.cumulative import *
+from chainrule.ops.discrete import *
 from chainrule.ops.dtypes import *
+from chainrule.ops.error_function import *
 from chainrule.ops.filled import *
 from chainrule.ops.gathering import *
 from chainrule.ops.generator import manual_seed as manual_seed
@@ -43,6 +47,9 @@ from chainrule.ops.repetition import *
 from chainrule.ops.rounding import *
 from chainrule.ops.scattering import *
 from chainrule.ops.selection import *
+from chainrule.ops.sets import *
+from chainrule.ops.sorting import *
+from chainrule.ops.statistics import *
 from chainrule.ops.structure import *
 from chainrule.ops.transcendental import *
 from chainrule.tensor import Tensor as Tensor

@@ -17,7 +17,7 @@ from chainrule.core.aval import Aval, Dtype, Shape, normalize_axis
 from chainrule.core.errors import ArgumentError, AxisError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Sample
 from chainrule.ops.gate import describe, gate, lift, operands
-from chainrule.ops.movement import broadcast_to, integers, reshape
+from chainrule.ops.movement import batch_axis, broadcast_to, integers, reshape
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
 
@@ -45,10 +45,6 @@ def batch_together(batched: Sequence[bool], inputs: Sequence[Any]) -> list[Any]:
 
 def _batch_joined(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
     return bind(primitive, batch_together(batched, inputs), {**params, "axis": params["axis"] + 1})
-
-
-def _batch_cut(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
-    return bind(primitive, inputs, {**params, "axis": params["axis"] + 1})
 
 
 def _arrays(arrays: Any, operation: str) -> list[Any]:
@@ -207,7 +203,7 @@ UNSTACK = Primitive(
     aval=lambda x, axis: (Aval(x.shape[:axis] + x.shape[axis + 1 :], x.dtype),) * x.shape[axis],
     eval=lambda x, axis: tuple(np.moveaxis(x, axis, 0) if axis else x),
     transpose=lambda ct, to, axis: stack(_filled(ct, [to.shape[:axis] + to.shape[axis + 1 :]] * to.shape[axis], to.dtype), axis=axis),
-    batch=_batch_cut,
+    batch=batch_axis,
     outputs=True,
     kernel="move",
     onnx="SplitToSequence",
@@ -260,7 +256,7 @@ SPLIT = Primitive(
     aval=_split_aval,
     eval=_split_eval,
     transpose=lambda ct, to, axis, sizes: concat(_filled(ct, [with_axis(to.shape, axis, size) for size in sizes], to.dtype), axis=axis),
-    batch=_batch_cut,
+    batch=batch_axis,
     outputs=True,
     kernel="move",
     onnx="Split",

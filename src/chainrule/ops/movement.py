@@ -411,6 +411,11 @@ def batch_axes(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[A
     return bind(primitive, inputs, {**params, "axis": tuple(axis + 1 for axis in params["axis"])})
 
 
+def batch_axis(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
+    """The same axis, one place further back."""
+    return bind(primitive, inputs, {**params, "axis": params["axis"] + 1})
+
+
 FLIP = Primitive(
     name="flip",
     inputs=("x",),

@@ -1,0 +1,274 @@
+"""Reductions to positions, counts and truth values, which have no derivatives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chainrule.core.aval import DEFAULT_INT, Aval, bool_, normalize_axis, reduced
+from chainrule.core.errors import AxisError, DtypeError, ShapeError
+from chainrule.core.primitive import Primitive, Refusal, Rule, Sample
+from chainrule.ops.gate import gate, lift, operands
+from chainrule.ops.movement import batch_axis, reshape
+from chainrule.ops.reduction import add, batch_reduction, reduce, refusals
+from chainrule.tape import bind
+from chainrule.tensor import Axis, Tensor
+
+__all__ = ["all", "any", "argmax", "argmin", "count_nonzero"]
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+def _samples(rng: np.random.Generator) -> list[Sample]:
+    def draw(*shape: int) -> Any:
+        return rng.integers(0, 2, shape) * rng.normal(size=shape)
+
+    some = [Sample((draw(2, 3, 2),), {"axis": axis, "keepdims": axis == 1}) for axis in (None, 1, (0, -1), ())]
+    return [*some, Sample((draw(),)), Sample((draw(0, 3),), {"axis": 0}), Sample((draw(3, 2) > 0,), {"axis": -1})]
+
+
+def _aval(dtype: np.dtype[Any]) -> Rule:
+    return lambda x, axis, keepdims: Aval(reduced(x.shape, axis, keepdims), dtype)
+
+
+def _truth(name: str, combined: Callable[..., Any]) -> Primitive:
+    return Primitive(
+        name=name,
+        inputs=("x",),
+        aval=_aval(bool_),
+        eval=lambda x, axis, keepdims: combined(x, axis, None, None, keepdims),
+        batch=batch_reduction,
+        kernel="reduce",
+        samples=_samples,
+        refuses=refusals,
+    )
+
+
+ANY = _truth("any", np.logical_or.reduce)
+ALL = _truth("all", np.logical_and.reduce)
+
+
+@gate(ANY)
+def any(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether any element along axes is true, or not zero.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+    axis : int or tuple of int, optional
+        Axes to reduce; all of them if not given.
+    keepdims : bool
+        Keep reduced axes with size 1.
+
+    Returns
+    -------
+    Tensor
+        Of dtype bool; False for no elements.
+
+    Raises
+    ------
+    AxisError
+        If an axis is out of range or stands twice.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.any([[0, 1], [0, 0]], axis=1)
+    tensor([ True, False])
+    """
+    return reduce(ANY, lift(x), axis, keepdims)
+
+
+@gate(ALL)
+def all(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether all elements along axes are true, or not zero.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+    axis : int or tuple of int, optional
+        Axes to reduce; all of them if not given.
+    keepdims : bool
+        Keep reduced axes with size 1.
+
+    Returns
+    -------
+    Tensor
+        Of dtype bool; True for no elements.
+
+    Raises
+    ------
+    AxisError
+        If an axis is out of range or stands twice.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.all([[1, 1], [0, 1]], axis=1)
+    tensor([ True, False])
+    """
+    return reduce(ALL, lift(x), axis, keepdims)
+
+
+COUNT_NONZERO = Primitive(
+    name="count_nonzero",
+    inputs=("x",),
+    aval=_aval(DEFAULT_INT),
+    eval=lambda x, axis, keepdims: add(x != 0, axis, DEFAULT_INT, None, keepdims),
+    batch=batch_reduction,
+    kernel="reduce",
+    samples=_samples,
+    refuses=refusals,
+)
+
+
+@gate(COUNT_NONZERO)
+def count_nonzero(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """How many elements along axes are true, or not zero.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+    axis : int or tuple of int, optional
+        Axes to reduce; all of them if not given.
+    keepdims : bool
+        Keep reduced axes with size 1.
+
+    Returns
+    -------
+    Tensor
+        Of dtype int64.
+
+    Raises
+    ------
+    AxisError
+        If an axis is out of range or stands twice.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.count_nonzero([[0, 1], [2, 3]], axis=1)
+    tensor([1, 2])
+    """
+    return reduce(COUNT_NONZERO, lift(x), axis, keepdims)
+
+
+def _search(name: str, onnx: str) -> Primitive:
+    function = getattr(np, name)
+
+    def aval(x: Aval, axis: int, keepdims: bool) -> Aval:
+        if not x.shape[axis]:
+            raise ShapeError(f"{name} of no elements: {x} along axis {axis}", mend="search axes that are not empty")
+        return Aval(reduced(x.shape, (axis,), keepdims), DEFAULT_INT)
+
+    return Primitive(
+        name=name,
+        inputs=("x",),
+        aval=aval,
+        eval=lambda x, axis, keepdims: function(x, axis, keepdims=keepdims),
+        batch=batch_axis,
+        kernel="reduce",
+        onnx=onnx,
+        samples=lambda rng: [
+            Sample((rng.normal(size=(2, 3)),), {"axis": 1}),
+            Sample((rng.normal(size=(2, 3)),), {"axis": 0, "keepdims": True}),
+            Sample((rng.normal(size=(2, 3)),), {"keepdims": True}),
+            Sample((np.array([1, 3, 3, 1]),)),
+            Sample((rng.normal(),)),
+            Sample((np.zeros((0, 2)),), {"axis": 1}),
+        ],
+        refuses=lambda: [
+            Refusal((np.ones((2, 3)),), AxisError, "out of range", {"axis": 2}),
+            Refusal((np.ones((2, 0)),), ShapeError, "no elements", {"axis": 1}),
+            Refusal((np.array([1j]),), DtypeError, "takes"),
+        ],
+    )
+
+
+ARGMAX = _search("argmax", "ArgMax")
+ARGMIN = _search("argmin", "ArgMin")
+
+
+def _found(primitive: Primitive, x: Any, axis: int | None, keepdims: bool) -> Any:
+    (values,) = operands(primitive.name, "real", x)
+    shape = values.shape
+    if axis is not None:
+        return bind(primitive, (values,), {"axis": normalize_axis(axis, len(shape), primitive.name), "keepdims": bool(keepdims)})
+    found = bind(primitive, (reshape(values, (math.prod(shape),)),), {"axis": 0, "keepdims": False})
+    return reshape(found, (1,) * len(shape)) if keepdims else found
+
+
+@gate(ARGMAX)
+def argmax(x: Tensor | npt.ArrayLike, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """Position of the largest element, the first of them if several tie; that of the first NaN if there is one.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+        Real numbers.
+    axis : int, optional
+        Along which to search; if not given, among all elements in row-major order.
+    keepdims : bool
+        Keep reduced axes with size 1.
+
+    Returns
+    -------
+    Tensor
+        Of dtype int64.
+
+    Raises
+    ------
+    AxisError
+        If the axis is out of range.
+    DtypeError
+        For complex or boolean values.
+    ShapeError
+        If there are no elements to choose from.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.argmax([[1, 3], [4, 2]], axis=1)
+    tensor([1, 0])
+    """
+    return _found(ARGMAX, x, axis, keepdims)
+
+
+@gate(ARGMIN)
+def argmin(x: Tensor | npt.ArrayLike, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """Position of the smallest element, the first of them if several tie; that of the first NaN if there is one.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+        Real numbers.
+    axis : int, optional
+        Along which to search; if not given, among all elements in row-major order.
+    keepdims : bool
+        Keep reduced axes with size 1.
+
+    Returns
+    -------
+    Tensor
+        Of dtype int64.
+
+    Raises
+    ------
+    AxisError
+        If the axis is out of range.
+    DtypeError
+        For complex or boolean values.
+    ShapeError
+        If there are no elements to choose from.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.argmin([[1, 3], [4, 2]], axis=1)
+    tensor([0, 1])
+    """
+    return _found(ARGMIN, x, axis, keepdims)

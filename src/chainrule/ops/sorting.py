@@ -1,0 +1,350 @@
+"""Putting elements in order: sorted values, positions in order, the largest few, and places in a sorted array.
+
+Gradients of sorted values go back to where the values came from. Order among NaN is NumPy's: they count as largest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from chainrule.core.aval import DEFAULT_INT, Aval, normalize_axis
+from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeError
+from chainrule.core.primitive import Primitive, Refusal, Sample
+from chainrule.ops.gate import batch_looped, gate, operands
+from chainrule.ops.gathering import TAKE_ALONG_AXIS, take
+from chainrule.ops.joining import with_axis, zeros
+from chainrule.ops.movement import batch_axis, integers
+from chainrule.ops.scattering import scatter_along_axis
+from chainrule.tape import bind
+from chainrule.tensor import Tensor
+
+__all__ = ["TopK", "argsort", "searchsorted", "sort", "top_k"]
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+def _order(x: Any, axis: int, descending: bool) -> Any:
+    if not descending:
+        return np.argsort(x, axis, kind="stable")
+    # Read backwards before and after, so that equal elements keep their order.
+    return x.shape[axis] - 1 - np.flip(np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
+
+
+def _sort_eval(x: Any, axis: int, descending: bool) -> Any:
+    ascending = np.sort(x, axis)
+    return np.flip(ascending, axis) if descending else ascending
+
+
+def _samples(rng: np.random.Generator) -> list[Sample]:
+    def draw(*shape: int) -> Any:
+        return rng.permutation(np.linspace(-1.0, 1.0, int(np.prod(shape)))).reshape(shape)
+
+    return [
+        Sample((draw(2, 5),)),
+        Sample((draw(4, 2),), {"axis": 0, "descending": True}),
+        Sample((draw(4),), {"stable": False}),
+        Sample((draw(2, 0),)),
+        Sample((rng.integers(0, 3, (2, 6)),), {"descending": True}),
+    ]
+
+
+def _refuses() -> list[Refusal]:
+    return [
+        Refusal((np.ones((2, 3)),), AxisError, "out of range", {"axis": 2}),
+        Refusal((np.ones(()),), AxisError, "out of range"),
+        Refusal((np.array([1j]),), DtypeError, "takes"),
+    ]
+
+
+ARGSORT = Primitive(
+    name="argsort",
+    inputs=("x",),
+    aval=lambda x, axis, descending: Aval(x.shape, DEFAULT_INT),
+    eval=_order,
+    batch=batch_axis,
+    kernel="sort",
+    samples=_samples,
+    refuses=_refuses,
+)
+
+SORT = Primitive(
+    name="sort",
+    inputs=("x",),
+    aval=lambda x, axis, descending: x,
+    eval=_sort_eval,
+    vjp=(lambda ct, x, axis, descending: scatter_along_axis(_ordered(ARGSORT, x, axis, descending), ct, axis=axis, size=x.shape[axis]),),
+    jvp=(lambda t, x, axis, descending: bind(TAKE_ALONG_AXIS, (t, _ordered(ARGSORT, x, axis, descending)), {"axis": axis}),),
+    batch=batch_axis,
+    kernel="sort",
+    samples=_samples,
+    refuses=_refuses,
+)
+
+
+def _ordered(primitive: Primitive, x: Any, axis: int, descending: bool) -> Any:
+    (values,) = operands(primitive.name, "real", x)
+    return bind(primitive, (values,), {"axis": normalize_axis(axis, len(values.shape), primitive.name), "descending": bool(descending)})
+
+
+@gate(SORT)
+def sort(x: Tensor | npt.ArrayLike, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
+    """The elements in order along an axis.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+        Real numbers.
+    axis : int
+    descending : bool
+        Largest first.
+    stable : bool
+        Accepted for the array API; equal values cannot be told apart, and their gradients always keep their order.
+
+    Returns
+    -------
+    Tensor
+        Of the same shape.
+
+    Raises
+    ------
+    AxisError
+        If the axis is out of range.
+    DtypeError
+        For complex or boolean values.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> x = cr.tensor([3.0, 1.0, 2.0], requires_grad=True)
+    >>> cr.sort(x).backward([1.0, 10.0, 100.0]); x.grad
+    tensor([100.,   1.,  10.])
+    """
+    return _ordered(SORT, x, axis, descending)
+
+
+@gate(ARGSORT)
+def argsort(x: Tensor | npt.ArrayLike, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
+    """The positions of the elements, in the elements' order along an axis.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+        Real numbers.
+    axis : int
+    descending : bool
+        Largest first.
+    stable : bool
+        Accepted for the array API: equal elements keep their order in any case.
+
+    Returns
+    -------
+    Tensor
+        Of the same shape and dtype int64.
+
+    Raises
+    ------
+    AxisError
+        If the axis is out of range.
+    DtypeError
+        For complex or boolean values.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.argsort([3, 1, 2, 1], descending=True)
+    tensor([0, 2, 1, 3])
+    """
+    return _ordered(ARGSORT, x, axis, descending)
+
+
+class TopK(NamedTuple):
+    """What `top_k` returns."""
+
+    values: Tensor
+    indices: Tensor
+
+
+def _top_k_eval(x: Any, k: int, axis: int, largest: bool) -> tuple[Any, Any]:
+    size = x.shape[axis]
+    lanes = np.moveaxis(x, axis, -1)
+    if not k or not x.size:
+        some = np.zeros((*lanes.shape[:-1], k), DEFAULT_INT)
+    elif k == size:
+        some = np.broadcast_to(np.arange(size), lanes.shape)
+    elif largest:
+        some = np.sort(np.argpartition(lanes, size - k, -1)[..., size - k :], -1)
+    else:
+        some = np.sort(np.argpartition(lanes, k - 1, -1)[..., :k], -1)
+    found = np.take_along_axis(lanes, some, -1)
+    order = _order(found, -1, largest)
+    return np.moveaxis(np.take_along_axis(found, order, -1), -1, axis), np.moveaxis(np.take_along_axis(some, order, -1), -1, axis)
+
+
+def _top_k_aval(x: Aval, k: int, axis: int, largest: bool) -> tuple[Aval, Aval]:
+    shape = with_axis(x.shape, axis, k)
+    return Aval(shape, x.dtype), Aval(shape, DEFAULT_INT)
+
+
+def _top_k_vjp(ct: tuple[Any, Any], to: Aval, out: tuple[Any, Any], axis: int) -> Any:
+    values = zeros(out[1].shape, to.dtype) if ct[0] is None else ct[0]
+    return scatter_along_axis(out[1], values, axis=axis, size=to.shape[axis])
+
+
+TOP_K = Primitive(
+    name="top_k",
+    inputs=("x",),
+    aval=_top_k_aval,
+    eval=_top_k_eval,
+    vjp=(_top_k_vjp,),
+    jvp=(lambda t, out, axis: (bind(TAKE_ALONG_AXIS, (t, out[1]), {"axis": axis}), None),),
+    batch=batch_axis,
+    outputs=True,
+    kernel="sort",
+    onnx="TopK",
+    samples=lambda rng: [
+        Sample((rng.permutation(np.linspace(-1.0, 1.0, 10)).reshape(2, 5), 2)),
+        Sample((rng.permutation(np.linspace(-1.0, 1.0, 8)).reshape(4, 2), 3), {"axis": 0, "mode": "smallest"}),
+        Sample((rng.permutation(np.linspace(-1.0, 1.0, 4)), 4)),
+        Sample((rng.normal(size=(2, 3)), 0)),
+    ],
+    refuses=lambda: [
+        Refusal((np.ones(3), 4), ArgumentError, "4 of 3"),
+        Refusal((np.ones(3), -1), ArgumentError, "-1 of 3"),
+        Refusal((np.ones(3), 1), AxisError, "out of range", {"axis": 1}),
+        Refusal((np.ones(3), 1), ArgumentError, "mode", {"mode": "best"}),
+        Refusal((np.array([1j]), 1), DtypeError, "takes"),
+    ],
+)
+
+
+@gate(TOP_K)
+def top_k(x: Tensor | npt.ArrayLike, k: int, /, *, axis: int = -1, mode: str = "largest") -> TopK:
+    """The k largest (or smallest) elements along an axis, the most extreme first, and their positions.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+        Real numbers.
+    k : int
+        How many.
+    axis : int
+    mode : str
+        "largest" or "smallest".
+
+    Returns
+    -------
+    TopK
+        ``values`` and ``indices`` (int64), both with size k along the axis. Equal elements stand in the order of their
+        positions; which of several that tie for the last place are among them is not specified, but always the same.
+
+    Raises
+    ------
+    AxisError
+        If the axis is out of range.
+    ArgumentError
+        If there are fewer than k elements, or the mode is unknown.
+    DtypeError
+        For complex or boolean values.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> x = cr.tensor([3.0, 1.0, 2.0], requires_grad=True)
+    >>> best = cr.top_k(x, 2); best.indices
+    tensor([0, 2])
+    >>> best.values.sum().backward(); x.grad
+    tensor([1., 0., 1.])
+    """
+    (values,) = operands("top_k", "real", x)
+    place = normalize_axis(axis, len(values.shape), "top_k")
+    (count,) = integers(k, "top_k")
+    if not 0 <= count <= values.shape[place]:
+        raise ArgumentError(f"top_k: cannot take {count} of {values.shape[place]} elements along axis {place}")
+    if mode not in ("largest", "smallest"):
+        raise ArgumentError(f"top_k: there is no mode {mode!r}", mend='use "largest" or "smallest"')
+    return TopK(*bind(TOP_K, (values,), {"k": count, "axis": place, "largest": mode == "largest"}))
+
+
+def _searchsorted_aval(x1: Aval, x2: Aval, side: str) -> Aval:
+    if x1.ndim != 1:
+        raise ShapeError(f"searchsorted: the sorted array {x1} must have a single axis", mend="search row by row with cr.vmap")
+    return Aval(x2.shape, DEFAULT_INT)
+
+
+_rowwise = batch_looped("every example has a sorted array of its own")
+
+
+def _batch_searchsorted(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
+    return _rowwise(primitive, batched, inputs, params) if batched[0] else bind(primitive, inputs, params)
+
+
+SEARCHSORTED = Primitive(
+    name="searchsorted",
+    inputs=("x1", "x2"),
+    aval=_searchsorted_aval,
+    eval=np.searchsorted,
+    batch=_batch_searchsorted,
+    kernel="sort",
+    samples=lambda rng: [
+        Sample((np.array([0.0, 1.0, 1.0, 2.0]), np.array([[1.0, -1.0], [3.0, 1.5]]))),
+        Sample((np.array([0, 1, 1, 2]), np.array([1, 0])), {"side": "right"}),
+        Sample((np.array([2.0, 1.0]), np.array(1.5)), {"sorter": np.array([1, 0])}),
+    ],
+    refuses=lambda: [
+        Refusal((np.ones((2, 2)), np.ones(2)), ShapeError, "single axis"),
+        Refusal((np.ones(2), np.ones(2)), ArgumentError, "side", {"side": "middle"}),
+        Refusal((np.array([1j]), np.ones(2)), DtypeError, "takes"),
+    ],
+)
+
+
+@gate(SEARCHSORTED)
+def searchsorted(
+    x1: Tensor | npt.ArrayLike,
+    x2: Tensor | npt.ArrayLike,
+    /,
+    *,
+    side: str = "left",
+    sorter: Tensor | npt.ArrayLike | None = None,
+) -> Tensor:
+    """Where values would have to be inserted in a sorted array to keep it sorted.
+
+    Parameters
+    ----------
+    x1 : Tensor or array_like
+        Real numbers in ascending order, along a single axis.
+    x2 : Tensor or array_like
+        Values to place, of any shape.
+    side : str
+        Before ("left") or behind ("right") elements that are equal.
+    sorter : Tensor or array_like of int, optional
+        Positions that bring ``x1`` into order.
+
+    Returns
+    -------
+    Tensor
+        Of the shape of ``x2`` and dtype int64.
+
+    Raises
+    ------
+    ShapeError
+        If ``x1`` has not a single axis.
+    ArgumentError
+        If the side is unknown.
+    DtypeError
+        For complex or boolean values.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.searchsorted([1, 2, 2, 3], [2, 5]), cr.searchsorted([1, 2, 2, 3], [2, 5], side="right")
+    (tensor([1, 4]), tensor([3, 4]))
+    """
+    if side not in ("left", "right"):
+        raise ArgumentError(f"searchsorted: there is no side {side!r}", mend='use "left" or "right"')
+    ascending, values = operands("searchsorted", "real", x1, x2)
+    return bind(SEARCHSORTED, (ascending if sorter is None else take(ascending, sorter), values), {"side": side})

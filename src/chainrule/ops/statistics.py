@@ -1,0 +1,221 @@
+"""Mean, variance and standard deviation, with NumPy's care for rounding: pairwise sums, deviations from the mean."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chainrule.core.errors import DtypeError
+from chainrule.core.primitive import Primitive, Refusal, Sample, functions
+from chainrule.ops.gate import gate, operands
+from chainrule.ops.reduction import (
+    Axes,
+    add,
+    batch_reduction,
+    count_over,
+    reduce,
+    reduction_aval,
+    reduction_samples,
+    refusals,
+    spread,
+    weigh,
+    weighted_sum,
+)
+from chainrule.tensor import Axis, Tensor
+
+__all__ = ["mean", "std", "var"]
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+def _mean_eval(x: Any, axis: Axes, keepdims: bool) -> Any:
+    total = add(x, axis, None, None, keepdims)
+    # The mean of no elements is NaN, said without NumPy's warning.
+    return total / (count_over(x.shape, axis) or math.nan)
+
+
+MEAN = Primitive(
+    name="mean",
+    inputs=("x",),
+    aval=reduction_aval("mean", "fc"),
+    eval=_mean_eval,
+    transpose=lambda ct, to, axis, keepdims: spread(ct * (1 / (count_over(to.shape, axis) or math.nan)), axis, keepdims, to.shape),
+    batch=batch_reduction,
+    kernel="reduce",
+    onnx="ReduceMean",
+    samples=reduction_samples,
+    refuses=refusals,
+)
+
+
+@gate(MEAN)
+def mean(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Arithmetic mean along axes.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+        Numbers; booleans and integers are converted to float32.
+    axis : int or tuple of int, optional
+        Axes to reduce; all of them if not given.
+    keepdims : bool
+        Keep reduced axes with size 1.
+
+    Returns
+    -------
+    Tensor
+        Without the reduced axes, or with size 1 there; NaN for no elements.
+
+    Raises
+    ------
+    AxisError
+        If an axis is out of range or stands twice.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> x = cr.tensor([1.0, 2.0, 6.0, 7.0], requires_grad=True)
+    >>> average = cr.mean(x); average
+    tensor(4., from=mean)
+    >>> average.backward(); x.grad
+    tensor([0.25, 0.25, 0.25, 0.25])
+    """
+    return reduce(MEAN, operands("mean", "floating", x)[0], axis, keepdims)
+
+
+def _variance(x: Any, axis: Axes, keepdims: bool, correction: float) -> Any:
+    deviation = x - _mean_eval(x, axis, True)
+    return add(deviation * deviation, axis, None, None, keepdims) / _freedom(x.shape, axis, correction)
+
+
+def _freedom(shape: tuple[int, ...], axis: Axes, correction: float) -> float:
+    freedom = count_over(shape, axis) - correction
+    return freedom if freedom > 0 else math.nan
+
+
+def _deviation(x: Any, axis: Axes, correction: float, factor: float) -> Any:
+    """Deviations from the mean, times ``factor`` over the degrees of freedom."""
+    return (x - mean(x, axis=axis, keepdims=True)) * (factor / _freedom(x.shape, axis, correction))
+
+
+def _std_weights(x: Any, out: Any, axis: Axes, keepdims: bool, correction: float) -> Any:
+    # Where the deviation is 0, so is by convention its derivative.
+    safe = functions.where(out == 0, 1.0, out)
+    return _deviation(x, axis, correction, 1.0) / spread(safe, axis, keepdims, x.shape)
+
+
+def _samples(rng: np.random.Generator) -> list[Sample]:
+    some = reduction_samples(rng)
+    return [*some[:2], some[3], reduction_samples(rng, correction=1)[1], reduction_samples(rng, correction=0.5)[0]]
+
+
+VAR = Primitive(
+    name="var",
+    inputs=("x",),
+    aval=reduction_aval("var", "f"),
+    eval=_variance,
+    vjp=(lambda ct, x, axis, keepdims, correction: weigh(ct, _deviation(x, axis, correction, 2.0), axis, keepdims),),
+    jvp=(lambda t, x, axis, keepdims, correction: weighted_sum(t, _deviation(x, axis, correction, 2.0), axis, keepdims),),
+    batch=batch_reduction,
+    kernel="reduce",
+    samples=lambda rng: [*_samples(rng), *reduction_samples(rng)[2:5:2]],
+    refuses=lambda: [*refusals(), Refusal((np.array([1j]),), DtypeError, "takes")],
+)
+
+
+@gate(VAR)
+def var(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
+    """Variance along axes: the mean of squared deviations from the mean.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+        Real numbers; booleans and integers are converted to float32.
+    axis : int or tuple of int, optional
+        Axes to reduce; all of them if not given.
+    correction : float
+        Taken off the number of elements by which the sum of squares is divided; 1 for Bessel's correction.
+    keepdims : bool
+        Keep reduced axes with size 1.
+
+    Returns
+    -------
+    Tensor
+        Without the reduced axes, or with size 1 there; NaN unless there are more elements than the correction.
+
+    Raises
+    ------
+    AxisError
+        If an axis is out of range or stands twice.
+    DtypeError
+        For complex values.
+
+    Notes
+    -----
+    ``sum((x - mean(x))**2) / (n - correction)``, in two passes, so that a large mean cancels nothing.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> x = cr.tensor([1.0, 2.0, 6.0], requires_grad=True)
+    >>> cr.var(x, correction=1).backward(); x.grad
+    tensor([-2., -1.,  3.])
+    """
+    return reduce(VAR, operands("var", "real floating", x)[0], axis, keepdims, correction=float(correction))
+
+
+STD = Primitive(
+    name="std",
+    inputs=("x",),
+    aval=reduction_aval("std", "f"),
+    eval=lambda x, axis, keepdims, correction: np.sqrt(_variance(x, axis, keepdims, correction)),
+    vjp=(lambda ct, x, out, axis, keepdims, correction: weigh(ct, _std_weights(x, out, axis, keepdims, correction), axis, keepdims),),
+    jvp=(lambda t, x, out, axis, keepdims, correction: weighted_sum(t, _std_weights(x, out, axis, keepdims, correction), axis, keepdims),),
+    batch=batch_reduction,
+    kernel="reduce",
+    samples=_samples,
+    refuses=lambda: [*refusals(), Refusal((np.array([1j]),), DtypeError, "takes")],
+)
+
+
+@gate(STD)
+def std(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
+    """Standard deviation along axes: the square root of `var`.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+        Real numbers; booleans and integers are converted to float32.
+    axis : int or tuple of int, optional
+        Axes to reduce; all of them if not given.
+    correction : float
+        Taken off the number of elements by which the sum of squares is divided; 1 for Bessel's correction.
+    keepdims : bool
+        Keep reduced axes with size 1.
+
+    Returns
+    -------
+    Tensor
+        Without the reduced axes, or with size 1 there; NaN unless there are more elements than the correction.
+
+    Raises
+    ------
+    AxisError
+        If an axis is out of range or stands twice.
+    DtypeError
+        For complex values.
+
+    Notes
+    -----
+    Where all elements are equal the derivative does not exist; it is 0 by convention.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.std([1.0, 3.0])
+    tensor(1.)
+    """
+    return reduce(STD, operands("std", "real floating", x)[0], axis, keepdims, correction=float(correction))
