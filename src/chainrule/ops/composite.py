@@ -45,6 +45,9 @@ def softmax_eval(x: Any, axis: tuple[int, ...]) -> Any:
 
 
 def log_softmax_eval(x: Any, axis: tuple[int, ...]) -> Any:
+    """`log_softmax` on arrays, as a new array unless there is nothing in it."""
+    if not x.size:
+        return x
     shifted = less_maximum(x, axis)
     shifted -= np.log(np.add.reduce(np.exp(shifted), axis=axis, keepdims=True))
     return shifted

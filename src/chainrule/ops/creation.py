@@ -1,31 +1,30 @@
-"""Making tensors: from values, from shapes, and from one dtype to another.
+"""Making tensors of given values, and bringing them from one dtype to another.
 
-Only `astype` is a gate; what the others make has no history.
+Only `astype` is a gate; the others give a tensor without history, or the one that they were given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chainrule.core.aval import Aval, is_floating
-from chainrule.core.errors import DtypeError
+from chainrule.core.aval import Aval, Dtype
+from chainrule.core.errors import ArgumentError, DtypeError
 from chainrule.core.interp import current, evaluate
-from chainrule.core.primitive import Primitive, Refusal, Sample, public
-from chainrule.ops.gate import batch_elementwise, constant, gate, lift
+from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
+from chainrule.ops.gate import BARE, as_dtype, batch_elementwise, check_device, constant, gate, lift
 from chainrule.tape import bind
 from chainrule.tensor import Tensor, new
 
-__all__ = ["asarray", "astype", "tensor"]
+__all__ = ["asarray", "astype", "from_dlpack", "tensor"]
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 
 @public
-def tensor(data: Any, *, dtype: npt.DTypeLike = None, requires_grad: bool = False, copy: bool = True) -> Tensor:
+def tensor(data: Any, *, dtype: npt.DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """A new leaf from numbers, nested lists, or an array, which is copied.
 
     Parameters
@@ -53,26 +52,32 @@ def tensor(data: Any, *, dtype: npt.DTypeLike = None, requires_grad: bool = Fals
     >>> cr.tensor([1.0, 2.0], requires_grad=True)
     tensor([1., 2.], requires_grad=True)
     """
-    made = constant(np.asarray(data._value) if isinstance(data, Tensor) else data, None if dtype is None else np.dtype(dtype))
-    return made.requires_grad_() if requires_grad else made
+    leaf = constant(np.asarray(data._value) if isinstance(data, Tensor) else data, None if dtype is None else as_dtype(dtype, "tensor"))
+    return leaf.requires_grad_() if requires_grad else leaf
 
 
 ASTYPE = Primitive(
     name="astype",
     inputs=("x",),
     aval=lambda x, dtype: Aval(x.shape, dtype),
-    eval=lambda x, dtype: x.astype(dtype),
+    eval=lambda x, dtype: x.astype(dtype, copy=False),
     transpose=lambda ct, to: astype(ct, to.dtype),
     batch=batch_elementwise,
-    scalar=lambda k, x: x,
+    scalar=lambda k, x, dtype: k.convert(x, dtype),
     onnx="Cast",
-    samples=lambda rng: [Sample((rng.normal(size=(2, 3)), "float64")), Sample((rng.normal(size=(2, 3)), "int64"))],
+    samples=lambda rng: [
+        Sample((rng.normal(size=(2, 3)), "float64")),
+        Sample((rng.normal(size=(2, 3)), "int64")),
+        Sample((rng.integers(0, 2, (3,)), "bool")),
+        Sample((rng.normal(), "float64")),
+        Sample((rng.normal(size=(0, 2)), "float64")),
+    ],
     refuses=lambda: [Refusal((np.ones(2), "str"), DtypeError, "dtype"), Refusal((np.ones(2) + 1j, "float64"), DtypeError, "complex")],
 )
 
 
 @gate(ASTYPE)
-def astype(x: Tensor | npt.ArrayLike, dtype: npt.DTypeLike, /, *, copy: bool = True, device: Any = None) -> Tensor:
+def astype(x: Tensor | npt.ArrayLike, dtype: npt.DTypeLike, /, *, copy: bool = True, device: str | None = None) -> Tensor:
     """The values in another dtype; floating point to integer cuts towards zero.
 
     Gradients pass between floating-point dtypes and end at integers.
@@ -84,6 +89,7 @@ def astype(x: Tensor | npt.ArrayLike, dtype: npt.DTypeLike, /, *, copy: bool = T
         Boolean, integer, floating-point or complex.
     copy : bool
         If False, ``x`` itself is returned where the dtype is the same already.
+    device : "cpu", optional
 
     Returns
     -------
@@ -100,18 +106,107 @@ def astype(x: Tensor | npt.ArrayLike, dtype: npt.DTypeLike, /, *, copy: bool = T
     >>> cr.astype([1.5, -1.5], cr.int64)
     tensor([ 1, -1])
     """
-    x = lift(x)
-    target = np.dtype(dtype)
-    if target.kind not in "biufc":
-        raise DtypeError(f"astype: no tensors of dtype {target}", mend="use booleans, integers, floating point or complex numbers")
-    if x.dtype.kind == "c" and target.kind != "c":
+    check_device(device)
+    lifted = lift(x)
+    target = as_dtype(dtype, "astype")
+    if lifted.dtype.kind == "c" and target.kind not in "cb":
         raise DtypeError(f"astype: complex values cannot become {target} without losing the imaginary part", mend="take cr.real(x) first")
-    return x if x.dtype == target and not copy else bind(ASTYPE, (x,), {"dtype": target})
+    return lifted if lifted.dtype == target and not copy else bind(ASTYPE, (lifted,), {"dtype": target})
 
 
 @public
-def asarray(obj: Any, /, *, dtype: npt.DTypeLike = None, device: Any = None, copy: bool | None = None) -> Tensor:
-    """A tensor of ``obj``: a Tensor stays itself, with its history; anything else as by `tensor`."""
-    if isinstance(obj, Tensor):
-        return obj if dtype is None or obj.dtype == np.dtype(dtype) else astype(obj, dtype)
-    return constant(obj, None if dtype is None else np.dtype(dtype))
+def asarray(obj: Any, /, *, dtype: npt.DTypeLike | None = None, device: str | None = None, copy: bool | None = None) -> Tensor:
+    """A tensor of ``obj``; a Tensor stays itself, with its history.
+
+    Tensors never change, so an array that could still be written to is copied. With ``copy=False`` it
+    is shared instead, and the caller promises not to write to it any more.
+
+    Parameters
+    ----------
+    obj : Tensor, array_like, or object with the buffer protocol or DLPack
+    dtype : dtype, optional
+        If not given, the array's own; for Python numbers the default of their kind.
+    device : "cpu", optional
+    copy : bool, optional
+        True: always copy (of a Tensor: another tensor with the same history); False: never.
+
+    Returns
+    -------
+    Tensor
+
+    Raises
+    ------
+    DtypeError
+        If ``obj`` is not numeric or lists are of unequal lengths.
+    ArgumentError
+        If ``copy`` is False and the values cannot be shared.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.asarray([[1, 2], [3, 4]])
+    tensor([[1, 2],
+            [3, 4]])
+    """
+    check_device(device)
+    target = None if dtype is None else as_dtype(dtype, "asarray")
+    bare = current().interpret is evaluate
+    if isinstance(obj, Tensor) or (bare and isinstance(obj, BARE)):
+        same: Any = obj
+        if target is None or same.dtype == target:
+            return functions.positive(same) if copy else same
+        if copy is False:
+            raise ArgumentError(f"asarray: {same.dtype} cannot become {target} without a copy", mend="pass copy=None")
+        return astype(same, target)
+    result = _shared(obj, target) if copy is False else constant(obj, target)
+    return result._value if bare else result
+
+
+def _shared(obj: Any, dtype: Dtype | None) -> Tensor:
+    try:
+        value = np.asarray(obj, dtype=dtype, copy=False)
+    except ValueError:
+        raise ArgumentError(f"asarray: the values of {type(obj).__name__} cannot be shared without a copy", mend="pass copy=None") from None
+    if value.dtype.kind not in "biufc":
+        raise DtypeError(f"cannot make a tensor of values of dtype {value.dtype}", mend="pass numbers, or an array of them")
+    return new(value)
+
+
+@public
+def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = None) -> Tensor:
+    """A tensor of another library's array, through DLPack.
+
+    The values are copied unless they are a Tensor's or read-only, because tensors never change; with
+    ``copy=False`` they are shared, and the caller promises not to write to them any more.
+
+    Parameters
+    ----------
+    x : object with ``__dlpack__`` and ``__dlpack_device__``
+        An array in the main memory.
+    device : "cpu", optional
+    copy : bool, optional
+
+    Returns
+    -------
+    Tensor
+        Without history.
+
+    Raises
+    ------
+    DtypeError
+        If the array's dtype is none that tensors have.
+    BufferError
+        If the exporter cannot give its values.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> import numpy as np
+    >>> cr.from_dlpack(np.arange(3))
+    tensor([0, 1, 2])
+    """
+    check_device(device)
+    if isinstance(x, Tensor) and not copy:
+        return x.detach()
+    value = np.from_dlpack(x, copy=copy)
+    return _shared(value, None) if copy is not None or not value.flags.writeable else constant(value)

@@ -119,8 +119,7 @@ def softmax_minus_labels(logits: Tensor | npt.ArrayLike, labels: Tensor | npt.Ar
 
 
 def _soft_eval(logits: Any, probabilities: Any) -> Any:
-    terms = log_softmax_eval(logits, (-1,))
-    np.multiply(terms, probabilities, out=terms)
+    terms = log_softmax_eval(logits, (logits.ndim - 1,)) * probabilities
     terms[probabilities == 0] = 0
     return -np.add.reduce(terms, axis=-1)
 

@@ -1,32 +1,46 @@
 """How a record becomes a public function.
 
-`lift` and `operands` bring arguments to Tensors of one dtype; `unary` and `binary` make the functions of
-elementwise gates, with a short way for the everyday case; `gate` enters any other function; the
-batch rules that whole families share stand at the end. No gate is defined here.
+`lift` and `operands` bring arguments to Tensors of one dtype; `gate` enters a function and its record;
+the rules that whole families share (shapes and dtypes of elementwise gates, batching) stand at the
+end. No gate is defined here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
-from chainrule.core.aval import DEFAULT_FLOAT, Aval, Dtype, broadcast, float32, float64, promote
-from chainrule.core.errors import DtypeError, ShapeError
-from chainrule.core.interp import BASE, EVERYDAY, current, evaluate
-from chainrule.core.node import NO_PARAMS, Node, next_order
-from chainrule.core.primitive import F, Partial, Primitive, Refusal, Rule, Sample, functions, public, register
-from chainrule.tape import bind, record
+from chainrule.core.aval import DEFAULT_FLOAT, Aval, Dtype, broadcast, float64, promote
+from chainrule.core.errors import ArgumentError, DtypeError, ShapeError
+from chainrule.core.interp import current, evaluate
+from chainrule.core.primitive import F, Primitive, Rule, functions, public, register
+from chainrule.tape import bind
 from chainrule.tensor import Tensor, new
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
+KINDS = {
+    "any": "biufc",
+    "numeric": "iufc",
+    "number": "iufc",
+    "real": "iuf",
+    "floating": "fc",
+    "real floating": "f",
+    "complex floating": "c",
+    "integral": "biu",
+    "integer": "iu",
+    "boolean": "b",
+}
+"""Which dtype kinds a family of gates takes, in the words of the array API standard."""
 
-TensorLike = "Tensor | npt.ArrayLike"
+BARE = (np.ndarray, np.generic)
+"""What the arrays' interpreter works on."""
 
-KINDS = {"numeric": "biufc", "number": "iufc", "real": "biuf", "ordered": "iuf", "floating": "fc", "real floating": "f", "integral": "biu", "integer": "iu", "boolean": "b"}
-"""Which dtype kinds a family of gates takes."""
+_SCALARS = frozenset((bool, int, float, complex))
+_MENDS = {
+    "b": "use logical_and, logical_or and logical_not on booleans, or convert them: cr.astype(x, cr.int64)",
+    "c": "take cr.real, cr.imag or cr.abs of complex values first",
+}
 
 
 def gate(primitive: Primitive) -> Callable[[F], F]:
@@ -45,38 +59,47 @@ def lift(x: Any) -> Any:
     DtypeError
         If ``x`` is nothing that an array of numbers can be made of.
     """
-    if x.__class__ is Tensor:
-        return x
     if current().interpret is evaluate:
-        return x if isinstance(x, (np.ndarray, np.generic)) else constant(x)._value
-    return constant(x)
+        return x if isinstance(x, BARE) else x._value if isinstance(x, Tensor) else constant(x)._value
+    return x if x.__class__ is Tensor or isinstance(x, Tensor) else constant(x)
 
 
 def constant(x: Any, dtype: Dtype | None = None) -> Tensor:
-    """A Tensor without history; Python numbers get the default dtype of their kind."""
-    if isinstance(x, np.ndarray):
-        value: Any = np.array(x, dtype=dtype) if x.flags.writeable else np.asarray(x, dtype=dtype)
-    elif isinstance(x, np.generic):
-        value = x if dtype is None else x.astype(dtype)
-    elif isinstance(x, (bool, int, float, complex)):
-        value = np.array(x, promote(x) if dtype is None else dtype)
-    elif hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
-        value = np.array(np.from_dlpack(x), dtype=dtype)
-    else:
-        value = _nested(x, dtype)
+    """A Tensor without history; Python numbers get the default dtype of their kind.
+
+    Raises
+    ------
+    DtypeError
+        If ``x`` is nothing that an array of numbers can be made of, or does not fit the dtype.
+    """
+    try:
+        value = _value_of(x, dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, DtypeError):
+            raise
+        what = f"cannot make a tensor of {type(x).__name__}" if dtype is None else f"cannot make a {dtype} tensor of {type(x).__name__}"
+        raise DtypeError(f"{what}: {error}", mend="pass numbers, or lists of equal lengths") from None
     if value.dtype.kind not in "biufc":
         raise DtypeError(f"cannot make a tensor of {type(x).__name__} values of dtype {value.dtype}", mend="pass numbers, or an array of them")
     return new(value if value.shape else value[()])
 
 
-def _nested(x: Any, dtype: Dtype | None) -> Any:
-    try:
+def _value_of(x: Any, dtype: Dtype | None) -> Any:
+    if isinstance(x, BARE):
+        if dtype is not None and x.dtype.kind == "c" != dtype.kind:
+            raise DtypeError(f"complex values cannot become {dtype} without losing the imaginary part", mend="take .real first")
+        if isinstance(x, np.generic):
+            return x if dtype is None else x.astype(dtype)
+        return np.array(x, dtype=dtype, subok=False) if x.flags.writeable else np.asarray(x, dtype=dtype)
+    if isinstance(x, (bool, int, float, complex)):
+        return np.array(x, promote(x) if dtype is None else dtype)
+    if isinstance(x, (list, tuple)):
         value = np.array(_without_tensors(x), dtype=dtype)
-    except (TypeError, ValueError) as error:
-        raise DtypeError(f"cannot make a tensor of {type(x).__name__}: {error}", mend="pass numbers, or lists of equal lengths") from None
-    if dtype is None and not hasattr(x, "__array__") and value.dtype in (float64, np.complex128) and not _holds_arrays(x):
-        value = value.astype(promote(value.dtype.type(0).item()))
-    return value
+        weak = dtype is None and value.dtype in (float64, np.complex128) and not _holds_arrays(x)
+        return value.astype(promote(value.dtype.type(0).item())) if weak else value
+    if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
+        return np.array(np.from_dlpack(x), dtype=dtype)
+    return np.array(x, dtype=dtype)
 
 
 def _without_tensors(x: Any) -> Any:
@@ -84,7 +107,54 @@ def _without_tensors(x: Any) -> Any:
 
 
 def _holds_arrays(x: Any) -> bool:
-    return any(map(_holds_arrays, x)) if isinstance(x, (list, tuple)) else isinstance(x, (np.ndarray, np.generic, Tensor))
+    return any(map(_holds_arrays, x)) if isinstance(x, (list, tuple)) else not isinstance(x, (bool, int, float, complex)) or isinstance(x, np.generic)
+
+
+def concrete(x: Any, what: str) -> Any:
+    """The value of ``x`` as an array, for what a shape depends on.
+
+    Raises
+    ------
+    ArgumentError
+        If values are not known, because a graph is being traced.
+    """
+    lifted = lift(x)
+    value = lifted._value if isinstance(lifted, Tensor) else lifted
+    if not isinstance(value, BARE):
+        says = f"{what} must be known values: the shape of the result depends on them"
+        raise ArgumentError(says, mend="compute them outside of the traced function")
+    return value
+
+
+def made(value: Any) -> Any:
+    """A freshly made array under a name; bare under the arrays' interpreter, where nothing has one."""
+    if not value.shape:
+        value = value[()]
+    return value if current().interpret is evaluate else new(value)
+
+
+def as_dtype(dtype: Any, operation: str) -> Dtype:
+    """The dtype that is meant.
+
+    Raises
+    ------
+    DtypeError
+        If it is none that tensors can have.
+    """
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.kind not in "biufc":
+        says = f"{operation}: no tensors of dtype {dtype!r}"
+        raise DtypeError(says, mend="use a boolean, integer, floating-point or complex one, such as cr.float32")
+    return found
+
+
+def check_device(device: str | None) -> None:
+    """Refuse devices other than the one there is."""
+    if device not in (None, "cpu"):
+        raise ArgumentError(f"there is no device {device!r}", mend='the only device is "cpu"')
 
 
 def operands(name: str, kinds: str, *xs: Any) -> list[Any]:
@@ -96,295 +166,79 @@ def operands(name: str, kinds: str, *xs: Any) -> list[Any]:
         If the dtype is not of the kinds that the gate takes; integers are converted for gates of
         floating point.
     """
-    lifted = [x if isinstance(x, (bool, int, float, complex)) and x.__class__ in _SCALARS else lift(x) for x in xs]
+    allowed = KINDS[kinds]
+    bare = current().interpret is evaluate
+    common: Any = None
+    for x in xs:
+        if not (isinstance(x, BARE) if bare else x.__class__ is Tensor):
+            break
+        if common is None:
+            common = x.dtype
+        elif x.dtype is not common:
+            break
+    else:
+        if common.kind in allowed:
+            return list(xs)
+    lifted = [x if x.__class__ in _SCALARS else lift(x) for x in xs]
     dtype = promote(*(x if x.__class__ in _SCALARS else x.dtype for x in lifted))
-    if dtype.kind in "biu" and KINDS[kinds][0] in "fc":
+    if dtype.kind in "biu" and allowed[0] in "fc":
         dtype = DEFAULT_FLOAT
-    if dtype.kind not in KINDS[kinds]:
-        raise DtypeError(f"{name} takes {kinds} values, not {', '.join(describe(x) for x in xs)}", mend="convert the operands with astype")
+    if dtype.kind not in allowed:
+        raise DtypeError(f"{name} takes {kinds} values, not {', '.join(describe(x) for x in lifted)}", mend=mend_of(allowed, dtype))
     return [to_dtype(x, dtype) for x in lifted]
+
+
+def mend_of(allowed: str, dtype: Dtype) -> str:
+    """What to do about a dtype that is not among the allowed kinds."""
+    if allowed == "b":
+        return "compare first: x != 0 is boolean"
+    return _MENDS.get(dtype.kind, "convert the operands with astype")
 
 
 def to_dtype(x: Any, dtype: Dtype) -> Any:
     """``x`` in this dtype, by a differentiable conversion where it has another one."""
-    if x.__class__ in _SCALARS:
-        made = dtype.type(x)
-        return made if current().interpret is evaluate else new(made)
-    return x if x.dtype == dtype else functions.astype(x, dtype)
+    if x.__class__ not in _SCALARS:
+        return x if x.dtype == dtype else functions.astype(x, dtype)
+    try:
+        value = dtype.type(x)
+    except OverflowError:
+        raise DtypeError(f"{x!r} does not fit {dtype}", mend="convert the other operand to a wider dtype with astype") from None
+    return value if current().interpret is evaluate else new(value)
 
 
 def describe(x: Any) -> str:
-    """dtype and shape for an error message."""
+    """Data type and shape for an error message."""
     return str(Aval(x.shape, x.dtype)) if hasattr(x, "dtype") else f"{type(x).__name__} {x!r}"
 
 
-_SCALARS = frozenset((bool, int, float, complex))
-
-
-def elementwise_aval(name: str, kinds: str, result: str) -> Rule:
+def elementwise_aval(name: str, kinds: str, result: str = "same") -> Rule:
     """The shape and dtype rule of an elementwise gate; ``result`` is "same", "boolean" or "real"."""
 
-    def aval(*xs: Aval) -> Aval:
+    def aval(*xs: Aval, **params: Any) -> Aval:
         dtype = promote(*(x.dtype for x in xs))
         if dtype.kind not in KINDS[kinds]:
-            raise DtypeError(f"{name} takes {kinds} values, not {', '.join(map(str, xs))}", mend="convert the operands with astype")
+            raise DtypeError(f"{name} takes {kinds} values, not {', '.join(map(str, xs))}", mend=mend_of(KINDS[kinds], dtype))
         if result == "boolean":
             dtype = np.dtype(bool)
         elif result == "real" and dtype.kind == "c":
             dtype = np.finfo(dtype).dtype
-        return Aval(_broadcast(name, xs), dtype)
+        return Aval(broadcast_avals(name, xs), dtype)
 
     return aval
 
 
-def _broadcast(name: str, xs: Sequence[Aval]) -> tuple[int, ...]:
+def broadcast_avals(name: str, xs: Sequence[Aval]) -> tuple[int, ...]:
+    """The shape that the operands of a gate broadcast to.
+
+    Raises
+    ------
+    ShapeError
+        If they do not; it names the gate and the operands.
+    """
     try:
         return broadcast(*(x.shape for x in xs))
     except ShapeError as error:
         raise ShapeError(f"{name}({', '.join(map(str, xs))}): {error.what}", mend=error.mend) from None
-
-
-class Unary(Protocol):
-    """A public elementwise function of one tensor."""
-
-    def __call__(self, x: Tensor | npt.ArrayLike, /) -> Tensor: ...
-
-
-class Binary(Protocol):
-    """A public elementwise function of two tensors that broadcast."""
-
-    def __call__(self, x1: Tensor | npt.ArrayLike, x2: Tensor | npt.ArrayLike, /) -> Tensor: ...
-
-
-def unary(
-    name: str,
-    summary: str,
-    *,
-    kinds: str = "floating",
-    result: str = "same",
-    eval: Rule | None = None,
-    partial: Partial | None = None,
-    scalar: Rule,
-    onnx: str | None = None,
-    domain: tuple[float, float] = (-3.0, 3.0),
-    notes: str = "",
-    example: tuple[str, str],
-    **rules: Any,
-) -> Unary:
-    """Make and enter an elementwise gate of one input.
-
-    Parameters
-    ----------
-    name, summary, notes : str
-        For the docstring; ``notes`` holds the formula and conventions.
-    kinds : str
-        A key of `KINDS`: what the gate takes.
-    result : str
-        dtype of the output: "same", "boolean" or "real".
-    eval : rule, optional
-        The namespace's function of the same name if not given.
-    partial : rule or number, optional
-        The local derivative.
-    scalar : rule
-        Lowering onto the scalar builder.
-    domain : tuple of float
-        Interval of sample values.
-    example : (str, str)
-        Argument of an example call, and what it prints.
-    """
-    primitive = register(
-        Primitive(
-            name=name,
-            inputs=("x",),
-            aval=elementwise_aval(name, kinds, result),
-            eval=eval or _namesake(name),
-            batch=batch_elementwise,
-            partials=None if partial is None else (partial,),
-            scalar=scalar,
-            onnx=onnx,
-            samples=_unary_samples(kinds, domain),
-            refuses=_refusals(kinds, 1),
-            **rules,
-        )
-    )
-    function = _unary_function(primitive, name, kinds, fast=result == "same" and "f" in KINDS[kinds] and primitive.pulls != ())
-    return _finish(function, name, summary, _PARAMETERS[1], kinds, result, notes, f"cr.{name}({example[0]})", example[1])
-
-
-def binary(
-    name: str,
-    summary: str,
-    *,
-    kinds: str = "numeric",
-    result: str = "same",
-    eval: Rule | None = None,
-    partials: tuple[Partial, Partial] | None = None,
-    scalar: Rule,
-    onnx: str | None = None,
-    domains: tuple[tuple[float, float], tuple[float, float]] = ((-3.0, 3.0), (-3.0, 3.0)),
-    notes: str = "",
-    example: tuple[str, str],
-    **rules: Any,
-) -> Binary:
-    """Make and enter an elementwise gate of two inputs that broadcast; parameters as for `unary`."""
-    primitive = register(
-        Primitive(
-            name=name,
-            inputs=("x1", "x2"),
-            aval=elementwise_aval(name, kinds, result),
-            eval=eval or _namesake(name),
-            batch=batch_elementwise,
-            partials=partials,
-            scalar=scalar,
-            onnx=onnx,
-            samples=_binary_samples(kinds, domains),
-            refuses=_refusals(kinds, 2),
-            **rules,
-        )
-    )
-    function = _binary_function(primitive, name, kinds, fast=result == "same" and "f" in KINDS[kinds] and primitive.pulls != ())
-    return _finish(function, name, summary, _PARAMETERS[2], kinds, result, notes, f"cr.{name}({example[0]})", example[1])
-
-
-def _unary_function(primitive: Primitive, name: str, kinds: str, *, fast: bool) -> Unary:
-    def general(x: Tensor | npt.ArrayLike, /) -> Tensor:
-        return bind(primitive, operands(name, kinds, x))
-
-    compute = primitive.evaluate
-    keep_x, keep_out = primitive.keeps[1]
-    keeps = keep_x or keep_out
-
-    # The everyday case written out: this is where small programs spend their time.
-    def function(x: Tensor | npt.ArrayLike, /) -> Tensor:
-        if x.__class__ is Tensor and current() is EVERYDAY:
-            value = x._value
-            node = x._node
-            tags = 0 if node is None else node.tags
-            dtype = value.dtype
-            if tags <= BASE and (dtype is float32 or dtype is float64):
-                out = compute(value)
-                tensor = Tensor()
-                tensor._value = out
-                if not tags:
-                    tensor._node = None
-                    return tensor
-                tensor._node = made = Node()
-                made.primitive = primitive
-                made.inputs = (node,)
-                made.saved = (value if keep_x else None, out if keep_out else None) if keeps else ()
-                made.params = NO_PARAMS
-                made.tags = BASE
-                made.order = next_order()
-                made.shape = out.shape
-                made.dtype = dtype
-                made.cell = None
-                return tensor
-        return general(x)
-
-    return function if fast else general
-
-
-def _binary_function(primitive: Primitive, name: str, kinds: str, *, fast: bool) -> Binary:
-    def general(x1: Tensor | npt.ArrayLike, x2: Tensor | npt.ArrayLike, /) -> Tensor:
-        return bind(primitive, operands(name, kinds, x1, x2))
-
-    compute = primitive.evaluate
-    keeps = tuple(primitive.keeps[tracked] if any(primitive.keeps[tracked]) else None for tracked in range(4))
-
-    def function(x1: Tensor | npt.ArrayLike, x2: Tensor | npt.ArrayLike, /) -> Tensor:
-        if x1.__class__ is Tensor and x2.__class__ is Tensor and current() is EVERYDAY:
-            v1 = x1._value
-            v2 = x2._value
-            n1 = x1._node
-            n2 = x2._node
-            t1 = 0 if n1 is None else n1.tags
-            t2 = 0 if n2 is None else n2.tags
-            dtype = v1.dtype
-            if t1 | t2 <= BASE and dtype is v2.dtype and (dtype is float32 or dtype is float64):
-                try:
-                    out = compute(v1, v2)
-                except Exception as error:
-                    raise primitive.diagnose((v1, v2), NO_PARAMS, error) from None
-                tensor = Tensor()
-                tensor._value = out
-                if not (t1 or t2):
-                    tensor._node = None
-                    return tensor
-                keep = keeps[t1 + 2 * t2]
-                tensor._node = made = Node()
-                made.primitive = primitive
-                made.inputs = (n1 if t1 else None, n2 if t2 else None)
-                made.saved = () if keep is None else (v1 if keep[0] else None, v2 if keep[1] else None, out if keep[2] else None)
-                made.params = NO_PARAMS
-                made.tags = BASE
-                made.order = next_order()
-                made.shape = out.shape
-                made.dtype = dtype
-                made.cell = None
-                return tensor
-        elif x1.__class__ is Tensor and (x2.__class__ is float or x2.__class__ is int) and x1._value.dtype.kind == "f":
-            return function(x1, new(x1._value.dtype.type(x2))) if current() is EVERYDAY else general(x1, x2)
-        return general(x1, x2)
-
-    return function if fast else general
-
-
-def _namesake(name: str) -> Rule:
-    found = getattr(np, name, None)
-    assert found is not None, f"NumPy has no {name}"
-    return found
-
-
-_PARAMETERS = {
-    1: "x : Tensor or array_like\n    {kinds} values of any shape{converted}.",
-    2: "x1, x2 : Tensor or array_like\n    {kinds} values of shapes that broadcast{converted}; Python scalars take the other's dtype.",
-}
-_RESULTS = {"same": "the (promoted) dtype of the input", "boolean": "dtype bool", "real": "the real dtype of the input"}
-
-
-def _finish(function: Any, name: str, summary: str, parameters: str, kinds: str, result: str, notes: str, call: str, prints: str) -> Any:
-    converted = "; integers are converted to float32" if KINDS[kinds][0] in "fc" else ""
-    function.__name__ = function.__qualname__ = name
-    function.__module__ = "chainrule"
-    notes = f"Notes\n-----\n{notes}\n\n" if notes else ""
-    function.__doc__ = (
-        f"{summary}\n\nParameters\n----------\n{parameters.format(kinds=kinds.capitalize(), converted=converted)}\n\n"
-        f"Returns\n-------\nTensor\n    Of the (broadcast) shape of the input and {_RESULTS[result]}.\n\n"
-        "Raises\n------\nDtypeError\n    For values of another kind.\nShapeError\n    If shapes do not broadcast.\n\n"
-        f"{notes}Examples\n--------\n>>> import chainrule as cr\n>>> {call}\n{prints}\n"
-    )
-    return public(function)
-
-
-def _draw(rng: np.random.Generator, kinds: str, domain: tuple[float, float], shape: tuple[int, ...]) -> Any:
-    low, high = domain
-    if "f" in KINDS[kinds]:
-        return rng.uniform(low, high, shape)
-    if kinds == "boolean":
-        return rng.integers(0, 2, shape).astype(bool)
-    return rng.integers(max(0, int(low)), int(high) + 1, shape)
-
-
-def _unary_samples(kinds: str, domain: tuple[float, float]) -> Callable[[np.random.Generator], list[Sample]]:
-    return lambda rng: [Sample((_draw(rng, kinds, domain, shape),)) for shape in ((2, 3), (), (0, 2))]
-
-
-def _binary_samples(kinds: str, domains: tuple[tuple[float, float], tuple[float, float]]) -> Callable[[np.random.Generator], list[Sample]]:
-    shapes = (((2, 3), (2, 3)), ((2, 3), (3,)), ((2, 1), (4, 1, 3)), ((), ()), ((0, 2), (2,)))
-    return lambda rng: [Sample((_draw(rng, kinds, domains[0], a), _draw(rng, kinds, domains[1], b))) for a, b in shapes]
-
-
-def _refusals(kinds: str, count: int) -> Callable[[], list[Refusal]]:
-    def refuses() -> list[Refusal]:
-        refused = [Refusal((np.array(["a"]),) * count, DtypeError, "numbers")]
-        wrong = [x for x in (True, 1j, 1.5) if np.array(x).dtype.kind not in KINDS[kinds] and (KINDS[kinds][0] not in "fc" or x == 1j)]
-        refused += [Refusal((np.array(x),) * count, DtypeError, "takes") for x in wrong]
-        if count == 2:
-            x = np.ones(3, bool if kinds == "boolean" else int)
-            refused.append(Refusal((x, x[:2]), ShapeError, "broadcast"))
-        return refused
-
-    return refuses
 
 
 def batch_elementwise(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:

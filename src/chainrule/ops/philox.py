@@ -89,7 +89,7 @@ def _bits_eval(key: Array, shape: Shape, dtype: Dtype) -> Array:
         words[start : start + len(block)] = philox(block, draw, seed)
     # Little-endian on every machine: a 64-bit word has its first half below.
     flat = words.reshape(len(keys), -1) if dtype == uint32 else words[:, 0::2] | words[:, 1::2].astype(uint64) << _SHIFT
-    return flat.reshape(len(keys), -1)[:, :count].reshape(*key.shape[:-1], *shape)[()]
+    return flat.reshape(len(keys), -1)[:, :count].reshape((*key.shape[:-1], *shape))[()]
 
 
 def check_key(name: str, key: Aval) -> None:
@@ -186,7 +186,7 @@ def _derive_eval(key: Array, data: Array) -> Array:
         index = np.broadcast_to(np.arange(len(seed)).reshape(*key.shape[:-1], *(1,) * (np.ndim(data) - key.ndim + 1)), np.shape(data)).ravel()
         seed, draw = seed[index], draw[index]
     words = philox(numbers | _DERIVED, draw, seed) if numbers.size else np.empty((0, 4), uint32)
-    return (words[:, 0::2] | words[:, 1::2].astype(uint64) << _SHIFT).reshape(*np.shape(data), 2)
+    return (words[:, 0::2] | words[:, 1::2].astype(uint64) << _SHIFT).reshape((*np.shape(data), 2))
 
 
 def _derive_aval(key: Aval, data: Aval) -> Aval:
