@@ -177,7 +177,7 @@ def test_E11_half_a_sum_of_squares():
 
 def test_E12_linear_regression():
     rng = np.random.default_rng(12)
-    w, b, x, y = rng.normal(size=5), rng.normal(), rng.normal(size=5), rng.normal()
+    w, b, x, y = rng.normal(size=5), rng.normal(size=()), rng.normal(size=5), rng.normal(size=())
     gw, gb = cr.grad(lambda w, b: (cr.sum(w * x) + b - y) ** 2, argnums=(0, 1))(w, b)
     z = w @ x + b - y
     close(gw, 2 * z * x)
