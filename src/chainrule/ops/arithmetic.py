@@ -14,7 +14,7 @@ from chainrule.core.aval import float32, float64, promote
 from chainrule.core.errors import ArgumentError, DtypeError, ShapeError
 from chainrule.core.interp import BASE, EVERYDAY, Tag, current
 from chainrule.core.node import make
-from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public, register
+from chainrule.core.primitive import Primitive, Refusal, Rule, Sample, functions, public, register
 from chainrule.ops.elementwise import binary, binary_function, unary
 from chainrule.ops.gate import KINDS, batch_elementwise, describe, elementwise_aval, gate, lift, mend_of, to_dtype
 from chainrule.tape import bind
@@ -174,7 +174,7 @@ MASKED_MULTIPLY = Primitive(
 """ct * p, where a ct of 0 means "not taken" and wins over any p: the chain rule behind `where`."""
 functions.masked_multiply = binary_function(register(MASKED_MULTIPLY), "floating", tracked=True)
 
-_POWERS = {
+_POWERS: dict[complex, Rule] = {
     -2: lambda x: 1 / (x * x),
     -1: lambda x: 1 / x,
     -0.5: lambda x: 1 / np.sqrt(x),
@@ -196,9 +196,19 @@ def _power_slope(x: Any, exponent: complex) -> Any:
     return functions.zeros_like(x) if exponent == 0 else exponent * pow_constant(x, exponent - 1)
 
 
+_POWER_SCALARS: dict[complex, Rule] = {
+    -1: lambda k, x: 1.0 / x,
+    -0.5: lambda k, x: 1.0 / k.sqrt(x),
+    0.5: lambda k, x: k.sqrt(x),
+    1: lambda k, x: x,
+    2: lambda k, x: x * x,
+    3: lambda k, x: x * x * x,
+}
+
+
 def _power_scalar(k: Any, x: Any, exponent: complex) -> Any:
-    rules = {2: lambda: x * x, 3: lambda: x * x * x, 1: lambda: x, -1: lambda: 1.0 / x, 0.5: lambda: k.sqrt(x), -0.5: lambda: 1.0 / k.sqrt(x)}
-    return rules[exponent]() if exponent in rules else k.pow(x, exponent)
+    rule = _POWER_SCALARS.get(exponent)
+    return k.pow(x, exponent) if rule is None else rule(k, x)
 
 
 POW_CONSTANT = Primitive(
@@ -217,7 +227,7 @@ POW_CONSTANT = Primitive(
 
 
 @gate(POW_CONSTANT)
-def pow_constant(x: Any, exponent: complex) -> Any:
+def pow_constant(x: Any, exponent: Any) -> Any:
     """``x`` to the power of a Python number, which is part of the gate."""
     if x.__class__ is Tensor and current() is EVERYDAY:
         value, node = x._value, x._node
@@ -233,7 +243,8 @@ def pow_constant(x: Any, exponent: complex) -> Any:
     if dtype.kind not in KINDS["numeric"]:
         raise DtypeError(f"pow takes numeric values, not {describe(x)}, {describe(exponent)}", mend=mend_of(KINDS["numeric"], dtype))
     if dtype.kind in "iu" and exponent.real < 0:
-        raise ArgumentError(f"pow: integers, {describe(x)}, to the negative integer power {exponent}", mend="convert the base with astype, or use a float exponent")
+        says = f"pow: integers, {describe(x)}, to the negative integer power {exponent}"
+        raise ArgumentError(says, mend="convert the base with astype, or use a float exponent")
     return bind(POW_CONSTANT, (to_dtype(x, dtype),), {"exponent": exponent})
 
 

@@ -203,7 +203,7 @@ atan = unary(
 
 
 def _turn(side: Any, x1: Any, x2: Any) -> Any:
-    """side / (x1**2 + x2**2), without overflow of the squares; 0 at the origin."""
+    """The quotient side / (x1**2 + x2**2), without overflow of the squares; 0 at the origin."""
     length = hypot(x1, x2)
     length = functions.where(length == 0, 1.0, length)
     return divide(divide(side, length), length)
