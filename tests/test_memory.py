@@ -171,11 +171,11 @@ import resource
 import numpy as np
 import chainrule as cr
 
-x = cr.tensor(np.ones((1, 3, 1024, 1024), "float32"), requires_grad=True)
-w = cr.tensor(np.ones((64, 3, 3, 3), "float32"), requires_grad=True)
+x = cr.tensor(np.ones((1, 1024, 1024, 3), "float32"), requires_grad=True)
+w = cr.tensor(np.ones((3, 3, 3, 64), "float32"), requires_grad=True)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 y = cr.conv(x, w, padding=1)
-assert y.shape == (1, 64, 1024, 1024)
+assert y.shape == (1, 1024, 1024, 64)
 cr.sum(y).backward()
 assert x.grad.shape == x.shape and w.grad.shape == w.shape
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

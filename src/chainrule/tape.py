@@ -111,27 +111,40 @@ _COMPLEX = Primitive(
 
 
 def item(value: Value, node: Node, index: int, count: int, tags: int) -> Any:
-    """One output of a gate that has several."""
+    """One output of a gate that has several, with the tangents that it has already."""
     if value.dtype.kind != "f":
         return new(value)
-    return new(value, make(chain.ITEM, (node,), (), {"index": index, "count": count}, tags, value.shape, value.dtype))
+    one = new(value, make(chain.ITEM, (node,), (), {"index": index, "count": count}, tags, value.shape, value.dtype))
+    for bit, parts in node.cell.tangents.items() if node.cell is not None else ():
+        set_tangent(one, bit, parts[index])
+    return one
 
 
 def _push_forward(primitive: Primitive, inputs: Sequence[Any], out: Any, node: Node, params: Mapping[str, Any], bits: int, tracking: int) -> None:
-    outs = out if primitive.outputs else (out,)
-    while bits:
-        bit = bits & -bits
-        bits ^= bit
-        with interp.tracking(tracking & ~bit):
-            tangents = chain.push(primitive, [tangent_of(x, bit) for x in inputs], inputs, out, params, bind)
-        parts = tuple(tangents) if primitive.outputs and tangents is not None else (tangents,) * len(outs)
-        for one, t in zip(outs, parts, strict=True):
-            set_tangent(one, bit, t)
+    for bit in Tag.outermost_first(bits):
+        like = twin(node, bit)
         if primitive.outputs:
-            # The outputs are named anew when a rule reads them; their tangents wait here.
-            if node.cell is None:
-                node.cell = Cell(retains=False)
-            node.cell.tangents[bit] = parts
+            seen: Any = tuple(item(x._value, like, i, len(out), like.tags) for i, x in enumerate(out))
+        else:
+            seen = new(out._value, like)
+        with interp.tracking(tracking & ~bit):
+            tangents = chain.push(primitive, [tangent_of(x, bit) for x in inputs], inputs, seen, params, bind)
+        if primitive.outputs:
+            set_tangents(node, out, bit, (None,) * len(out) if tangents is None else tangents)
+        else:
+            set_tangent(out, bit, tangents)
+
+
+def twin(node: Node, bit: int) -> Node:
+    """What a tangent may depend on in place of the node that will hold it, for else they would hold each other."""
+    if not node.tags & ~bit:
+        return node
+    cell = None
+    if node.cell is not None:
+        cell = Cell(retains=False)
+        cell.tangents = dict(node.cell.tangents)
+    assert node.saved is not None
+    return make(node.primitive, node.inputs, node.saved, node.params, node.tags, node.shape, node.dtype, cell)
 
 
 def tangent_of(x: Any, bit: int) -> Any:
@@ -153,15 +166,20 @@ def set_tangent(x: Any, bit: int, t: Any) -> None:
     node.cell.tangents[bit] = t
 
 
+def set_tangents(node: Node, outs: Sequence[Any], bit: int, tangents: Sequence[Any]) -> None:
+    """The same for the outputs of a gate that has several; the node keeps them too, for outputs that are named anew."""
+    for one, t in zip(outs, tangents, strict=True):
+        set_tangent(one, bit, t)
+    if node.cell is None:
+        node.cell = Cell(retains=False)
+    node.cell.tangents[bit] = tuple(tangents)
+
+
 def _wrap(value: Value, node: Node | None) -> Any:
     """Give a saved value its history back."""
     if value.__class__ is tuple:
         assert node is not None
-        outs = tuple(item(v, node, i, len(value), node.tags) for i, v in enumerate(value))
-        for bit, parts in node.cell.tangents.items() if node.cell is not None else ():
-            for one, t in zip(outs, parts, strict=True):
-                set_tangent(one, bit, t)
-        return outs
+        return tuple(item(v, node, i, len(value), node.tags) for i, v in enumerate(value))
     return value if value is None or value.__class__ in (int, float, complex) else new(value, node)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -21,7 +22,7 @@ from chainrule.core.errors import FunctionError
 from chainrule.core.interp import EVERYDAY, Tag, current, evaluate, tracking, using
 from chainrule.core.node import Node, make
 from chainrule.core.primitive import Primitive, functions
-from chainrule.tape import item, reverse, set_tangent, tangent_of
+from chainrule.tape import item, reverse, set_tangents, tangent_of, twin
 from chainrule.tensor import Tensor, new
 
 __all__ = ["Context", "Function"]
@@ -168,27 +169,25 @@ class Function:
         for node in nodes:
             tags |= 0 if node is None else node.tags & mode.tracking
         if tags:
-            outputs = cls._record(ctx, nodes, outputs, tags)
-            cls._push_forward(ctx, args, outputs, tags & Tag.forward_bits)
+            params = {"ctx": ctx, "function": cls, "outputs": tuple(Aval(x.shape, x.dtype) for x in outputs)}
+            node = make(_primitive(cls.__name__), nodes, (), params, tags, None, None)
+            ctx._node = weakref.ref(node)
+            outputs = [item(x._value, node, i, len(outputs), tags) for i, x in enumerate(outputs)]
+            cls._push_forward(ctx, node, args, outputs)
         return outputs[0] if single else tuple(outputs)
 
     @classmethod
-    def _record(cls, ctx: Context, nodes: tuple[Node | None, ...], outputs: list[Tensor], tags: int) -> list[Tensor]:
-        params = {"ctx": ctx, "function": cls, "outputs": tuple(Aval(x.shape, x.dtype) for x in outputs)}
-        node = make(_primitive(cls.__name__), nodes, (), params, tags, None, None)
-        ctx._node = weakref.ref(node)
-        return [item(x._value, node, i, len(outputs), tags) for i, x in enumerate(outputs)]
-
-    @classmethod
-    def _push_forward(cls, ctx: Context, args: Sequence[Any], outputs: Sequence[Tensor], bits: int) -> None:
-        while bits:
-            bit = bits & -bits
-            bits ^= bit
+    def _push_forward(cls, ctx: Context, node: Node, args: Sequence[Any], outputs: Sequence[Tensor]) -> None:
+        for bit in Tag.outermost_first(node.tags):
+            like, seen = twin(node, bit), ctx
+            if like is not node:
+                seen = copy(ctx)
+                seen._node = weakref.ref(like)
+                like.params = {**node.params, "ctx": seen}
             with tracking(current().tracking & ~bit):
                 tangents = [tangent_of(x, bit) if isinstance(x, Tensor) else None for x in args]
-                pushed = cls._push(ctx, tangents, outputs)
-            for out, t in zip(outputs, pushed, strict=True):
-                set_tangent(out, bit, t)
+                pushed = cls._push(seen, tangents, outputs)
+            set_tangents(node, outputs, bit, pushed)
 
     @classmethod
     def _push(cls, ctx: Context, tangents: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> Sequence[Tensor | None]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from chainrule.core.primitive import Primitive
@@ -112,6 +112,7 @@ class Tag:
 
     _lock = threading.RLock()
     _taken = BASE
+    _forward: ClassVar[dict[int, None]] = {}
     forward_bits = 0
     """The union of the bits of living forward-mode tags."""
 
@@ -122,8 +123,15 @@ class Tag:
             Tag._taken |= self.bit
             if forward:
                 Tag.forward_bits |= self.bit
+                Tag._forward[self.bit] = None
 
     def __del__(self) -> None:
         with Tag._lock:
             Tag._taken &= ~self.bit
             Tag.forward_bits &= ~self.bit
+            Tag._forward.pop(self.bit, None)
+
+    @staticmethod
+    def outermost_first(bits: int) -> list[int]:
+        """Those of the bits that belong to forward mode, in the order in which their transforms began."""
+        return [bit for bit in tuple(Tag._forward) if bit & bits]
