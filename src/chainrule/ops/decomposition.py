@@ -14,8 +14,8 @@ import numpy as np
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, GradientError, LinAlgError
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions
-from chainrule.ops.gate import describe, gate, operands
-from chainrule.ops.inverse import factored_aval, inverse, square_aval, square_refusals
+from chainrule.ops.gate import gate, operands
+from chainrule.ops.inverse import factored_aval, inverse, lapack, square_aval, square_refusals
 from chainrule.ops.movement import matrix_transpose, reshape
 from chainrule.ops.product import vecdot
 from chainrule.ops.structure import batch_stack, diag_embed, diagonal
@@ -26,6 +26,10 @@ __all__ = ["EighResult", "QRResult", "cholesky", "eigh", "eigvalsh", "qr"]
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+
+NO_CONVERGENCE = "the iteration does not converge"
+FIND_NAN = "look for NaN or infinity in the matrix with cr.isfinite"
 
 
 def _hermitian(x: Any) -> Any:
@@ -45,12 +49,8 @@ def _lower(x: Any, on_diagonal: float) -> Any:
 
 
 def _cholesky(x: Any) -> Any:
-    try:
+    with lapack("cholesky", x, says="a matrix is not positive definite", mend="add a small multiple of the identity, or use eigh"):
         return np.linalg.cholesky(_hermitian(x))
-    except np.linalg.LinAlgError:
-        raise LinAlgError(
-            f"cholesky({describe(x)}): a matrix is not positive definite", mend="add a small multiple of the identity, or use eigh"
-        ) from None
 
 
 def _cholesky_vjp(ct: Any, out: Any) -> Any:
@@ -287,6 +287,11 @@ def _eigh_aval(x: Aval) -> tuple[Aval, Aval]:
     return Aval(x.shape[:-1], np.finfo(x.dtype).dtype), x
 
 
+def _eigh(x: Any) -> Any:
+    with lapack("eigh", x, says=NO_CONVERGENCE, mend=FIND_NAN):
+        return tuple(np.linalg.eigh(_hermitian(x)))
+
+
 def _eigh_vjp(ct: Sequence[Any], out: Sequence[Any]) -> Any:
     (w_ct, v_ct), (w, v) = ct, out
     if v_ct is None:
@@ -312,7 +317,7 @@ EIGH: Primitive = Primitive(
     name="eigh",
     inputs=("x",),
     aval=_eigh_aval,
-    eval=lambda x: tuple(np.linalg.eigh(_hermitian(x))),
+    eval=_eigh,
     vjp=_eigh_vjp,
     jvp=_eigh_jvp,
     batch=batch_stack,
@@ -361,6 +366,11 @@ def eigh(x: Tensor | npt.ArrayLike, /) -> EighResult:
     return EighResult(*bind(EIGH, operands("eigh", "floating", x)))
 
 
+def _eigvalsh(x: Any) -> Any:
+    with lapack("eigvalsh", x, says=NO_CONVERGENCE, mend=FIND_NAN):
+        return np.linalg.eigvalsh(_hermitian(x))
+
+
 def _eigvalsh_vjp(ct: Any, x: Any) -> Any:
     v = eigh(x)[1]
     return (v * as_row(ct)) @ v.mT
@@ -375,7 +385,7 @@ EIGVALSH: Primitive = Primitive(
     name="eigvalsh",
     inputs=("x",),
     aval=lambda x: Aval(square_aval("eigvalsh", x).shape[:-1], np.finfo(x.dtype).dtype),
-    eval=lambda x: np.linalg.eigvalsh(_hermitian(x)),
+    eval=_eigvalsh,
     vjp=_eigvalsh_vjp,
     jvp=_eigvalsh_jvp,
     batch=batch_stack,

@@ -6,7 +6,8 @@ exist there, that derivative is NaN and nothing is raised.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from math import prod
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,15 @@ def square_aval(name: str, x: Aval) -> Aval:
     return x
 
 
+@contextmanager
+def lapack(name: str, *xs: Any, says: str, mend: str) -> Generator[None, None, None]:
+    """Turn NumPy's error inside the block into ours."""
+    try:
+        yield
+    except np.linalg.LinAlgError:
+        raise LinAlgError(f"{name}({', '.join(map(describe, xs))}): {says}", mend=mend) from None
+
+
 def square_refusals(*more: Any) -> list[Refusal]:
     """What every gate of square matrices refuses; ``more`` are its further arguments."""
     return [
@@ -63,10 +73,11 @@ def regular(rng: np.random.Generator, *shape: int) -> Any:
 
 def _inverse(x: Any, check: bool) -> Any:
     try:
-        return np.linalg.inv(x)
-    except np.linalg.LinAlgError:
+        with lapack("inv", x, says="a matrix is singular", mend="use pinv, or add a small multiple of the identity"):
+            return np.linalg.inv(x)
+    except LinAlgError:
         if check:
-            raise LinAlgError(f"inv({describe(x)}): a matrix is singular", mend="use pinv, or add a small multiple of the identity") from None
+            raise
     stack = np.full((prod(x.shape[:-2]), *x.shape[-2:]), np.nan, x.dtype)
     for place, matrix in enumerate(x.reshape(stack.shape)):
         try:
@@ -149,14 +160,12 @@ def _solve_aval(x1: Aval, x2: Aval) -> Aval:
 
 
 def _solution(x1: Any, x2: Any) -> Any:
-    try:
-        if x1.ndim == 2 < x2.ndim:
-            columns = np.moveaxis(x2, -2, 0)
-            rows = columns.shape[0]
-            return np.moveaxis(np.linalg.solve(x1, columns.reshape(rows, prod(columns.shape[1:]))).reshape(columns.shape), 0, -2)
-        return np.linalg.solve(x1, x2)
-    except np.linalg.LinAlgError:
-        raise LinAlgError(f"solve({describe(x1)}, {describe(x2)}): a matrix is singular", mend="use pinv(x1) @ x2: the shortest solution") from None
+    with lapack("solve", x1, x2, says="a matrix is singular", mend="use pinv(x1) @ x2 for the shortest solution"):
+        if x1.ndim > 2 or x2.ndim == 2:
+            return np.linalg.solve(x1, x2)
+        columns = np.moveaxis(x2, -2, 0)
+        rows = columns.shape[0]
+        return np.moveaxis(np.linalg.solve(x1, columns.reshape(rows, prod(columns.shape[1:]))).reshape(columns.shape), 0, -2)
 
 
 def _solve_vjp(ct: Any, to: Sequence[Any], x1: Any, out: Any) -> tuple[Any, Any]:

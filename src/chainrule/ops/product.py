@@ -60,7 +60,7 @@ def _product(x1: Any, x2: Any) -> Any:
         if x1.ndim > 2 and x1.shape[-1] == x2.shape[0]:
             lead = x1.shape[:-1]
             return x1.reshape(math.prod(lead), x1.shape[-1]).dot(x2).reshape(*lead, x2.shape[1])
-    return np.matmul(x1, x2)
+    return x1 @ x2
 
 
 def _pull_x1(ct: Any, x2: Any, to: Any) -> Any:
@@ -245,7 +245,7 @@ VECDOT = Primitive(
     aval=_vecdot_aval,
     eval=np.vecdot,
     multilinear=True,
-    vjp=(lambda ct, x2, axis: _vecdot_pull(ct, x2, axis), lambda ct, x1, axis: _vecdot_pull(ct, x1, axis)),  # noqa: PLW0108, the names are read
+    vjp=(lambda ct, x2, axis: _vecdot_pull(ct, x2, axis), lambda ct, x1, axis: _vecdot_pull(ct, x1, axis)),
     batch=batch_elementwise,
     samples=lambda rng: [
         Sample((rng.normal(size=3), rng.normal(size=3))),

@@ -11,10 +11,10 @@ import numpy as np
 from chainrule.core.aval import Aval, broadcast
 from chainrule.core.errors import ArgumentError, GradientError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
-from chainrule.ops.decomposition import as_column, as_row, reciprocal_off_diagonal
+from chainrule.ops.decomposition import FIND_NAN, NO_CONVERGENCE, as_column, as_row, reciprocal_off_diagonal
 from chainrule.ops.determinant import spread_over
 from chainrule.ops.gate import describe, gate, operands
-from chainrule.ops.inverse import factored_aval, square_refusals
+from chainrule.ops.inverse import factored_aval, lapack, square_refusals
 from chainrule.ops.movement import reshape
 from chainrule.ops.product import vecdot
 from chainrule.ops.structure import batch_stack, diag_embed, diagonal, matrices
@@ -54,6 +54,11 @@ def _gaps(s: Any) -> Any:
     """1 / (s_j**2 - s_i**2) off the diagonal."""
     row, column = as_row(s), as_column(s)
     return reciprocal_off_diagonal((row - column) * (row + column))
+
+
+def _factors(name: str, x: Any, **options: Any) -> Any:
+    with lapack(name, x, says=NO_CONVERGENCE, mend=FIND_NAN):
+        return np.linalg.svd(x, **options)
 
 
 def _svd_vjp(ct: Sequence[Any], out: Sequence[Any]) -> Any:
@@ -105,7 +110,7 @@ SVD: Primitive = Primitive(
     name="svd",
     inputs=("x",),
     aval=_svd_aval,
-    eval=lambda x, full_matrices: tuple(np.linalg.svd(x, full_matrices)),
+    eval=lambda x, full_matrices: tuple(_factors("svd", x, full_matrices=full_matrices)),
     vjp=_svd_vjp,
     jvp=_svd_jvp,
     batch=batch_stack,
@@ -182,7 +187,7 @@ SVDVALS: Primitive = Primitive(
     name="svdvals",
     inputs=("x",),
     aval=_svdvals_aval,
-    eval=lambda x: np.linalg.svd(x, compute_uv=False),
+    eval=lambda x: _factors("svdvals", x, compute_uv=False),
     vjp=_svdvals_vjp,
     jvp=_svdvals_jvp,
     batch=batch_stack,
@@ -236,7 +241,7 @@ def _pinv_aval(x: Aval, rtol: Aval) -> Aval:
 
 
 def _pinv(x: Any, rtol: Any) -> Any:
-    u, s, vh = np.linalg.svd(x, full_matrices=False)
+    u, s, vh = _factors("pinv", x, full_matrices=False)
     kept = s > rtol[..., None] * s[..., :1]
     inverted = np.divide(1, s, out=np.zeros(kept.shape, s.dtype), where=kept)
     if x.dtype.kind == "c":
