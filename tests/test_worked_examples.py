@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule import nn
+from chainrule import nn, optim
 
 
 def leaf(value, dtype=cr.float64):
@@ -222,7 +222,7 @@ def test_E15_xor_is_learned_by_a_network_with_a_hidden_layer():
     labels = cr.tensor([0, 1, 1, 0])
     model = nn.Sequential([nn.Dense(8, activation="relu"), nn.Dense(2)])
     model(x)
-    optimizer = cr.optim.Adam(model.parameters(), lr=0.05)
+    optimizer = optim.Adam(model.parameters(), lr=0.05)
     for _ in range(200):
         optimizer.zero_grad()
         nn.losses.softmax_cross_entropy(model(x), labels).backward()
