@@ -266,6 +266,14 @@ def test_determinant_of_a_singular_matrix_has_its_exact_derivatives(rank: int) -
     close(second(cr.linalg.det, x, v), slope(lambda x: gradient(cr.linalg.det, x), x, v), 1e-6)
 
 
+def test_cofactors_are_accurate_near_to_singular_matrices_and_where_the_determinant_underflows() -> None:
+    for x in (drawn(4, 3) @ drawn(3, 4) + 1e-12 * drawn(4, 4), 1e-100 * drawn(4, 4)):
+        cofactors = [[(-1) ** (i + j) * np.linalg.det(np.delete(np.delete(x, i, 0), j, 1)) for j in range(4)] for i in range(4)]
+        found = gradient(cr.linalg.det, x)
+        assert np.abs(found - cofactors).max() <= 1e-9 * np.abs(cofactors).max()
+    assert np.isnan(gradient(cr.linalg.det, np.full((2, 2), np.nan))).all()
+
+
 def test_gradient_of_slogdet_at_a_singular_matrix_is_nan_and_no_error() -> None:
     sign, logabsdet = cr.linalg.slogdet(np.ones((2, 2)))
     assert (sign.item(), logabsdet.item()) == (0, -np.inf)

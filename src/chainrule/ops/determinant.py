@@ -86,12 +86,11 @@ def det(x: Tensor | npt.ArrayLike, /) -> Tensor:
 
 
 def _adjugate(x: Any) -> Any:
-    """det(x) inv(x) where that is accurate, for the errors of the two cancel; else from singular values."""
+    """det(x) inv(x), whose errors cancel however near to singular ``x`` is; at zero or beyond the exponents' range, from singular values."""
     try:
-        inverted = np.linalg.inv(x)
-        condition = np.linalg.norm(x, axis=(-2, -1)) * np.linalg.norm(inverted, axis=(-2, -1))
-        if bool(np.all(condition < 1e-3 / np.finfo(x.dtype).eps)):
-            return np.linalg.det(x)[..., None, None] * inverted
+        inverted, size = np.linalg.inv(x), np.linalg.det(x)
+        if np.all(np.isfinite(size) & (size != 0) | np.isnan(size)):
+            return size[..., None, None] * inverted
     except np.linalg.LinAlgError:
         pass
     u, s, vh = np.linalg.svd(x)
