@@ -7,19 +7,21 @@ written in gates.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chainrule.core.errors import ArgumentError
-from chainrule.core.primitive import public
+from chainrule.core.errors import ArgumentError, DtypeError
+from chainrule.core.primitive import Primitive, Refusal, Sample, public
 from chainrule.ops.arithmetic import negative
 from chainrule.ops.elementwise import unary
 from chainrule.ops.error_function import erf
-from chainrule.ops.gate import operands
+from chainrule.ops.gate import batch_elementwise, elementwise_aval, gate, operands
 from chainrule.ops.rounding import abs
 from chainrule.ops.selection import clip, where
-from chainrule.ops.transcendental import expm1, tanh
+from chainrule.ops.transcendental import tanh
+from chainrule.tape import bind
 from chainrule.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -41,13 +43,28 @@ __all__ = [
     "softsign",
 ]
 
-# From this size on NumPy's clip, which is vectorised for scalar bounds, beats its maximum, which is not.
+# From this size on NumPy's clip, which is vectorised for scalar bounds, beats its maximum and minimum, which are not.
 _MANY = 4096
-_ZEROS = {np.dtype(name): np.zeros((), name) for name in ("float32", "float64")}
+
+
+def _in_each(number: float) -> dict[Any, Any]:
+    """The number as NumPy takes it quickest, by dtype."""
+    return {np.dtype(name): np.array(number, name) for name in ("float32", "float64")}
+
+
+_ZERO, _ONE, _LIMIT = _in_each(0.0), _in_each(1.0), _in_each(40.0)
 
 
 def _relu(x: Any) -> Any:
-    return np.clip(x, 0.0, np.inf) if x.size > _MANY and x.dtype.kind == "f" else np.maximum(x, _ZEROS.get(x.dtype, 0))
+    return np.clip(x, 0.0, np.inf) if x.size > _MANY and x.dtype.kind == "f" else np.maximum(x, _ZERO.get(x.dtype, 0))
+
+
+def _parametric_samples(*kwargs: dict[str, float]) -> Callable[[np.random.Generator], list[Sample]]:
+    return lambda rng: [Sample((rng.normal(size=shape),), chosen) for chosen in kwargs for shape in ((2, 3), (), (0, 2))]
+
+
+def _parametric_refusals() -> list[Refusal]:
+    return [Refusal((np.array([1j]),), DtypeError, "takes"), Refusal((np.array(["a"]),), DtypeError, "numbers")]
 
 
 relu = unary(
@@ -66,15 +83,13 @@ relu = unary(
 
 
 def _sigmoid(x: Any) -> Any:
-    if not x.shape:
-        decay = np.exp(-np.abs(x))
-        return (decay if x < 0 else x.dtype.type(1)) / (1 + decay)
-    result = np.negative(x)
-    # 1 / infinity is the 0 that is wanted.
-    with np.errstate(over="ignore"):
-        np.exp(result, out=result)
-    result += 1
-    return np.reciprocal(result, out=result)
+    # From 40 on the result is 1 in double precision too; exp cannot overflow, and may well underflow to 0.
+    if x.size <= _MANY:
+        power = np.exp(np.minimum(x, _LIMIT.get(x.dtype, 10.0)))
+        return power / (power + _ONE.get(x.dtype, 1.0))
+    power = np.clip(x, -np.inf, 40.0)
+    np.exp(power, out=power)
+    return np.divide(power, power + 1.0, out=power)
 
 
 sigmoid = unary(
@@ -221,7 +236,26 @@ def gelu(x: Tensor | npt.ArrayLike, /, *, approximate: str = "none") -> Tensor:
     raise ArgumentError(f'gelu: approximate is "none" or "tanh", not {approximate!r}')
 
 
-@public
+def _elu(x: Any, alpha: float) -> Any:
+    below = np.expm1(np.minimum(x, _ZERO.get(x.dtype, 0.0)))
+    return alpha * below + _relu(x)
+
+
+ELU = Primitive(
+    name="elu",
+    inputs=("x",),
+    aval=elementwise_aval("elu", "real floating"),
+    eval=_elu,
+    partials=(lambda x, out, alpha: where(x > 0, 1.0, out + alpha),),
+    batch=batch_elementwise,
+    scalar=lambda k, x, alpha: k.select(x > 0.0, x, alpha * k.expm1(k.minimum(x, 0.0))),
+    onnx="Elu",
+    samples=_parametric_samples({}, {"alpha": 0.5}),
+    refuses=_parametric_refusals,
+)
+
+
+@gate(ELU)
 def elu(x: Tensor | npt.ArrayLike, /, alpha: float = 1.0) -> Tensor:
     """Exponential linear unit, elementwise: x above 0, alpha (exp(x) - 1) below.
 
@@ -253,9 +287,7 @@ def elu(x: Tensor | npt.ArrayLike, /, alpha: float = 1.0) -> Tensor:
     >>> cr.elu([-1.0, 0.0, 2.0])
     tensor([-0.63212055,  0.        ,  2.        ])
     """
-    value = _real("elu", x)
-    above = value > 0
-    return where(above, value, alpha * expm1(where(above, 0.0, value)))
+    return bind(ELU, operands("elu", "real floating", x), {"alpha": float(alpha)})
 
 
 _SELU_ALPHA = 1.6732632423543772
@@ -295,7 +327,22 @@ def selu(x: Tensor | npt.ArrayLike, /) -> Tensor:
     return _SELU_SCALE * elu(_real("selu", x), _SELU_ALPHA)
 
 
-@public
+LEAKY_RELU = Primitive(
+    name="leaky_relu",
+    inputs=("x",),
+    aval=elementwise_aval("leaky_relu", "real floating"),
+    eval=lambda x, negative_slope: _relu(x) - negative_slope * _relu(-x),
+    vjp=(lambda ct, x, negative_slope: where(x > 0, ct, negative_slope * ct),),
+    jvp=(lambda t, x, negative_slope: where(x > 0, t, negative_slope * t),),
+    batch=batch_elementwise,
+    scalar=lambda k, x, negative_slope: k.select(x > 0.0, x, negative_slope * x),
+    onnx="LeakyRelu",
+    samples=_parametric_samples({}, {"negative_slope": 0.3}),
+    refuses=_parametric_refusals,
+)
+
+
+@gate(LEAKY_RELU)
 def leaky_relu(x: Tensor | npt.ArrayLike, /, negative_slope: float = 0.01) -> Tensor:
     """Rectifier that lets a part of negative values through, elementwise: x above 0, negative_slope x below.
 
@@ -325,8 +372,7 @@ def leaky_relu(x: Tensor | npt.ArrayLike, /, negative_slope: float = 0.01) -> Te
     >>> cr.leaky_relu([-1.0, 0.0, 2.0])
     tensor([-0.01,  0.  ,  2.  ])
     """
-    value = _real("leaky_relu", x)
-    return where(value > 0, value, negative_slope * value)
+    return bind(LEAKY_RELU, operands("leaky_relu", "real floating", x), {"negative_slope": float(negative_slope)})
 
 
 @public

@@ -115,7 +115,7 @@ sqrt = unary(
 rsqrt = unary(
     "rsqrt",
     "Reciprocal of the square root, elementwise: 1 / sqrt(x).",
-    eval=lambda x: np.reciprocal(np.sqrt(x)),
+    eval=lambda x: 1.0 / np.sqrt(x),
     partial=lambda out: -0.5 * out * (out * out),
     scalar=lambda k, x: 1.0 / k.sqrt(x),
     domain=(0.5, 3.0),
@@ -126,6 +126,7 @@ rsqrt = unary(
 reciprocal = unary(
     "reciprocal",
     "Reciprocal, elementwise: 1 / x.",
+    eval=lambda x: 1.0 / x,
     partial=lambda out: -(out * out),
     scalar=lambda k, x: 1.0 / x,
     onnx="Reciprocal",

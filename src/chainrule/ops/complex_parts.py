@@ -144,7 +144,7 @@ def conj(x: Tensor | npt.ArrayLike, /) -> Tensor:
     --------
     >>> import chainrule as cr
     >>> cr.conj([1 + 2j, 3.0])
-    tensor([1.-2.j, 3.-0.j])
+    tensor([1.-2.j, 3.-0.j], dtype=complex64)
     """
     return _unless_real(CONJ, *operands("conj", "numeric", x))
 

@@ -261,8 +261,14 @@ def comparison_function(primitive: Primitive, kinds: str) -> Binary:
     def function(x1: Any, x2: Any, /) -> Any:
         if x1.__class__ is Tensor and current() is EVERYDAY:
             v1 = x1._value
-            v2 = x2._value if x2.__class__ is Tensor else _weak(x2, v1) if x2.__class__ is float and v1.dtype.kind == "f" else None
-            if v2 is not None and v1.dtype.kind in direct and v2.dtype is v1.dtype:
+            kind = v1.dtype.kind
+            if x2.__class__ is Tensor:
+                v2 = x2._value
+            elif (x2.__class__ is float or x2.__class__ is int) and kind == "f":
+                v2 = _weak(x2, v1)
+            else:
+                v2 = x2 if x2.__class__ is int and kind in "iu" else None
+            if v2 is not None and kind in direct and (v2.__class__ is int or v2.dtype is v1.dtype):
                 try:
                     return new(compute(v1, v2))
                 except Exception as error:

@@ -168,17 +168,21 @@ def operands(name: str, kinds: str, *xs: Any) -> list[Any]:
     """
     allowed = KINDS[kinds]
     bare = current().interpret is evaluate
+    # The usual case first: one dtype, and numbers beside floats.
     common: Any = None
+    numbers = False
     for x in xs:
-        if not (isinstance(x, BARE) if bare else x.__class__ is Tensor):
+        if x.__class__ is float or x.__class__ is int:
+            numbers = True
+        elif not (isinstance(x, BARE) if bare else x.__class__ is Tensor):
             break
-        if common is None:
+        elif common is None:
             common = x.dtype
         elif x.dtype is not common:
             break
     else:
-        if common.kind in allowed:
-            return list(xs)
+        if common is not None and common.kind in allowed and (not numbers or common.kind == "f"):
+            return [to_dtype(x, common) for x in xs] if numbers else list(xs)
     lifted = [x if x.__class__ in _SCALARS else lift(x) for x in xs]
     dtype = promote(*(x if x.__class__ in _SCALARS else x.dtype for x in lifted))
     if dtype.kind in "biu" and allowed[0] in "fc":

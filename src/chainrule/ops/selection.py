@@ -245,10 +245,8 @@ def clip(x: Tensor | npt.ArrayLike, /, min: Tensor | npt.ArrayLike | None = None
     tensor([0., 1., 1.])
     """
     given = operands("clip", "real", x, *(bound for bound in (min, max) if bound is not None))
-    low, high = _limits(given[0].dtype)
-    low = given[1] if min is not None else lift(low)
-    high = given[-1] if max is not None else lift(high)
-    return bind(CLIP, (given[0], low, high))
+    low, high = (None, None) if len(given) == 3 else map(lift, _limits(given[0].dtype))
+    return bind(CLIP, (given[0], low if min is None else given[1], high if max is None else given[-1]))
 
 
 def _limits(dtype: Any) -> tuple[Any, Any]:
