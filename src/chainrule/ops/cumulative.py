@@ -182,13 +182,15 @@ _LANES = 16
 
 
 def _recurrence_eval(decay: Any, drive: Any, axis: int) -> Any:
-    a, b = (np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1) for x in np.broadcast_arrays(decay, drive))
+    if not drive.size:
+        return np.zeros_like(drive)
+    a, b = (np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1) for x in (decay, drive))
     out = np.empty_like(b)
     steps, lanes = out.shape
     if lanes <= _LANES:
         for lane in range(lanes):
             out[:, lane] = _recur(a[:, lane].tolist(), b[:, lane].tolist())
-    elif steps:
+    else:
         out[0] = b[0]
         for k in range(1, steps):
             np.multiply(a[k], out[k - 1], out=out[k])

@@ -104,7 +104,7 @@ def _gather_aval(x: Aval, index: Aval, axes: Axes) -> Aval:
 
 def with_example(index: Any, axes: Axes) -> tuple[Any, Axes]:
     """Batched positions that name their example too, as positions on the whole batch."""
-    count, rank = index.shape[0], len(extent(index, axes)) - (len(axes) == 1)
+    count, rank = index.shape[0], len(index.shape) - (1 if len(axes) == 1 else 2)
     rows = moveaxis(index, 0, 1) if len(axes) > 1 else expand_dims(index, 0)
     example = broadcast_to(reshape(np.arange(count), (1, count, *(1,) * rank)), (1, *rows.shape[1:]))
     return concat([example, rows]), (0, *behind(axes))

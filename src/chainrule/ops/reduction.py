@@ -367,7 +367,7 @@ LOGSUMEXP = Primitive(
     batch=batch_reduction,
     kernel="reduce",
     onnx="ReduceLogSumExp",
-    samples=lambda rng: [*reduction_samples(rng), Sample((np.array([-np.inf, 0.5, 1000.0, 1001.0]),))],
+    samples=lambda rng: [*reduction_samples(rng), Sample((np.array([0.5, 1000.0, 1001.0]),))],
     refuses=lambda: [*refusals(), Refusal((np.array([1j]),), DtypeError, "takes")],
 )
 

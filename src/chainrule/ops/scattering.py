@@ -129,7 +129,7 @@ def batched_value(value: Any, batched: bool, count: int, rank: int) -> Any:
 def _batch_scatter(index: Any, value: Any, batched: Sequence[bool], axes: Axes, rank: int) -> tuple[Any, Any, Axes]:
     """Positions and values for writing into a whole batch of arrays of ``rank`` axes."""
     count = index.shape[0] if batched[0] else value.shape[0]
-    length = len(extent(index, axes)) - batched[0] * (len(axes) == 1)
+    length = len(extent(index, axes)) - batched[0]
     value = batched_value(value, batched[1], count, rank - len(axes) + length)
     if not batched[0]:
         return index, value, behind(axes)
