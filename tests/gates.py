@@ -397,5 +397,3 @@ def subsets(count: int) -> list[tuple[bool, ...]]:
     if count <= 3:
         return [batched for batched in product((False, True), repeat=count) if any(batched)]
     return [*(tuple(i == j for j in range(count)) for i in range(count)), (True,) * count]
-
-

@@ -72,7 +72,11 @@ def test_public_function_is_documented(name: str) -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    silent = [name for name in MODULES if not (importlib.import_module(name).__doc__ or "").strip() and not importlib.import_module(name).__file__.endswith("__init__.py")]
+    silent = [
+        name
+        for name in MODULES
+        if not (importlib.import_module(name).__doc__ or "").strip() and not importlib.import_module(name).__file__.endswith("__init__.py")
+    ]
     assert silent == []
 
 

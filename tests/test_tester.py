@@ -71,19 +71,28 @@ WRONG = {
     "a vjp that forgets an input": (check_first_order, {"vjp": (lambda ct, x, y: ct * 2.0 * x * y, None)}),
     "the output saved where the rule needs the input": (check_first_order, {"vjp": (lambda ct, x, y: ct * 2.0 * x * y, lambda ct, out: ct * out)}),
     "an error in one element": (check_first_order, {"eval": lambda x, y: x * x * y + (np.arange(x.size).reshape(x.shape) == 3) * x}),
-    "a derivative that is cut off in second order": (check_second_order, {"vjp": (lambda ct, x, y: ct * 2.0 * detached(x) * y, lambda ct, x: ct * x * x)}),
+    "a derivative that is cut off in second order": (
+        check_second_order,
+        {"vjp": (lambda ct, x, y: ct * 2.0 * detached(x) * y, lambda ct, x: ct * x * x)},
+    ),
     "a wrong shape rule": (check_shapes, {"aval": lambda x, y: Aval(x.shape[::-1], x.dtype)}),
     "a wrong dtype rule": (check_shapes, {"aval": lambda x, y: Aval(broadcast(x.shape, y.shape), np.dtype("float64"))}),
     "float64 out of float32": (check_float32, {"eval": lambda x, y: np.asarray(x, "float64") * x * y}),
     "a batch rule that does not line axes up": (check_batch, {"batch": batch_forgets_to_align}),
-    "a batch rule with the batch axis last": (check_batch, {"batch": lambda p, b, xs, params: cr.permute_dims(batch_elementwise(p, b, xs, params), (1, 2, 0))}),
+    "a batch rule with the batch axis last": (
+        check_batch,
+        {"batch": lambda p, b, xs, params: cr.permute_dims(batch_elementwise(p, b, xs, params), (1, 2, 0))},
+    ),
     "writing into an input": (check_layouts, {"eval": in_place}),
     "values that depend on strides": (check_layouts, {"eval": lambda x, y: x * x * y if x.flags.c_contiguous else x * x * y + 1.0}),
     "no samples": (check_samples, {"samples": lambda rng: []}),
     "a refusal that does not happen": (check_refusals, {"refuses": lambda: [Refusal((np.ones(2), np.ones(2)), ShapeError, "broadcast")]}),
     "a refusal with other words": (check_refusals, {"refuses": lambda: [Refusal((np.ones(2), np.ones(3)), ShapeError, "parsnip")]}),
     "a refusal by another error": (check_refusals, {"refuses": lambda: [Refusal((np.ones(2), np.ones(3)), DtypeError, "broadcast")]}),
-    "rules that differ between the worlds": (check_worlds, {"vjp": (lambda ct, x, y: ct * 2.0 * x * y * (1.0 if isinstance(x, cr.Tensor) else 1.5), lambda ct, x: ct * x * x)}),
+    "rules that differ between the worlds": (
+        check_worlds,
+        {"vjp": (lambda ct, x, y: ct * 2.0 * x * y * (1.0 if isinstance(x, cr.Tensor) else 1.5), lambda ct, x: ct * x * x)},
+    ),
 }
 
 
