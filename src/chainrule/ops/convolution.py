@@ -16,7 +16,7 @@ import numpy as np
 from chainrule.core.aval import Aval, Shape
 from chainrule.core.errors import ArgumentError, DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Rule, Sample
-from chainrule.ops.gate import gate, operands
+from chainrule.ops.gate import describe, gate, operands
 from chainrule.ops.movement import permute_dims, reshape
 from chainrule.ops.windows import Layout, Padding, correlate, correlate_weight, extents, output_size, pad_pairs, per_axis, scatter
 from chainrule.tape import bind
@@ -34,7 +34,7 @@ def _conv_aval(x: Aval, w: Aval, groups: int, size: Shape, **layout: Any) -> Ava
     _require_pair("conv", x, w, groups)
     if x.shape[-1] != w.shape[-2] * groups:
         raise ShapeError(
-            f"conv: images {x} have {x.shape[-1]} channels, weights {w} with groups={groups} take {w.shape[-2] * groups}",
+            f"conv: images {describe(x)} have {x.shape[-1]} channels, weights {describe(w)} with groups={groups} take {w.shape[-2] * groups}",
             mend="shapes are (N, *spatial, C) and (*kernel, C / groups, F); channels stand last",
         )
     return Aval((x.shape[0], *size, w.shape[-1]), x.dtype)
@@ -44,7 +44,7 @@ def _transpose_aval(x: Aval, w: Aval, groups: int, size: Shape, **layout: Any) -
     _require_pair("conv_transpose", x, w, groups)
     if x.shape[-1] != w.shape[-1]:
         raise ShapeError(
-            f"conv_transpose: images {x} have {x.shape[-1]} channels, weights {w} take {w.shape[-1]}",
+            f"conv_transpose: images {describe(x)} have {x.shape[-1]} channels, weights {describe(w)} take {w.shape[-1]}",
             mend="shapes are (N, *spatial, F) and (*kernel, C / groups, F); channels stand last",
         )
     return Aval((x.shape[0], *size, w.shape[-2] * groups), x.dtype)
@@ -53,7 +53,7 @@ def _transpose_aval(x: Aval, w: Aval, groups: int, size: Shape, **layout: Any) -
 def _weight_aval(x: Aval, y: Aval, groups: int, size: Shape, **layout: Any) -> Aval:
     if len(x.shape) != len(y.shape) or len(x.shape) < 3 or x.shape[0] != y.shape[0] or x.shape[-1] % groups or y.shape[-1] % groups:
         raise ShapeError(
-            f"conv_weight: images {x} and outputs {y} with groups={groups}",
+            f"conv_weight: images {describe(x)} and outputs {describe(y)} with groups={groups}",
             mend="shapes are (N, *spatial, C) and (N, *size, F), groups divide C and F",
         )
     return Aval((*size, x.shape[-1] // groups, y.shape[-1]), x.dtype)
@@ -62,11 +62,13 @@ def _weight_aval(x: Aval, y: Aval, groups: int, size: Shape, **layout: Any) -> A
 def _require_pair(name: str, x: Aval, w: Aval, groups: int) -> None:
     if len(x.shape) != len(w.shape) or len(x.shape) < 3:
         raise ShapeError(
-            f"{name}: images {x} and weights {w}", mend="both have the spatial axes and two more: (N, *spatial, C) and (*kernel, C / groups, F)"
+            f"{name}: images {describe(x)} and weights {describe(w)}",
+            mend="shapes are (N, *spatial, C) and (*kernel, C / groups, F)",
         )
     if groups < 1 or w.shape[-1] % groups or 0 in w.shape[:-2]:
         raise ShapeError(
-            f"{name}: weights {w} with groups={groups}", mend="groups must divide the last axis, and a kernel has at least one tap on each axis"
+            f"{name}: weights {describe(w)} with groups={groups}",
+            mend="groups must divide the last axis; a kernel has taps on each axis",
         )
 
 

@@ -15,7 +15,7 @@ from chainrule.core.aval import Aval, normalize_axis
 from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions
 from chainrule.ops.composite import less_maximum, log_softmax, log_softmax_eval, softmax, softmax_pull
-from chainrule.ops.gate import batch_elementwise, elementwise_aval, gate, lift, operands
+from chainrule.ops.gate import batch_elementwise, describe, elementwise_aval, gate, lift, operands
 from chainrule.ops.movement import broadcast_to, reshape
 from chainrule.ops.reduction import sum
 from chainrule.tape import bind
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 def _labels_aval(logits: Aval, labels: Aval, smoothing: float) -> Aval:
     if labels.dtype.kind not in "iu":
         raise DtypeError(
-            f"softmax_cross_entropy: labels {labels} are not integers", mend="give class numbers, or probabilities of the shape of the logits"
+            f"softmax_cross_entropy: labels {describe(labels)} are not integers",
+            mend="give class numbers, or a probability for each logit",
         )
     if logits.shape[:-1] != labels.shape:
         raise ShapeError(
-            f"softmax_cross_entropy: labels {labels} do not fit logits {logits}",
+            f"softmax_cross_entropy: labels {describe(labels)} do not fit logits {describe(logits)}",
             mend=f"integer labels have the shape of the logits without the class axis, {logits.shape[:-1]}; probabilities have the whole shape",
         )
     return Aval(labels.shape, logits.dtype)
@@ -119,15 +120,15 @@ def softmax_minus_labels(logits: Tensor | npt.ArrayLike, labels: Tensor | npt.Ar
 
 
 def _soft_eval(logits: Any, probabilities: Any) -> Any:
-    terms = log_softmax_eval(logits, (logits.ndim - 1,)) * probabilities
-    terms[probabilities == 0] = 0
+    terms = np.zeros_like(logits)
+    np.multiply(log_softmax_eval(logits, (logits.ndim - 1,)), probabilities, out=terms, where=probabilities != 0)
     return -np.add.reduce(terms, axis=-1)
 
 
 def _soft_aval(logits: Aval, probabilities: Aval) -> Aval:
     if logits.shape != probabilities.shape:
         raise ShapeError(
-            f"softmax_cross_entropy: probabilities {probabilities} do not fit logits {logits}",
+            f"softmax_cross_entropy: probabilities {describe(probabilities)} do not fit logits {describe(logits)}",
             mend="give one probability for each logit, or integer labels",
         )
     return Aval(logits.shape[:-1], logits.dtype)
@@ -160,7 +161,9 @@ SOFT_CROSS_ENTROPY = Primitive(
 @gate(SOFT_CROSS_ENTROPY)
 def soft_cross_entropy(logits: Tensor | npt.ArrayLike, probabilities: Tensor | npt.ArrayLike, /) -> Tensor:
     """``-sum(probabilities * log_softmax(logits))`` along the last axis; a probability of 0 contributes 0."""
-    return bind(SOFT_CROSS_ENTROPY, operands("softmax_cross_entropy", "real floating", logits, probabilities))
+    scores, targets = operands("softmax_cross_entropy", "real floating", logits, probabilities)
+    _soft_aval(scores, targets)
+    return bind(SOFT_CROSS_ENTROPY, (scores, targets), {})
 
 
 _REDUCTIONS = ("mean", "sum", "none")
@@ -254,6 +257,7 @@ def softmax_cross_entropy(
     if axis != rank - 1:
         scores = functions.permute_dims(scores, last)
     if targets.dtype.kind != "f":
+        _labels_aval(scores, targets, label_smoothing)
         losses = bind(SOFTMAX_CROSS_ENTROPY, (scores, targets), {"smoothing": float(label_smoothing)})
         return _reduce("softmax_cross_entropy", losses, reduction)
     if axis != rank - 1 and len(targets.shape) == rank:

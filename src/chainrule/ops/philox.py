@@ -17,7 +17,7 @@ import numpy as np
 from chainrule.core.aval import Aval, Dtype, Shape
 from chainrule.core.errors import DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Sample
-from chainrule.ops.gate import as_dtype, gate, lift
+from chainrule.ops.gate import as_dtype, describe, gate, lift
 from chainrule.ops.movement import broadcast_to
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
@@ -95,9 +95,9 @@ def _bits_eval(key: Array, shape: Shape, dtype: Dtype) -> Array:
 def check_key(name: str, key: Aval) -> None:
     """Refuse what is no key."""
     if key.dtype != uint64:
-        raise DtypeError(f"{name}: a key of {key}", mend="keys are made by cr.random.key(seed), a Generator's next(), fold_in or split")
+        raise DtypeError(f"{name}: a key of {describe(key)}", mend="keys are made by cr.random.key(seed), a Generator's next(), fold_in or split")
     if key.shape[-1:] != (2,):
-        raise ShapeError(f"{name}: a key of {key}", mend="a key has two words on its last axis: cr.random.key(seed)")
+        raise ShapeError(f"{name}: a key of {describe(key)}", mend="a key has two words on its last axis: cr.random.key(seed)")
 
 
 def _bits_aval(key: Aval, shape: Shape, dtype: Dtype) -> Aval:
@@ -192,9 +192,9 @@ def _derive_eval(key: Array, data: Array) -> Array:
 def _derive_aval(key: Aval, data: Aval) -> Aval:
     check_key("fold_in", key)
     if data.dtype.kind not in "iu":
-        raise DtypeError(f"fold_in: data {data}", mend="fold in integers")
+        raise DtypeError(f"fold_in: data {describe(data)}", mend="fold in integers")
     if key.shape[:-1] != data.shape[: len(key.shape) - 1]:
-        raise ShapeError(f"fold_in: keys {key} and data {data}", mend="leading axes of the data are those of the keys")
+        raise ShapeError(f"fold_in: keys {describe(key)} and data {describe(data)}", mend="leading axes of the data are those of the keys")
     return Aval((*data.shape, 2), uint64)
 
 

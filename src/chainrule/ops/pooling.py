@@ -173,7 +173,7 @@ class _Geometry(dict[str, Any]):
     def __init__(self, name: str, x: Any, window: int | Sequence[int], stride: int | Sequence[int] | None, padding: Padding) -> None:
         rank = len(x.shape) - 2
         if rank < 1:
-            raise ShapeError(f"{name}: images {Aval(x.shape, x.dtype)}", mend="give images with a batch axis in front and channels last: (N, ..., C)")
+            raise ShapeError(f"{name}: images {describe(x)}", mend="give images with a batch axis in front and channels last: (N, ..., C)")
         spatial = x.shape[1:-1]
         taps = per_axis(name, "window", window, rank)
         steps = taps if stride is None else per_axis(name, "stride", stride, rank)
@@ -293,13 +293,13 @@ def _routed_samples(rng: np.random.Generator, *, spread: bool) -> list[Sample]:
 
 def _spread_aval(ct: Aval, x: Aval, out: Aval, window: Shape, stride: Shape, low: Shape) -> Aval:
     if ct.shape != out.shape:
-        raise ShapeError(f"max_pool_spread: a cotangent {ct} for an output {out}", mend="give one of the shape of max_pool(x)")
+        raise ShapeError(f"max_pool_spread: a cotangent {describe(ct)} for an output {describe(out)}", mend="give one of the shape of max_pool(x)")
     return Aval(x.shape, x.dtype)
 
 
 def _gather_aval(t: Aval, x: Aval, out: Aval, window: Shape, stride: Shape, low: Shape) -> Aval:
     if t.shape != x.shape:
-        raise ShapeError(f"max_pool_gather: a tangent {t} for images {x}", mend="give one of the images' shape")
+        raise ShapeError(f"max_pool_gather: a tangent {describe(t)} for images {describe(x)}", mend="give one of the images' shape")
     return out
 
 

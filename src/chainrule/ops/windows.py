@@ -327,27 +327,27 @@ def scatter(y: Array, w: Array, layout: Layout, spatial: Shape) -> Array:
     array (N, *spatial, C)
     """
     kernel, (channels, features), groups = w.shape[:-2], w.shape[-2:], layout.groups
-    x = np.zeros((y.shape[0], *spatial, groups * channels), y.dtype)
-    if not (y.size and w.size and x.size):
-        return x
+    shape = (y.shape[0], *spatial, groups * channels)
+    if not (y.size and w.size and math.prod(shape)):
+        return np.zeros(shape, y.dtype)
     if groups == 1 and max(layout.stride) > 1 and all(e <= s for e, s in zip(extents(kernel, layout.dilation), layout.stride)):
-        return _scatter_apart(x, y, w, layout)
+        return _scatter_apart(np.zeros(shape, y.dtype), y, w, layout)
     turned = w.reshape(*kernel, channels, groups, features // groups).swapaxes(-1, -3).reshape(*kernel, features // groups, groups * channels)
-    phases = [
-        [_phase(*axis, r) for r in range(min(axis[0], size))] for axis, size in zip(zip(layout.stride, layout.dilation, layout.low, kernel), spatial)
-    ]
-    for residues in product(*phases):
-        if not all(phase.taps for phase in residues):
+    axes = zip(layout.stride, layout.dilation, layout.low, kernel, strict=True)
+    x = None
+    for phases in product(*([_phase(*axis, residue) for residue in range(min(axis[0], size))] for axis, size in zip(axes, spatial))):
+        if not all(phase.taps for phase in phases):
             continue
-        at = tuple(slice(phase.residue, None, s) for phase, s in zip(residues, layout.stride))
-        part = x[(slice(None), *at)]
-        picked = turned[tuple(phase.pick for phase in residues)]
-        inner = Layout((1,) * len(kernel), tuple(phase.dilation for phase in residues), tuple(phase.low for phase in residues), groups)
-        made = correlate(y, picked, inner, part.shape[1:-1])
-        if part.shape == x.shape:
-            return made
-        part[...] = made
-    return x
+        at = [slice(phase.residue, None, s) for phase, s in zip(phases, layout.stride)]
+        size = tuple(len(range(n)[places]) for n, places in zip(spatial, at))
+        picked = turned[tuple(phase.pick for phase in phases)]
+        inner = Layout((1,) * len(kernel), tuple(phase.dilation for phase in phases), tuple(phase.low for phase in phases), groups)
+        part = correlate(y, picked, inner, size)
+        if size == spatial:
+            return part
+        x = np.zeros(shape, y.dtype) if x is None else x
+        x[(slice(None), *at)] = part
+    return np.zeros(shape, y.dtype) if x is None else x
 
 
 class _Phase(NamedTuple):
