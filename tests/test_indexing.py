@@ -8,7 +8,7 @@ from typing import Any
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -101,7 +101,10 @@ def test_writing_is_numpys(case: tuple[np.ndarray, Any], data: st.DataObject) ->
     shape = data.draw(st.sampled_from([target, target[1:], (1, *target) if target else (), (), thin]))
     value = -np.arange(1.0, np.prod(shape, dtype=int) + 1).reshape(shape)
     expected = x.copy()
-    expected[index] = value
+    try:
+        expected[index] = value
+    except TypeError:  # NumPy takes no axes of size 1 in front beside some masks.
+        reject()
     assert_array_equal(cr.index_update(x, index, value).numpy(), expected)
 
 
