@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 from chainrule.core import tree
-from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, DtypeError, ShapeError
 from chainrule.core.interp import no_grad
 from chainrule.core.primitive import functions, public
@@ -225,5 +224,4 @@ def _step(f: Callable[[Tree, Tree], Any], carry: Tree, x: Tree) -> tuple[Tree, T
 def _collects_nothing(f: Callable[[Tree, Tree], Any], carry: Tree, xs: Tree) -> Tree:
     with no_grad():
         _, y = _step(f, carry, tree.map(lambda leaf: functions.zeros(leaf.shape[1:], dtype=leaf.dtype), xs))
-    avals = tree.map(lambda leaf: Aval(lift(leaf).shape, lift(leaf).dtype), y)
-    return tree.map(lambda aval: functions.zeros((0, *aval.shape), dtype=aval.dtype), avals)
+    return tree.map(lambda leaf: functions.zeros((0, *leaf.shape), dtype=leaf.dtype), _lifted(y))

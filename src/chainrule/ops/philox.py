@@ -78,7 +78,7 @@ def philox(block: Array, draw: Array, seed: Array) -> Array:
 def _bits_eval(key: Array, shape: Shape, dtype: Dtype) -> Array:
     count = math.prod(shape)
     blocks = -(-count * dtype.itemsize // 16)
-    keys = np.reshape(key, (-1, 2))
+    keys = np.reshape(key, (key.size // 2, 2))
     words = np.empty((len(keys) * blocks, 4), uint32)
     for start in range(0, len(words), _CHUNK):
         block = np.arange(start, min(start + _CHUNK, len(words)), dtype=uint64)
@@ -88,8 +88,8 @@ def _bits_eval(key: Array, shape: Shape, dtype: Dtype) -> Array:
         seed, draw = keys[row].T
         words[start : start + len(block)] = philox(block, draw, seed)
     # Little-endian on every machine: a 64-bit word has its first half below.
-    flat = words.reshape(len(keys), -1) if dtype == uint32 else words[:, 0::2] | words[:, 1::2].astype(uint64) << _SHIFT
-    return flat.reshape(len(keys), -1)[:, :count].reshape((*key.shape[:-1], *shape))[()]
+    flat = words if dtype == uint32 else words[:, 0::2] | words[:, 1::2].astype(uint64) << _SHIFT
+    return flat.reshape(len(keys), blocks * 16 // dtype.itemsize)[:, :count].reshape((*key.shape[:-1], *shape))[()]
 
 
 def check_key(name: str, key: Aval) -> None:
@@ -181,7 +181,7 @@ def random_bits(key: Tensor | npt.ArrayLike, shape: int | Sequence[int] = (), /,
 
 def _derive_eval(key: Array, data: Array) -> Array:
     numbers = np.atleast_1d(data).astype(uint64).ravel()
-    seed, draw = np.atleast_2d(key.reshape(-1, 2)).T
+    seed, draw = np.atleast_2d(key.reshape(key.size // 2, 2)).T
     if len(seed) > 1:
         index = np.broadcast_to(np.arange(len(seed)).reshape(*key.shape[:-1], *(1,) * (np.ndim(data) - key.ndim + 1)), np.shape(data)).ravel()
         seed, draw = seed[index], draw[index]
