@@ -190,7 +190,31 @@ def exponential(
     generator: Generator | None = None,
     key: Tensor | npt.ArrayLike | None = None,
 ) -> Tensor:
-    """Exponentially distributed numbers with mean ``scale``: ``-scale * log(u)``; other parameters as for `uniform`."""
+    """Exponentially distributed numbers.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Of the result, which has also the axes of the parameters: they broadcast.
+    scale : Tensor or array_like
+        Mean; gradients flow to it.
+    dtype, generator, key
+        As for `uniform`.
+
+    Returns
+    -------
+    Tensor
+
+    Notes
+    -----
+    ``-scale * log(u)`` for u uniform in (0, 1].
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> bool((cr.random.exponential((100,)) >= 0).all())
+    True
+    """
     sizes, kind, (mean,) = _parameters("exponential", shape, dtype, scale)
     return _affine(-functions.log(_open_unit(_draw("exponential", sizes, kind, generator, key), kind)), mean, 0.0)
 
@@ -204,7 +228,31 @@ def gumbel(
     generator: Generator | None = None,
     key: Tensor | npt.ArrayLike | None = None,
 ) -> Tensor:
-    """Gumbel-distributed numbers: ``loc - scale * log(-log(u))``; other parameters as for `uniform`."""
+    """Gumbel-distributed numbers: the greatest of many, and what `categorical` adds to logits.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Of the result, which has also the axes of the parameters: they broadcast.
+    loc, scale : Tensor or array_like
+        Mode and spread; gradients flow to them.
+    dtype, generator, key
+        As for `uniform`.
+
+    Returns
+    -------
+    Tensor
+
+    Notes
+    -----
+    ``loc - scale * log(-log(u))`` for u uniform in (0, 1).
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.random.gumbel((2, 3)).shape
+    (2, 3)
+    """
     sizes, kind, (mode, spread) = _parameters("gumbel", shape, dtype, loc, scale)
     u = _middle(_draw("gumbel", sizes, kind, generator, key), kind)
     return _affine(-functions.log(-functions.log(u)), spread, mode)
@@ -231,6 +279,13 @@ def bernoulli(
     Returns
     -------
     Tensor of bool
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.random.bernoulli([0.0, 1.0], (2, 1))
+    tensor([[False,  True],
+            [False,  True]])
     """
     sizes, kind, (chance,) = _parameters("bernoulli", shape, None, p)
     return _unit(_draw("bernoulli", sizes, kind, generator, key), kind) < chance
@@ -268,6 +323,12 @@ def randint(
     Notes
     -----
     The remainder of 64 random bits: no integer is likelier than another by more than ``(high - low) / 2**64``.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> set(cr.random.randint(100, 1, 4).tolist()) == {1, 2, 3}
+    True
     """
     span = high - low
     if not 0 < span < 2**63:
