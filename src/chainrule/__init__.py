@@ -1,8 +1,13 @@
 """chainrule: automatic differentiation on computational graphs that can be looked through.
 
 The functions of the array API standard, and the gates of networks, on `Tensor`; PyTorch's handling of
-gradients; JAX's transforms. A gate's own file decides what is public, so adding one never edits this.
+gradients; JAX's transforms. A gate's own file decides what is public, so adding one never edits this. The floors
+of networks load when they are first named.
 """
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from chainrule.autodiff import autograd as autograd
 from chainrule.autodiff.check import gradcheck as gradcheck
@@ -53,3 +58,20 @@ from chainrule.ops.statistics import *
 from chainrule.ops.structure import *
 from chainrule.ops.transcendental import *
 from chainrule.tensor import Tensor as Tensor
+
+_LATER = ("data", "nn", "optim", "training")
+
+if _TYPE_CHECKING:
+    from chainrule import data as data
+    from chainrule import nn as nn
+    from chainrule import optim as optim
+    from chainrule import training as training
+else:
+
+    def __getattr__(name: str) -> _Any:
+        if name in _LATER:
+            return _import_module(f"chainrule.{name}")
+        raise AttributeError(f"module 'chainrule' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATER})

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import linecache
 import sys
-from pathlib import Path
 
-_PACKAGE = str(Path(__file__).resolve().parent.parent)
+# Not pathlib, which would be the slowest import of the library.
+_PACKAGE = __file__.rpartition("core")[0]
 
 
 def user_line() -> str:

@@ -1,0 +1,124 @@
+"""Initializers: what parameters are before they have learned anything.
+
+An initializer is plain frozen data, called with a shape; its values come from the library's random generator.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from chainrule.core.aval import Shape
+from chainrule.core.errors import ArgumentError
+from chainrule.ops import random
+from chainrule.tensor import Tensor, new
+
+
+class Initializer:
+    """Makes the first value of a parameter; the base of all initializers."""
+
+    def __call__(self, shape: Shape, dtype: Any = "float32", fans: tuple[int, int] | None = None) -> Tensor:
+        """A value of this shape and dtype.
+
+        Parameters
+        ----------
+        fans : (int, int), optional
+            How many inputs an output depends on, and how many outputs an input reaches; read off the
+            shape (sizes of a window, inputs, outputs) if not given.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Constant(Initializer):
+    """The same number everywhere."""
+
+    value: float = 0.0
+
+    def __call__(self, shape: Shape, dtype: Any = "float32", fans: tuple[int, int] | None = None) -> Tensor:
+        return new(np.full(shape, self.value, dtype))
+
+
+@dataclass(frozen=True)
+class VarianceScaling(Initializer):
+    """Independent draws of mean 0 and variance ``scale / fan``.
+
+    Parameters
+    ----------
+    scale : float
+    mode : {"fan_in", "fan_out", "fan_avg"}
+        Which fan the variance is divided by.
+    distribution : {"uniform", "normal"}
+
+    Notes
+    -----
+    Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks"
+    (2010): scale 1, fan_avg. He et al., "Delving deep into rectifiers" (2015), equation 10: scale 2,
+    fan_in. LeCun et al., "Efficient BackProp" (1998): scale 1, fan_in. The normal
+    distribution is not truncated.
+    """
+
+    scale: float = 1.0
+    mode: str = "fan_in"
+    distribution: str = "uniform"
+
+    def __post_init__(self) -> None:
+        if self.mode not in _FANS:
+            raise ArgumentError(f"VarianceScaling: no mode {self.mode!r}", mend=f"choose one of {', '.join(_FANS)}")
+        if self.distribution not in ("uniform", "normal"):
+            raise ArgumentError(f"VarianceScaling: no distribution {self.distribution!r}", mend="choose uniform or normal")
+
+    def __call__(self, shape: Shape, dtype: Any = "float32", fans: tuple[int, int] | None = None) -> Tensor:
+        fan = _FANS[self.mode](*(fans or fans_of(shape)))
+        deviation = math.sqrt(self.scale / max(1.0, fan))
+        if self.distribution == "normal":
+            return random.normal(shape, std=deviation, dtype=dtype)
+        limit = math.sqrt(3) * deviation
+        return random.uniform(shape, -limit, limit, dtype=dtype)
+
+
+_FANS: dict[str, Any] = {
+    "fan_in": lambda fan_in, fan_out: fan_in,
+    "fan_out": lambda fan_in, fan_out: fan_out,
+    "fan_avg": lambda fan_in, fan_out: (fan_in + fan_out) / 2,
+}
+
+
+def fans_of(shape: Shape) -> tuple[int, int]:
+    """Fan-in and fan-out of a kernel of shape (sizes of a window, inputs, outputs)."""
+    if len(shape) < 2:
+        size = shape[0] if shape else 1
+        return size, size
+    window = math.prod(shape[:-2])
+    return window * shape[-2], window * shape[-1]
+
+
+NAMES: dict[str, Initializer] = {
+    "zeros": Constant(0.0),
+    "ones": Constant(1.0),
+    "glorot_uniform": VarianceScaling(1.0, "fan_avg", "uniform"),
+    "glorot_normal": VarianceScaling(1.0, "fan_avg", "normal"),
+    "he_uniform": VarianceScaling(2.0, "fan_in", "uniform"),
+    "he_normal": VarianceScaling(2.0, "fan_in", "normal"),
+    "lecun_uniform": VarianceScaling(1.0, "fan_in", "uniform"),
+    "lecun_normal": VarianceScaling(1.0, "fan_in", "normal"),
+}
+
+
+def fetch(initializer: Initializer | str) -> Initializer:
+    """The initializer of this name; an initializer stays itself."""
+    if isinstance(initializer, Initializer):
+        return initializer
+    if initializer not in NAMES:
+        near = get_close_matches(str(initializer), NAMES, 1)
+        raise ArgumentError(f"no initializer {initializer!r}", mend=f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(NAMES)}")
+    return NAMES[initializer]
+
+
+def name_of(initializer: Initializer) -> str | None:
+    """The name under which `fetch` finds it, if any."""
+    return next((name for name, known in NAMES.items() if known == initializer), None)

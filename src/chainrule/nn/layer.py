@@ -1,0 +1,394 @@
+"""Layer: a function with parameters, made of smaller ones.
+
+A layer makes its parameters when it first sees an input, from that input's shape; until then it says
+so. Parameters, buffers and sublayers are plain attributes, or stand in lists, tuples and dicts that
+are; the tree of layers is read off them whenever it is asked for. Nothing here computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from inspect import signature
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from chainrule.core import tree
+from chainrule.core.aval import Dtype, Shape
+from chainrule.core.errors import ChainruleError, LayerError
+from chainrule.core.interp import EVERYDAY, no_grad, using
+from chainrule.nn.initializers import Initializer, fetch, name_of
+from chainrule.nn.spec import InputSpec
+from chainrule.ops.creation import asarray
+from chainrule.tensor import Tensor, new
+
+
+class Differences(NamedTuple):
+    """Names that a loaded state lacked, and names in it that the layer does not have."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+class Layer:
+    """A function with parameters; the base of all layers.
+
+    A layer of one's own defines ``call``, and either makes its parameters and sublayers in ``__init__`` or,
+    where they depend on the input's shape, in ``build``.
+
+    Parameters
+    ----------
+    name : str, optional
+        What messages call the layer; its class's name if not given.
+    dtype : dtype
+        Of the parameters.
+
+    Attributes
+    ----------
+    training : bool
+        Whether layers such as Dropout behave as in training; set by `train` and `eval`.
+    input_spec : InputSpec or tuple of InputSpec, optional
+        What the positional inputs must be.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> class Scale(cr.nn.Layer):
+    ...     def build(self, input_shape):
+    ...         self.factor = self.add_parameter("factor", input_shape[-1:], "ones")
+    ...
+    ...     def call(self, x):
+    ...         return x * self.factor
+    >>> layer = Scale()
+    >>> layer([[1.0, 2.0]]).sum().backward()
+    >>> layer.factor.grad
+    tensor([1., 2.])
+    """
+
+    name: str | None = None
+    dtype: Dtype = np.dtype("float32")
+    training: bool = True
+    built: bool = False
+    input_spec: InputSpec | tuple[InputSpec, ...] | None = None
+    _parameters: dict[str, None]
+    _buffers: dict[str, None]
+
+    # In __new__, so that a subclass may set attributes before, or without, super().__init__().
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        layer = super().__new__(cls)
+        layer.__dict__.update(_parameters={}, _buffers={})
+        return layer
+
+    def __init__(self, *, name: str | None = None, dtype: Any = "float32") -> None:
+        self.name = name
+        self.dtype = np.dtype(dtype)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if value.__class__ is Tensor and value.is_leaf and value.requires_grad:
+            self._parameters[name] = None
+        object.__setattr__(self, name, value)
+
+    # What a layer of one's own defines.
+
+    def build(self, *input_shapes: Any, **none: Any) -> None:
+        """Make what depends on the shapes of the inputs; called once, before the first call."""
+
+    def call(self, *inputs: Any, **options: Any) -> Any:
+        """The layer's output."""
+        raise NotImplementedError(f"{type(self).__name__} does not define call")
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """The layer's output for these inputs.
+
+        Raises
+        ------
+        LayerError
+            If an input is not what the layer takes; it names the layer's path.
+        """
+        try:
+            inputs = tuple(x if x.__class__ is Tensor else _lifted(x) for x in inputs)
+            if self.input_spec is not None:
+                self._check(inputs)
+            if not self.built:
+                self._build(inputs)
+            return self.call(*inputs, **options)
+        except ChainruleError as error:
+            _locate(error, self)
+            raise
+
+    def _build(self, inputs: tuple[Any, ...]) -> None:
+        # Parameters are values even where the first call is being traced.
+        with using(EVERYDAY):
+            self.build(*(_shapes(x) for x in inputs))
+        self.built = True
+
+    def _check(self, inputs: tuple[Any, ...]) -> None:
+        specs = self.input_spec if isinstance(self.input_spec, tuple) else (self.input_spec,)
+        for spec, x in zip(specs, inputs, strict=False):
+            if spec is not None and isinstance(x, Tensor) and not spec.accepts(x):
+                raise LayerError(f"{self.label} takes {spec.wanted}, but got {spec.got(x)}", mend=spec.mend)
+
+    @property
+    def label(self) -> str:
+        """What messages call the layer."""
+        kind = type(self).__name__
+        return kind if self.name is None else f"{kind} {self.name!r}"
+
+    # Parameters, buffers and sublayers.
+
+    def add_parameter(
+        self, name: str, shape: Shape, initializer: Initializer | str, *, fans: tuple[int, int] | None = None, trainable: bool = True
+    ) -> Tensor:
+        """A parameter drawn by an initializer, kept as the attribute ``name``.
+
+        Parameters
+        ----------
+        fans : (int, int), optional
+            How many inputs an output depends on and the reverse, where the shape does not tell.
+        trainable : bool
+            Whether it requires a gradient.
+        """
+        value = fetch(initializer)(tuple(shape), self.dtype, fans)
+        parameter = new(np.asarray(value._value)).requires_grad_(trainable)
+        self._parameters[name] = None
+        setattr(self, name, parameter)
+        return parameter
+
+    def add_buffer(self, name: str, value: Any) -> Tensor:
+        """A Tensor that belongs to the state but is not trained, kept as the attribute ``name``; change it with ``assign``."""
+        buffer = asarray(value).detach()
+        self._buffers[name] = None
+        setattr(self, name, buffer)
+        return buffer
+
+    def _members(self) -> Iterator[tuple[str, Any]]:
+        """Tensors and layers among the attributes, containers opened, with their names."""
+        stack = [(name, value) for name, value in reversed(self.__dict__.items()) if value.__class__ in _MEMBERS or isinstance(value, Layer)]
+        while stack:
+            name, value = stack.pop()
+            if isinstance(value, (list, tuple)):
+                stack.extend((f"{name}.{i}", item) for i, item in reversed([*enumerate(value)]))
+            elif isinstance(value, dict):
+                stack.extend((f"{name}.{key}", item) for key, item in reversed(value.items()))
+            elif isinstance(value, (Tensor, Layer)):
+                yield name, value
+
+    def named_layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """The layer itself, under the name ``prefix``, and all layers inside it; each once, outer before inner."""
+        seen = {id(self)}
+        stack: list[tuple[str, Layer]] = [(prefix, self)]
+        while stack:
+            path, layer = stack.pop()
+            yield path, layer
+            inside = [(f"{path}.{name}" if path else name, member) for name, member in layer._members() if isinstance(member, Layer)]
+            first = {id(member): (name, member) for name, member in reversed(inside) if id(member) not in seen}
+            stack.extend(first[key] for key in first)
+            seen.update(first)
+
+    def layers_inside(self) -> Iterator[Layer]:
+        """The layer itself and all layers inside it."""
+        return (layer for _, layer in self.named_layers())
+
+    def _named_tensors(self, kind: str) -> Iterator[tuple[str, Tensor]]:
+        seen: set[int] = set()
+        for path, layer in self.named_layers():
+            listed: dict[str, None] = getattr(layer, kind)
+            for name, member in layer._members():
+                if not isinstance(member, Tensor) or id(member) in seen:
+                    continue
+                # Leaves in lists become known as parameters when they are first seen, and stay so when frozen.
+                if kind == "_parameters" and member.is_leaf and member.requires_grad:
+                    listed[name] = None
+                if name in listed:
+                    seen.add(id(member))
+                    yield (f"{path}.{name}" if path else name), member
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and parameters of this layer and all inside it; shared ones once.
+
+        Raises
+        ------
+        LayerError
+            If a layer has not made its parameters yet.
+        """
+        self._require_built()
+        return self._named_tensors("_parameters")
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and buffers of this layer and all inside it."""
+        return self._named_tensors("_buffers")
+
+    def parameters(self) -> Parameters:
+        """The parameters of this layer and all inside it, as they are when the result is used.
+
+        An optimizer may therefore be made before the first call, when layers have none yet.
+        """
+        return Parameters(self)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Freeze (False) or thaw (True) all parameters."""
+        for _, parameter in self.named_parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def _waiting(self) -> Iterator[tuple[str, Layer]]:
+        """Layers that still have to make their parameters."""
+        return ((path, layer) for path, layer in self.named_layers() if not layer.built and type(layer).build is not Layer.build)
+
+    def _require_built(self) -> None:
+        for path, layer in self._waiting():
+            where = f"{type(self).__name__}.{path} ({layer.label})" if path else layer.label
+            raise LayerError(
+                f"{where} has no parameters yet: it makes them for its first input", mend="call the model once, or model.initialize(input_shape)"
+            )
+
+    def initialize(self, *input_shapes: Shape, dtype: Any = "float32") -> Self:
+        """Make all parameters, by one call in evaluation mode on zeros of these shapes.
+
+        Examples
+        --------
+        >>> import chainrule as cr
+        >>> model = cr.nn.Dense(3).initialize((1, 2))
+        >>> [(name, parameter.shape) for name, parameter in model.named_parameters()]
+        [('kernel', (2, 3)), ('bias', (3,))]
+        """
+        modes = [(layer, layer.training) for layer in self.layers_inside()]
+        self.eval()
+        try:
+            with using(EVERYDAY), no_grad():
+                self(*(asarray(np.zeros(shape, dtype)) for shape in input_shapes))
+        finally:
+            for layer, training in modes:
+                layer.training = training
+        return self
+
+    # State and mode.
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name: a snapshot that later steps do not change.
+
+        Raises
+        ------
+        LayerError
+            If a layer has not made its parameters yet.
+        """
+        return {name: tensor.detach() for name, tensor in (*self.named_parameters(), *self.named_buffers())}
+
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> Differences:
+        """Let parameters and buffers take the values of a state.
+
+        Parameters
+        ----------
+        state : mapping of str to Tensor or array_like
+        strict : bool
+            Refuse a state with missing or unexpected names; else they are returned.
+
+        Raises
+        ------
+        LayerError
+            If names or shapes differ (it lists every difference), or a layer has not made its parameters
+            yet. Nothing is loaded then.
+        """
+        own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        missing = tuple(name for name in own if name not in state)
+        unexpected = tuple(name for name in state if name not in own)
+        given = {name: asarray(value, dtype=own[name].dtype) for name, value in state.items() if name in own}
+        lines = [f"missing: {name} {own[name].shape}" for name in missing if strict]
+        lines += [f"unexpected: {name} {tuple(np.shape(state[name]))}" for name in unexpected if strict]
+        lines += [
+            f"other shape: {name} is {own[name].shape} here, {value.shape} in the state"
+            for name, value in given.items()
+            if value.shape != own[name].shape
+        ]
+        if lines:
+            raise LayerError(
+                f"the state does not fit {self.label}:" + "".join(f"\n    {line}" for line in lines),
+                mend="load it into a layer made with the same configuration"
+                + (", or pass strict=False to take what fits" if missing or unexpected else ""),
+            )
+        with no_grad():
+            for name, value in given.items():
+                own[name].assign(value)
+        return Differences(missing, unexpected)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode (or evaluation mode) for this layer and all inside it."""
+        for layer in self.layers_inside():
+            layer.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Set evaluation mode for this layer and all inside it."""
+        return self.train(False)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make such a layer anew: every argument of ``__init__`` that is kept as an attribute of its name."""
+        missing = object()
+        found = {name: getattr(self, name, missing) for name in signature(type(self)).parameters}
+        return {name: value for name, value in found.items() if value is not missing}
+
+    def __repr__(self) -> str:
+        plain = {name: parameter.default for name, parameter in signature(type(self)).parameters.items()}
+        given = [f"{name}={_brief(value)}" for name, value in self.get_config().items() if not _same(value, plain[name]) and not _holds_layers(value)]
+        inside = [f"  {name}: {member!r}".replace("\n", "\n  ") for name, member in self._members() if isinstance(member, Layer)]
+        body = "\n" + "\n".join(inside) + "\n" if inside else ""
+        return f"{type(self).__name__}({', '.join(given)}{body})"
+
+
+class Parameters(Iterable[Tensor]):
+    """The parameters of a layer, looked up anew whenever they are asked for."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (parameter for _, parameter in self._layer.named_parameters())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def available(self) -> tuple[list[Tensor], bool]:
+        """Those that exist now, and whether they are all."""
+        complete = next(self._layer._waiting(), None) is None
+        return [parameter for _, parameter in self._layer._named_tensors("_parameters")], complete
+
+    def __repr__(self) -> str:
+        return f"<parameters of {self._layer.label}>"
+
+
+_MEMBERS = (Tensor, list, tuple, dict)
+
+
+def _lifted(x: Any) -> Any:
+    return tree.map(asarray, x) if isinstance(x, (tuple, dict)) else x if x is None else asarray(x)
+
+
+def _shapes(x: Any) -> Any:
+    return tree.map(lambda leaf: leaf.shape, x)
+
+
+def _locate(error: ChainruleError, layer: Layer) -> None:
+    """Put the layer in front of the path that an error has gathered on its way out."""
+    trail: list[Layer] = error.__dict__.setdefault("trail", [])
+    if not trail or trail[-1] is not layer:
+        trail.append(layer)
+    path = [trail[-1].label]
+    for outer, inner in zip(trail[:0:-1], trail[-2::-1], strict=True):
+        path.append(next((name for name, member in outer._members() if member is inner), inner.label))
+    error.layer = ".".join(path) + (f" ({trail[0].label})" if len(trail) > 1 else "")
+
+
+def _same(value: Any, default: Any) -> bool:
+    return value is default or _brief(value) == _brief(default) or (default is None and _brief(value) == "'linear'")
+
+
+def _holds_layers(value: Any) -> bool:
+    return any(isinstance(leaf, Layer) for leaf in tree.leaves(value))
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Initializer):
+        return repr(name_of(value) or value)
+    if isinstance(value, np.dtype):
+        return repr(value.name)
+    return repr(value.__name__) if callable(value) and hasattr(value, "__name__") else repr(value)

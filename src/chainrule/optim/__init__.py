@@ -1,0 +1,29 @@
+"""Optimizers: PyTorch's handling, on steps that can be traced."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from chainrule.core.errors import ArgumentError
+from chainrule.optim.adam import Adam, AdamW
+from chainrule.optim.optimizer import Group, Optimizer
+from chainrule.optim.sgd import SGD
+
+__all__ = ["SGD", "Adam", "AdamW", "Group", "Optimizer", "get"]
+
+NAMES: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+
+
+def get(name: str) -> type[Optimizer]:
+    """The optimizer class of this name.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.optim.get("adam").__name__
+    'Adam'
+    """
+    if name not in NAMES:
+        near = get_close_matches(str(name), NAMES, 1)
+        raise ArgumentError(f"no optimizer {name!r}", mend=f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(NAMES)}")
+    return NAMES[name]

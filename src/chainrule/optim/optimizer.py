@@ -1,0 +1,240 @@
+"""Optimizer: what turns gradients into steps.
+
+All that changes from step to step (the learning rate, moments, the number of steps) is a Tensor, and a step is
+written in gates, so that a traced step captures it. Parameters keep their identity: a step lets the
+names stand for new values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from chainrule.core.aval import Dtype, float64
+from chainrule.core.errors import ArgumentError
+from chainrule.core.interp import EVERYDAY, no_grad, using
+from chainrule.ops.creation import asarray, astype
+from chainrule.tensor import Tensor, new
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """Parameters of which some may not exist yet, such as `Layer.parameters()` before the first call."""
+
+    def available(self) -> tuple[list[Tensor], bool]:
+        """Those that exist now, and whether they are all."""
+        ...
+
+
+Slots = dict[str, Tensor]
+
+
+class Group:
+    """Parameters that are stepped with the same options.
+
+    ``group["lr"]`` reads an option, ``group["lr"] = 0.1`` sets it.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor] | Growing, options: Mapping[str, Any]) -> None:
+        self._source = parameters if isinstance(parameters, Growing) else None
+        self._known: list[Tensor] = [] if isinstance(parameters, Growing) else [_parameter(x) for x in parameters]
+        self._rate = new(np.array(0.0))
+        self._options = dict.fromkeys(options)
+        for name, value in options.items():
+            self[name] = value
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters that exist now."""
+        if self._source is not None:
+            self._known, complete = self._source.available()
+            if complete:
+                self._source = None
+        return self._known
+
+    @property
+    def rate(self) -> Tensor:
+        """The learning rate as a Tensor, which a compiled step reads anew each time."""
+        return self._rate
+
+    def __getitem__(self, name: str) -> Any:
+        return self._rate.item() if name == "lr" else self._options[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in self._options:
+            raise ArgumentError(f"no option {name!r}", mend=f"choose one of {', '.join(self._options)}")
+        if name == "lr":
+            check_at_least("lr", value, 0)
+            with using(EVERYDAY):
+                self._rate.assign(np.float64(value))
+        else:
+            self._options[name] = value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._options)
+
+
+class Optimizer:
+    """Base of the optimizers.
+
+    Parameters
+    ----------
+    parameters : iterable of Tensor, ``layer.parameters()``, or sequence of dict
+        Leaves that require a gradient. A dict holds some under "params", and options of its own for them.
+    options
+        "lr", the learning rate, and what the method needs besides.
+
+    Attributes
+    ----------
+    groups : list of Group
+    """
+
+    def __init__(self, parameters: Iterable[Tensor] | Growing | Sequence[Mapping[str, Any]], **options: Any) -> None:
+        given: Any = parameters if isinstance(parameters, Growing) else list(parameters)
+        if isinstance(given, list) and any(isinstance(entry, Mapping) for entry in given):
+            self.groups = [self._group(entry, options) for entry in given]
+        else:
+            self.groups = [Group(given, options)]
+        self._slots: dict[int, Slots] = {}
+        listed = [id(parameter) for group in self.groups for parameter in group._known]
+        if len(set(listed)) < len(listed):
+            raise ArgumentError("a parameter is given to the optimizer twice", mend="list each parameter in one group only")
+        if given == []:
+            raise ArgumentError("the optimizer has no parameters", mend="pass model.parameters()")
+
+    def _group(self, entry: Mapping[str, Any], options: Mapping[str, Any]) -> Group:
+        own = {name: value for name, value in entry.items() if name != "params"}
+        unknown = [name for name in own if name not in options]
+        if "params" not in entry or unknown:
+            what = f"no option {unknown[0]!r}" if unknown else "a group without 'params'"
+            raise ArgumentError(f"{type(self).__name__}: {what}", mend=f"a group has 'params' and any of {', '.join(options)}")
+        return Group(entry["params"], {**options, **own})
+
+    @property
+    def lr(self) -> float:
+        """The learning rate; setting it sets that of all groups."""
+        return self.groups[0]["lr"]
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        for group in self.groups:
+            group["lr"] = value
+
+    def begin(self, parameter: Tensor, group: Group) -> dict[str, Any]:
+        """What is remembered of a parameter from step to step: names and first values."""
+        raise NotImplementedError
+
+    def update(self, parameter: Tensor, gradient: Tensor, lr: Tensor, slots: Slots, group: Group) -> Tensor:
+        """The parameter's next value; assigns the slots theirs."""
+        raise NotImplementedError
+
+    def step(self) -> None:
+        """Move every parameter that has a gradient."""
+        moved: list[tuple[Tensor, Tensor]] = []
+        for group in self.groups:
+            rates: dict[Dtype, Tensor] = {}
+            for parameter in group.parameters:
+                gradient = parameter.grad
+                if gradient is None:
+                    continue
+                dtype = parameter.dtype
+                if dtype not in rates:
+                    rates[dtype] = astype(group.rate, dtype, copy=False)
+                # Detached, a step has no history and needs no no_grad, under which gates take their longer way.
+                value = self.update(parameter.detach(), gradient.detach(), rates[dtype], self._slots_of(parameter, group), group)
+                moved.append((parameter, value))
+        with no_grad():
+            for parameter, value in moved:
+                parameter.assign(value)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for group in self.groups:
+            for parameter in group.parameters:
+                if parameter.grad is not None:
+                    parameter.grad = None
+
+    def _slots_of(self, parameter: Tensor, group: Group) -> Slots:
+        key = id(parameter)
+        if key not in self._slots:
+            # They are values even where the first step is being traced.
+            with using(EVERYDAY):
+                self._slots[key] = {name: new(np.asarray(value)) for name, value in self.begin(parameter, group).items()}
+        return self._slots[key]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later steps depend on besides the parameters and gradients: a snapshot.
+
+        Returns
+        -------
+        dict
+            "state": for the position of every parameter that was stepped, its slots by name; "groups": the
+            options of each group.
+        """
+        everything = [parameter for group in self.groups for parameter in group.parameters]
+        slots = {str(i): self._slots[id(p)] for i, p in enumerate(everything) if id(p) in self._slots}
+        return {
+            "state": {place: {name: value.detach() for name, value in held.items()} for place, held in slots.items()},
+            "groups": [{name: group[name] for name in group} for group in self.groups],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned.
+
+        Raises
+        ------
+        ArgumentError
+            If groups, parameters or slots do not correspond; nothing is loaded then.
+        """
+        groups, held = state["groups"], state["state"]
+        if len(groups) != len(self.groups):
+            raise ArgumentError(
+                f"the state has {len(groups)} groups, {type(self).__name__} has {len(self.groups)}", mend="make the optimizer as it was"
+            )
+        owners = [(parameter, group) for group in self.groups for parameter in group.parameters]
+        fresh: dict[int, Slots] = {}
+        for place, values in held.items():
+            if int(place) >= len(owners):
+                raise ArgumentError(f"the state is of parameter {place}, but there are {len(owners)}", mend="make model and optimizer as they were")
+            parameter, group = owners[int(place)]
+            wanted = {name: np.shape(value) for name, value in self.begin(parameter, group).items()}
+            found = {name: tuple(value.shape) for name, value in values.items()}
+            if wanted != found:
+                raise ArgumentError(f"parameter {place} needs the state {wanted}, not {found}", mend="make model and optimizer as they were")
+            fresh[id(parameter)] = {name: new(np.asarray(asarray(value)._value)) for name, value in values.items()}
+        for group, options in zip(self.groups, groups, strict=True):
+            for name, value in options.items():
+                group[name] = tuple(value) if isinstance(value, list) else value
+        self._slots = fresh
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={self.groups[0][name]!r}" for name in self.groups[0])
+        return f"{type(self).__name__}({options})"
+
+
+def power(base: float, exponent: Tensor) -> Tensor:
+    """A number to the power of a count of steps, in double precision: in single, 1 - 0.999**1 is off by 1e-5."""
+    return new(np.float64(base)) ** astype(exponent, float64)
+
+
+def check_at_least(name: str, value: float, least: float) -> None:
+    """Refuse an option that is too small or not finite."""
+    if not least <= value < float("inf"):
+        raise ArgumentError(f"{name}={value}", mend=f"it must be a finite number, at least {least}")
+
+
+def check_share(name: str, value: float) -> None:
+    """Refuse an option outside of [0, 1)."""
+    if not 0 <= value < 1:
+        raise ArgumentError(f"{name}={value}", mend="it must be at least 0 and less than 1")
+
+
+def _parameter(x: Any) -> Tensor:
+    if not isinstance(x, Tensor) or not x.is_leaf or not x.requires_grad:
+        got = f"a computed tensor of shape {x.shape}" if isinstance(x, Tensor) and not x.is_leaf else type(x).__name__
+        raise ArgumentError(
+            f"an optimizer steps leaves that require a gradient, not {got}", mend="pass model.parameters(), or tensors made with requires_grad=True"
+        )
+    return x

@@ -1,0 +1,174 @@
+"""RunFolder: what a training run leaves on the disk, and takes up again.
+
+============================ ====================================================
+file                         what it holds
+============================ ====================================================
+``config.json``              the model and all settings
+``metrics.jsonl``            a line per step that was logged and per epoch
+``weights.safetensors``      parameters and buffers, as of the checkpoint
+``checkpoint.safetensors``   all that going on depends on
+``loss.svg``                 loss and metrics as a picture
+============================ ====================================================
+
+Every file is written whole or not at all. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from chainrule.core.errors import ArgumentError, DataError
+from chainrule.training import store
+from chainrule.training.files import clear_leftovers, write_whole
+from chainrule.training.picture import draw
+
+Record = dict[str, Any]
+
+_MAY_CHANGE = ("epochs", "data_dir")
+
+
+class RunFolder:
+    """A folder of one training run.
+
+    Parameters
+    ----------
+    path : path
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.json"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.weights_path = self.path / "weights.safetensors"
+        self.checkpoint_path = self.path / "checkpoint.safetensors"
+        self.picture_path = self.path / "loss.svg"
+
+    @classmethod
+    def create(cls, path: str | Path, config: Mapping[str, Any]) -> RunFolder:
+        """A new run's folder, which may exist but must be empty.
+
+        Raises
+        ------
+        DataError
+            If it holds anything, or cannot be made.
+        """
+        run = cls(path)
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            clear_leftovers(run.path)
+            taken = any(run.path.iterdir())
+        except OSError as error:
+            raise DataError(f"{run.path} cannot be made a run folder: {error.strerror}", mend="choose another folder") from None
+        if taken:
+            what = "holds a run already" if run.config_path.exists() else "is not empty"
+            raise DataError(f"{run.path} {what}", mend="resume it, or choose another folder for this run")
+        run.write_config(config)
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """An existing run's folder.
+
+        Raises
+        ------
+        DataError
+            If there is none.
+        """
+        run = cls(path)
+        if not run.config_path.is_file():
+            missing = "does not exist" if not run.path.exists() else "is not a run folder: it has no config.json"
+            raise DataError(f"{run.path} {missing}", mend="pass the folder of a training run")
+        clear_leftovers(run.path)
+        return run
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        write_whole(self.config_path, (json.dumps(config, indent=2) + "\n").encode())
+
+    def read_config(self) -> dict[str, Any]:
+        """The settings.
+
+        Raises
+        ------
+        DataError
+            If the file is missing or damaged.
+        """
+        config = self._json(self.config_path, self._text(self.config_path))
+        if not isinstance(config, dict):
+            raise DataError(f"{self.config_path} holds no settings", mend="take an earlier copy, or train again")
+        return config
+
+    def write_metrics(self, records: Sequence[Record]) -> None:
+        write_whole(self.metrics_path, "".join(json.dumps(_finite(record)) + "\n" for record in records).encode())
+
+    def read_metrics(self) -> list[Record]:
+        if not self.metrics_path.exists():
+            return []
+        return [self._json(self.metrics_path, line) for line in self._text(self.metrics_path).splitlines()]
+
+    def write_weights(self, state: Mapping[str, Any]) -> None:
+        store.save(self.weights_path, state)
+
+    def read_weights(self) -> dict[str, Any]:
+        return store.load(self.weights_path)[0]
+
+    def write_checkpoint(self, arrays: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        store.save(self.checkpoint_path, arrays, data)
+
+    def read_checkpoint(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Arrays and data of the checkpoint.
+
+        Raises
+        ------
+        DataError
+            If there is none, or it is damaged.
+        """
+        if not self.checkpoint_path.is_file():
+            raise DataError(f"{self.path} has no checkpoint to resume from", mend="train anew in another folder")
+        arrays, data = store.load(self.checkpoint_path)
+        if data.get("version") != 1:
+            raise DataError(f"{self.checkpoint_path} is of format {data.get('version')!r}, not 1", mend="resume it with the version that wrote it")
+        return arrays, data
+
+    def draw(self, records: Sequence[Record], title: str) -> None:
+        write_whole(self.picture_path, draw(records, title).encode())
+
+    def check_same(self, config: Mapping[str, Any]) -> None:
+        """Refuse to go on with other settings than the run began with; only the number of epochs may grow,
+        and the data may have moved.
+
+        Raises
+        ------
+        ArgumentError
+            Naming what differs.
+        """
+        before, now = self.read_config(), json.loads(json.dumps(config))
+        differing = [name for name in {**before, **now} if name not in _MAY_CHANGE and before.get(name) != now.get(name)]
+        if differing:
+            lines = "; ".join(f"{name} was {_short(before.get(name))}, is {_short(now.get(name))}" for name in differing)
+            raise ArgumentError(f"{self.path} began with other settings: {lines}", mend="resume with the same settings, or begin another run")
+
+    def _text(self, path: Path) -> str:
+        try:
+            return path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} cannot be read: {error}", mend="take an earlier copy, or train again") from None
+
+    def _json(self, path: Path, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{path} is damaged: {error}", mend="take an earlier copy, or train again") from None
+
+
+def _finite(record: Record) -> Record:
+    """JSON has no NaN and no infinity; null says that there is no number."""
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()}
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
