@@ -13,10 +13,12 @@ import numpy as np
 
 from chainrule.core.aval import Aval, normalize_axes
 from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeError
-from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
+from chainrule.core.primitive import Primitive, Refusal, Sample, public
+from chainrule.ops.arithmetic import sqrt
 from chainrule.ops.gate import describe, gate, lift, operands, to_dtype
 from chainrule.ops.movement import broadcast_to, reshape
 from chainrule.ops.reduction import batch_reduction, sum
+from chainrule.ops.transcendental import exp
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
 
@@ -145,8 +147,8 @@ LOG_SOFTMAX = Primitive(
     inputs=("x",),
     aval=_same,
     eval=log_softmax_eval,
-    vjp=(lambda ct, out, axis: ct - functions.exp(out) * sum(ct, axis=axis, keepdims=True),),
-    jvp=(lambda t, out, axis: t - sum(t * functions.exp(out), axis=axis, keepdims=True),),
+    vjp=(lambda ct, out, axis: ct - exp(out) * sum(ct, axis=axis, keepdims=True),),
+    jvp=(lambda t, out, axis: t - sum(t * exp(out), axis=axis, keepdims=True),),
     batch=batch_reduction,
     kernel="softmax",
     onnx="LogSoftmax",
@@ -218,7 +220,7 @@ def _standardize_eval(x: Any, axis: tuple[int, ...], epsilon: float) -> tuple[An
 def _standardize_pull(ct: tuple[Any, Any, Any], out: tuple[Any, Any, Any], axis: tuple[int, ...], epsilon: float) -> Any:
     (ct_y, ct_mean, ct_var), (y, _, var) = ct, out
     weight = 1 / _count(y.shape, axis)
-    deviation = functions.sqrt(var + epsilon)
+    deviation = sqrt(var + epsilon)
     # Per group: a share for every element (from the mean) and one in proportion to y (from the variance).
     even = None if ct_mean is None else ct_mean * weight
     scaled = None if ct_var is None else ct_var * deviation * (2 * weight)
@@ -239,7 +241,7 @@ def _plus(a: Any, b: Any) -> Any:
 def _standardize_push(t: Any, out: tuple[Any, Any, Any], axis: tuple[int, ...], epsilon: float) -> tuple[Any, Any, Any]:
     y, _, var = out
     weight = 1 / _count(y.shape, axis)
-    deviation = functions.sqrt(var + epsilon)
+    deviation = sqrt(var + epsilon)
     mean = sum(t, axis=axis, keepdims=True) * weight
     along = sum(t * y, axis=axis, keepdims=True) * weight
     return (t - mean - y * along) / deviation, mean, along * deviation * 2

@@ -13,8 +13,10 @@ from typing import Any
 from chainrule.core import tree
 from chainrule.core.errors import ArgumentError, DtypeError, ShapeError
 from chainrule.core.interp import no_grad
-from chainrule.core.primitive import functions, public
+from chainrule.core.primitive import public
+from chainrule.ops.filled import zeros
 from chainrule.ops.gate import describe, lift
+from chainrule.ops.joining import stack, unstack
 from chainrule.tensor import Tensor
 
 __all__ = ["cond", "scan", "while_loop"]
@@ -180,7 +182,7 @@ def scan(
     steps = _steps(slices, length)
     if not steps:
         return carry, _collects_nothing(f, carry, xs)
-    rows = list(zip(*(functions.unstack(leaf) for leaf in slices), strict=True)) or [()] * steps
+    rows = list(zip(*(unstack(leaf) for leaf in slices), strict=True)) or [()] * steps
     collected: list[list[Any]] = []
     shape_of_y = None
     for row in reversed(rows) if reverse else rows:
@@ -193,7 +195,7 @@ def scan(
         collected.append([lift(leaf) for leaf in leaves])
     assert shape_of_y is not None
     columns = zip(*(reversed(collected) if reverse else collected), strict=True)
-    return carry, shape_of_y.rebuild(functions.stack(column) for column in columns)
+    return carry, shape_of_y.rebuild(stack(column) for column in columns)
 
 
 def _steps(slices: list[Any], length: int | None) -> int:
@@ -223,5 +225,5 @@ def _step(f: Callable[[Tree, Tree], Any], carry: Tree, x: Tree) -> tuple[Tree, T
 
 def _collects_nothing(f: Callable[[Tree, Tree], Any], carry: Tree, xs: Tree) -> Tree:
     with no_grad():
-        _, y = _step(f, carry, tree.map(lambda leaf: functions.zeros(leaf.shape[1:], dtype=leaf.dtype), xs))
-    return tree.map(lambda leaf: functions.zeros((0, *leaf.shape), dtype=leaf.dtype), _lifted(y))
+        _, y = _step(f, carry, tree.map(lambda leaf: zeros(leaf.shape[1:], dtype=leaf.dtype), xs))
+    return tree.map(lambda leaf: zeros((0, *leaf.shape), dtype=leaf.dtype), _lifted(y))

@@ -6,18 +6,20 @@ no probability is ever formed that could underflow, and the gradient is a plain 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chainrule.core.aval import Aval, normalize_axis
 from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeError
-from chainrule.core.primitive import Primitive, Refusal, Sample, functions
+from chainrule.core.primitive import Primitive, Refusal, Sample
+from chainrule.ops.activation import sigmoid
 from chainrule.ops.composite import less_maximum, log_softmax, log_softmax_eval, softmax, softmax_pull
 from chainrule.ops.gate import batch_elementwise, describe, elementwise_aval, gate, lift, operands
-from chainrule.ops.movement import broadcast_to, reshape
+from chainrule.ops.movement import broadcast_to, permute_dims, reshape
 from chainrule.ops.reduction import sum
+from chainrule.ops.statistics import mean
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-def _labels_aval(logits: Aval, labels: Aval, smoothing: float) -> Aval:
+def _labels_aval(logits: Aval | Tensor, labels: Aval | Tensor, smoothing: float) -> Aval:
     if labels.dtype.kind not in "iu":
         raise DtypeError(
             f"softmax_cross_entropy: labels {describe(labels)} are not integers",
@@ -166,13 +168,17 @@ def soft_cross_entropy(logits: Tensor | npt.ArrayLike, probabilities: Tensor | n
     return bind(SOFT_CROSS_ENTROPY, (scores, targets), {})
 
 
-_REDUCTIONS = ("mean", "sum", "none")
+def _each(losses: Tensor) -> Tensor:
+    return losses
+
+
+_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"mean": mean, "sum": sum, "none": _each}
 
 
 def _reduce(name: str, losses: Tensor, reduction: str) -> Tensor:
     if reduction not in _REDUCTIONS:
         raise ArgumentError(f"{name}: no reduction {reduction!r}", mend=f"choose one of {', '.join(map(repr, _REDUCTIONS))}")
-    return losses if reduction == "none" else getattr(functions, reduction)(losses)
+    return _REDUCTIONS[reduction](losses)
 
 
 SOFTMAX_CROSS_ENTROPY = Primitive(
@@ -255,13 +261,13 @@ def softmax_cross_entropy(
         raise ArgumentError(f"softmax_cross_entropy: label_smoothing={label_smoothing}", mend="it is a share of the probability, between 0 and 1")
     last = (*range(axis), *range(axis + 1, rank), axis)
     if axis != rank - 1:
-        scores = functions.permute_dims(scores, last)
+        scores = permute_dims(scores, last)
     if targets.dtype.kind != "f":
         _labels_aval(scores, targets, label_smoothing)
         losses = bind(SOFTMAX_CROSS_ENTROPY, (scores, targets), {"smoothing": float(label_smoothing)})
         return _reduce("softmax_cross_entropy", losses, reduction)
     if axis != rank - 1 and len(targets.shape) == rank:
-        targets = functions.permute_dims(targets, last)
+        targets = permute_dims(targets, last)
     if label_smoothing:
         targets = targets * (1 - label_smoothing) + label_smoothing / scores.shape[-1]
     return _reduce("softmax_cross_entropy", soft_cross_entropy(scores, targets), reduction)
@@ -276,7 +282,7 @@ SIGMOID_CROSS_ENTROPY = Primitive(
     inputs=("logits", "targets"),
     aval=elementwise_aval("sigmoid_cross_entropy", "real floating", "same"),
     eval=_sigmoid_loss_eval,
-    partials=(lambda logits, targets: functions.sigmoid(logits) - targets, lambda logits: -logits),
+    partials=(lambda logits, targets: sigmoid(logits) - targets, lambda logits: -logits),
     batch=batch_elementwise,
     scalar=lambda k, x, t: k.maximum(x, 0.0) - x * t + k.log1p(k.exp(-k.abs(x))),
     samples=lambda rng: (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chainrule.core.errors import ArgumentError
-from chainrule.core.primitive import functions
+from chainrule.ops.arithmetic import add
 from chainrule.ops.gate import lift, made
 from chainrule.ops.philox import check_key, fold_in, uint64
 from chainrule.tensor import Tensor, new
@@ -80,7 +80,7 @@ class Generator:
     def next(self) -> Tensor:
         """The next key; the state, a tensor like others, moves on."""
         current = copy.copy(self._state)
-        self._state.assign(functions.add(current, new(_ONE_DRAW)))
+        self._state.assign(add(current, new(_ONE_DRAW)))
         return current
 
     def manual_seed(self, seed: int) -> Generator:

@@ -15,10 +15,17 @@ import numpy as np
 
 from chainrule.core.aval import Dtype, Shape, broadcast, float32, float64, normalize_axis
 from chainrule.core.errors import ArgumentError, DtypeError, ShapeError
-from chainrule.core.primitive import functions
+from chainrule.ops.arithmetic import sqrt
+from chainrule.ops.creation import astype
+from chainrule.ops.discrete import argmax
 from chainrule.ops.gate import as_dtype, describe, lift
+from chainrule.ops.gathering import take
 from chainrule.ops.generator import Generator, default_generator, key, manual_seed, split
+from chainrule.ops.joining import concat
+from chainrule.ops.movement import reshape
 from chainrule.ops.philox import fold_in, random_bits, sizes_of, uint32, uint64
+from chainrule.ops.sorting import argsort
+from chainrule.ops.transcendental import cos, log, sin
 from chainrule.tensor import Tensor
 
 __all__ = [
@@ -68,18 +75,18 @@ def _parameters(name: str, shape: int | Sequence[int], dtype: npt.DTypeLike | No
 def _unit(bits: Any, dtype: Dtype) -> Any:
     """Numbers in [0, 1), as many as there are multiples of the dtype's precision."""
     kept = 24 if dtype == float32 else 53
-    return functions.astype(bits >> (dtype.itemsize * 8 - kept), dtype) * 2.0**-kept
+    return astype(bits >> (dtype.itemsize * 8 - kept), dtype) * 2.0**-kept
 
 
 def _open_unit(bits: Any, dtype: Dtype) -> Any:
     """Numbers in (0, 1], dense near 0: for logarithms."""
-    return (functions.astype(bits, dtype) + 0.5) * 2.0 ** -(dtype.itemsize * 8)
+    return (astype(bits, dtype) + 0.5) * 2.0 ** -(dtype.itemsize * 8)
 
 
 def _middle(bits: Any, dtype: Dtype) -> Any:
     """Numbers in (0, 1), as far from 1 as from 0: for logarithms of logarithms."""
     kept = 23 if dtype == float32 else 52
-    return (functions.astype(bits >> (dtype.itemsize * 8 - kept), dtype) + 0.5) * 2.0**-kept
+    return (astype(bits >> (dtype.itemsize * 8 - kept), dtype) + 0.5) * 2.0**-kept
 
 
 def _affine(x: Any, scale: Any, shift: Any) -> Any:
@@ -176,10 +183,10 @@ def normal(
     sizes, kind, (center, scale) = _parameters("normal", shape, dtype, mean, std)
     count = math.prod(sizes)
     bits = _draw("normal", (2, (count + 1) // 2), kind, generator, key)
-    radius = functions.sqrt(functions.log(_open_unit(bits[0], kind)) * -2.0)
+    radius = sqrt(log(_open_unit(bits[0], kind)) * -2.0)
     angle = _unit(bits[1], kind) * (2 * math.pi)
-    both = functions.concat([radius * functions.cos(angle), radius * functions.sin(angle)])
-    return _affine(functions.reshape(both[:count], sizes), scale, center)
+    both = concat([radius * cos(angle), radius * sin(angle)])
+    return _affine(reshape(both[:count], sizes), scale, center)
 
 
 def exponential(
@@ -216,7 +223,7 @@ def exponential(
     True
     """
     sizes, kind, (mean,) = _parameters("exponential", shape, dtype, scale)
-    return _affine(-functions.log(_open_unit(_draw("exponential", sizes, kind, generator, key), kind)), mean, 0.0)
+    return _affine(-log(_open_unit(_draw("exponential", sizes, kind, generator, key), kind)), mean, 0.0)
 
 
 def gumbel(
@@ -255,7 +262,7 @@ def gumbel(
     """
     sizes, kind, (mode, spread) = _parameters("gumbel", shape, dtype, loc, scale)
     u = _middle(_draw("gumbel", sizes, kind, generator, key), kind)
-    return _affine(-functions.log(-functions.log(u)), spread, mode)
+    return _affine(-log(-log(u)), spread, mode)
 
 
 def bernoulli(
@@ -334,7 +341,7 @@ def randint(
     if not 0 < span < 2**63:
         raise ArgumentError(f"randint: no integers from {low} to {high}", mend="high must be greater than low, by less than 2**63")
     bits = _draw("randint", sizes_of("randint", shape), float64, generator, key)
-    return functions.astype(functions.astype(bits % span, np.dtype("int64")) + low, as_dtype(dtype, "randint"))
+    return astype(astype(bits % span, np.dtype("int64")) + low, as_dtype(dtype, "randint"))
 
 
 def permutation(
@@ -367,11 +374,11 @@ def permutation(
     [0, 1, 2, 3]
     """
     if isinstance(x, int):
-        return functions.argsort(_draw("permutation", sizes_of("permutation", x), float64, generator, key))
+        return argsort(_draw("permutation", sizes_of("permutation", x), float64, generator, key))
     values = lift(x)
     axis = normalize_axis(axis, len(values.shape), "permutation")
-    order = functions.argsort(_draw("permutation", (values.shape[axis],), float64, generator, key))
-    return functions.take(values, order, axis=axis)
+    order = argsort(_draw("permutation", (values.shape[axis],), float64, generator, key))
+    return take(values, order, axis=axis)
 
 
 def categorical(
@@ -414,7 +421,7 @@ def categorical(
     axis = normalize_axis(axis, len(scores.shape), "categorical")
     front = sizes_of("categorical", shape)
     noise = gumbel((*front, *scores.shape), dtype=scores.dtype if scores.dtype == float64 else float32, generator=generator, key=key)
-    return functions.argmax(noise + scores, axis=len(front) + axis)
+    return argmax(noise + scores, axis=len(front) + axis)
 
 
 def dropout(
@@ -466,4 +473,4 @@ def dropout(
     if not training or rate == 0:
         return values
     kept = _draw("dropout", values.shape, float32, generator, key) >= min(round(rate * 2**32), 2**32 - 1)
-    return values * (functions.astype(kept, values.dtype) * (1 / (1 - rate)))
+    return values * (astype(kept, values.dtype) * (1 / (1 - rate)))
