@@ -171,7 +171,7 @@ def _read(shape: tuple[int, ...], index: Any) -> np.ndarray:
         ((..., 0, ...), AxisError, "only one ellipsis"),
         (0.5, DtypeError, "not an index"),
         ("name", DtypeError, "not an index"),
-        (np.ones(2, bool), ShapeError, "a mask of shape (2,)"),
+        (np.ones(2, bool), AxisError, "a mask of shape (2,)"),
         (([0, 1], [0, 1, 2]), ShapeError, "do not broadcast"),
         (slice(None, None, 0), DtypeError, "zero"),
     ],

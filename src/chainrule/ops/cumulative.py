@@ -16,7 +16,7 @@ from chainrule.core.primitive import Primitive, Refusal, Sample, functions, publ
 from chainrule.ops.gate import gate, operands
 from chainrule.ops.joining import batch_together, concat
 from chainrule.ops.movement import batch_axis, broadcast_arrays, flip, roll
-from chainrule.ops.reduction import accumulated
+from chainrule.ops.reduction import accumulated, own_dtype
 from chainrule.ops.repetition import PAD
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
@@ -57,6 +57,7 @@ def _samples(rng: np.random.Generator) -> list[Sample]:
         Sample((rng.normal(size=(4,)),)),
         Sample((np.array([[0.0, 1.5, -2.0, 0.5], [2.0, 0.0, 0.0, 3.0]]),), {"axis": -1}),
         Sample((rng.normal(size=(2, 0)),), {"axis": 1, "include_initial": True}),
+        Sample((rng.integers(0, 5, (3,)),), {"dtype": "int8"}),
     ]
 
 
@@ -71,7 +72,7 @@ CUMULATIVE_SUM = Primitive(
     name="cumulative_sum",
     inputs=("x",),
     aval=lambda x, axis: x,
-    eval=np.add.accumulate,
+    eval=lambda x, axis: np.add.accumulate(x, axis, own_dtype(x)),
     transpose=lambda ct, axis: flip(bind(CUMULATIVE_SUM, (flip(ct, axis=axis),), {"axis": axis}), axis=axis),
     batch=batch_axis,
     kernel="scan",
@@ -130,7 +131,7 @@ CUMULATIVE_PROD = Primitive(
     name="cumulative_prod",
     inputs=("x",),
     aval=lambda x, axis: x,
-    eval=np.multiply.accumulate,
+    eval=lambda x, axis: np.multiply.accumulate(x, axis, own_dtype(x)),
     vjp=(lambda ct, x, out, axis: _backwards(ct, x, axis) * _shifted(out, axis, 1),),
     jvp=(lambda t, x, out, axis: linear_recurrence(x, t * _shifted(out, axis, 1), axis=axis),),
     batch=batch_axis,

@@ -70,7 +70,7 @@ GETITEM = Primitive(
         Refusal((np.ones((2, 3)), [0, 2]), AxisError, "index 2 is out of range for axis 0"),
         Refusal((np.ones((2, 3)), [0.5]), DtypeError, "not an index"),
         Refusal((np.ones((2, 3)), "a"), DtypeError, "not an index"),
-        Refusal((np.ones((2, 3)), np.ones(3, bool)), ShapeError, "mask of shape (3,)"),
+        Refusal((np.ones((2, 3)), np.ones(3, bool)), AxisError, "mask of shape (3,)"),
         Refusal((np.ones((2, 3)), ([0, 1], [0, 1, 2])), ShapeError, "do not broadcast"),
     ],
 )
@@ -93,11 +93,12 @@ def getitem(x: Tensor | npt.ArrayLike, index: Any, /) -> Tensor:
     Raises
     ------
     AxisError
-        If a position is out of range, or the index is for more axes than there are.
+        If a position is out of range, a mask does not have the shape of what it selects from, or the index is for more
+        axes than there are.
     DtypeError
         If an entry is no index.
     ShapeError
-        If a mask does not have the shape of what it selects from, or arrays of positions do not broadcast.
+        If arrays of positions do not broadcast.
 
     Notes
     -----

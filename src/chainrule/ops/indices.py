@@ -137,11 +137,11 @@ def plan_of(index: Any, shape: Shape) -> Plan:
     Raises
     ------
     AxisError
-        If it has more entries than there are axes, or a static position is out of range.
+        If it has more entries than there are axes, a static position is out of range, or a mask does not fit.
     DtypeError
         If an entry is no index.
     ShapeError
-        If a mask does not have the shape of what it selects from, or arrays do not broadcast.
+        If arrays of positions do not broadcast.
     """
     entries = [_entry(item) for item in (index if index.__class__ is tuple else (index,))]
     entries = _without_ellipsis(entries, shape)
@@ -233,7 +233,11 @@ def _positions(item: Any, sizes: Shape, axis: int) -> Any:
     if item.dtype.kind != "b":
         return positions(item, "getitem")
     if item.shape != sizes:
-        raise ShapeError(f"a mask of shape {item.shape} does not fit axes of sizes {sizes}, which begin at axis {axis}", mend="make the shapes equal")
+        # As NumPy and the array API have it, a mask without elements selects nothing from anything.
+        if math.prod(item.shape) or any(mask not in (size, 0) for mask, size in zip(item.shape, sizes, strict=True)):
+            says = f"a mask of shape {item.shape} does not fit axes of sizes {sizes}, which begin at axis {axis}"
+            raise AxisError(says, mend="make the shapes equal")
+        return lift(np.zeros(0, np.int64))
     return lift(np.flatnonzero(concrete(item, "masks in an index")))
 
 

@@ -99,6 +99,11 @@ def reduce(primitive: Primitive, x: Any, axis: Axis, keepdims: bool, **options: 
     return bind(primitive, (x,), {"axis": normalize_axes(axis, len(x.shape), primitive.name), "keepdims": bool(keepdims), **options})
 
 
+def own_dtype(x: Any) -> Any:
+    """What to tell NumPy so that sums and products keep the dtype: it widens small integers by itself."""
+    return x.dtype if x.dtype.kind in "biu" else None
+
+
 def accumulated(x: Any, dtype: Any, operation: str) -> Any:
     """``x`` in the dtype that sums and products of it have by default, or in the given one."""
     values = lift(x)
@@ -113,12 +118,12 @@ SUM = Primitive(
     name="sum",
     inputs=("x",),
     aval=reduction_aval("sum"),
-    eval=lambda x, axis, keepdims: add(x, axis, x.dtype, None, keepdims),
+    eval=lambda x, axis, keepdims: add(x, axis, own_dtype(x), None, keepdims),
     transpose=lambda ct, to, axis, keepdims: spread(ct, axis, keepdims, to.shape),
     batch=batch_reduction,
     kernel="reduce",
     onnx="ReduceSum",
-    samples=lambda rng: [*reduction_samples(rng), Sample((rng.normal(size=(0, 3)),), {"axis": 0}), Sample((np.array([2, 3]),), {"dtype": "float64"})],
+    samples=lambda rng: [*reduction_samples(rng), Sample((rng.normal(size=(0, 3)),), {"axis": 0}), Sample((np.array([2, 3]),), {"dtype": "int8"})],
     refuses=refusals,
 )
 
@@ -179,7 +184,7 @@ PROD = Primitive(
     name="prod",
     inputs=("x",),
     aval=reduction_aval("prod"),
-    eval=lambda x, axis, keepdims: multiply(x, axis, x.dtype, None, keepdims),
+    eval=lambda x, axis, keepdims: multiply(x, axis, own_dtype(x), None, keepdims),
     vjp=(lambda ct, x, axis, keepdims: weigh(ct, _others(x, axis), axis, keepdims),),
     jvp=(lambda t, x, axis, keepdims: weighted_sum(t, _others(x, axis), axis, keepdims),),
     batch=batch_reduction,
@@ -189,6 +194,7 @@ PROD = Primitive(
         *reduction_samples(rng),
         Sample((np.array([[0.0, 1.5, -2.0], [0.0, 0.0, 3.0]]),), {"axis": 1}),
         Sample((np.array([0.0, 0.0, 0.0]),)),
+        Sample((rng.integers(0, 5, (3,)),), {"dtype": "int8"}),
         Sample((rng.normal(size=(0, 3)),), {"axis": 0}),
     ],
     refuses=refusals,
