@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ class Case:
         parts = [*map(str, args), *(f"{name}={value}" for name, value in kwargs.items())]
         return f"{self.gate.primitive.name}({', '.join(parts)})"
 
-    def __enter__(self) -> Case:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

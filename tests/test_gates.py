@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from gates import CHECKS, Case, Gate, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
 import chainrule as cr
 from chainrule.core.primitive import TABLE, functions
+from gates import CHECKS, Case, Gate, frozen
 
 GATES = {name: Gate(primitive, getattr(functions, name)) for name, primitive in sorted(TABLE.items())}
 BINARY = [name for name, gate in GATES.items() if gate.primitive.scalar is not None and gate.primitive.inputs == ("x1", "x2")]

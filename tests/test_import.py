@@ -29,8 +29,13 @@ def test_import_leaves_the_command_line_and_the_networks_files_for_later() -> No
     assert run("import sys, chainrule; print('chainrule.cli' in sys.modules)").strip() == "False"
 
 
+SETTINGS = """
+import numpy as np
+before = np.geterr(), np.get_printoptions()
+import chainrule
+print(before == (np.geterr(), np.get_printoptions()))
+"""
+
+
 def test_import_changes_no_setting_of_numpy() -> None:
-    program = (
-        "import numpy as np; before = np.geterr(), np.get_printoptions(); import chainrule; print(before == (np.geterr(), np.get_printoptions()))"
-    )
-    assert run(program).strip() == "True"
+    assert run(SETTINGS).strip() == "True"

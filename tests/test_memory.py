@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def no_collector() -> Iterator[None]:
 def network() -> tuple[list[cr.Tensor], cr.Tensor]:
     rng = np.random.default_rng(0)
     sizes = (8, 16, 4)
-    weights = [cr.tensor(rng.normal(size=shape), dtype="float32", requires_grad=True) for shape in zip(sizes, sizes[1:], strict=False)]
+    weights = [cr.tensor(rng.normal(size=shape), dtype="float32", requires_grad=True) for shape in pairwise(sizes)]
     return weights, cr.tensor(rng.normal(size=(32, 8)), dtype="float32")
 
 

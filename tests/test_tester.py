@@ -7,6 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+import chainrule as cr
+from chainrule.core.aval import Aval, broadcast
+from chainrule.core.errors import ChainruleError, DtypeError, GradientCheckError, ShapeError
+from chainrule.core.primitive import Primitive, Refusal, Sample
+from chainrule.ops.gate import batch_elementwise, operands
+from chainrule.tape import bind
 from gates import (
     CHECKS,
     Gate,
@@ -18,15 +25,9 @@ from gates import (
     check_samples,
     check_second_order,
     check_shapes,
+    check_values,
     check_worlds,
 )
-
-import chainrule as cr
-from chainrule.core.aval import Aval, broadcast
-from chainrule.core.errors import ChainruleError, DtypeError, GradientCheckError, ShapeError
-from chainrule.core.primitive import Primitive, Refusal, Sample
-from chainrule.ops.gate import batch_elementwise, operands
-from chainrule.tape import bind
 
 
 def record(**rules: Any) -> Primitive:
@@ -105,6 +106,11 @@ def test_a_wrong_gate_fails(wrong: str) -> None:
     check, rules = WRONG[wrong]
     with pytest.raises((AssertionError, ChainruleError, pytest.fail.Exception)):
         check(planted(**rules))
+
+
+def test_a_value_that_is_not_the_namesakes_is_caught() -> None:
+    with pytest.raises(AssertionError, match="Not equal"):
+        check_values(planted(name="hypot"))
 
 
 def test_a_cotangent_of_the_wrong_shape_is_caught() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gates import Case, Gate
 
 import chainrule as cr
 from chainrule.core.primitive import TABLE, functions
+from gates import Case, Gate
 
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
 F = torch.nn.functional
