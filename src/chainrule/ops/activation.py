@@ -224,7 +224,7 @@ def gelu(x: Tensor | npt.ArrayLike, /, *, approximate: str = "none") -> Tensor:
     --------
     >>> import chainrule as cr
     >>> cr.gelu([-1.0, 0.0, 1.0])
-    tensor([-0.15865529,  0.        ,  0.8413447 ])
+    tensor([-0.15865526,  0.        ,  0.8413447 ])
     >>> cr.gelu([-1.0, 0.0, 1.0], approximate="tanh")
     tensor([-0.158808,  0.      ,  0.841192])
     """

@@ -12,7 +12,7 @@ import numpy as np
 from chainrule.core.aval import Aval, Dtype
 from chainrule.core.errors import ArgumentError, DtypeError
 from chainrule.core.interp import current, evaluate
-from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
+from chainrule.core.primitive import Primitive, Refusal, Sample, public
 from chainrule.ops.gate import BARE, as_dtype, batch_elementwise, check_device, constant, gate, lift
 from chainrule.tape import bind
 from chainrule.tensor import Tensor, new
@@ -154,7 +154,7 @@ def asarray(obj: Any, /, *, dtype: npt.DTypeLike | None = None, device: str | No
     if isinstance(obj, Tensor) or (bare and isinstance(obj, BARE)):
         same: Any = obj
         if target is None or same.dtype == target:
-            return functions.positive(same) if copy else same
+            return astype(same, same.dtype) if copy else same
         if copy is False:
             raise ArgumentError(f"asarray: {same.dtype} cannot become {target} without a copy", mend="pass copy=None")
         return astype(same, target)

@@ -92,11 +92,21 @@ round = unary(
     notes="The derivative is 0. Parts of complex values are rounded one by one.",
     example=("[-1.5, 0.4, 2.5]", "tensor([-2.,  0.,  2.])"),
 )
+def _floor_divide(x1: Any, x2: Any) -> Any:
+    if x1.dtype.kind != "f":
+        return x1 // x2
+    with np.errstate(invalid="ignore"):
+        # NumPy follows Python where an operand is infinite, the standard rounds the quotient there too.
+        endless = np.isinf(x1) | np.isinf(x2)
+        quotient = x1 // x2
+        return np.where(endless, np.floor(x1 / x2), quotient)[()] if endless.any() else quotient
+
+
 floor_divide = binary(
     "floor_divide",
     "Quotient rounded down, elementwise: x1 // x2.",
     kinds="real",
-    eval=operator.floordiv,
+    eval=_floor_divide,
     partials=(0, 0),
     scalar=lambda k, x1, x2: k.floor_divide(x1, x2),
     domains=((-3.0, 3.0), (1.0, 2.5)),

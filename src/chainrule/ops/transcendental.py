@@ -57,9 +57,26 @@ exp2 = unary(
     example=("[0.0, 1.0]", "tensor([1., 2.])"),
     gradient="tensor([0.6931472, 1.3862944])",
 )
+def _expm1(x: Any) -> Any:
+    if x.dtype.kind != "c":
+        return np.expm1(x)
+    with np.errstate(invalid="ignore"):
+        a, b = np.real(x), np.imag(x)
+        real = np.expm1(a) * np.cos(b) - 2.0 * np.square(np.sin(0.5 * b))
+        imag = np.exp(a) * np.sin(b)
+    # The limits, where the formula has an undefined angle.
+    lost = ~np.isfinite(b) & np.isinf(a)
+    real = np.where(b == 0, np.expm1(a), np.where(lost, np.expm1(a), real))
+    imag = np.where(b == 0, b, np.where(lost, np.where(a < 0, 0.0, np.nan), imag))
+    whole = np.empty(x.shape, x.dtype)
+    whole.real, whole.imag = real, imag
+    return whole[()]
+
+
 expm1 = unary(
     "expm1",
     "e**x - 1, elementwise, exact also near 0.",
+    eval=_expm1,
     partial=lambda out: out + 1.0,
     scalar=lambda k, x: k.expm1(x),
     notes="The derivative is e**x.",
