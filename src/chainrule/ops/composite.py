@@ -18,6 +18,7 @@ from chainrule.ops.arithmetic import sqrt
 from chainrule.ops.gate import describe, gate, lift, operands, to_dtype
 from chainrule.ops.movement import broadcast_to, reshape
 from chainrule.ops.reduction import batch_reduction, sum
+from chainrule.ops.summation import total
 from chainrule.ops.transcendental import exp
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
@@ -42,7 +43,7 @@ def less_maximum(x: Any, axis: Any) -> Any:
 def softmax_eval(x: Any, axis: tuple[int, ...]) -> Any:
     e = less_maximum(x, axis)
     np.exp(e, out=e)
-    e /= np.add.reduce(e, axis=axis, keepdims=True)
+    e /= total(e, axis, True)
     return e
 
 
@@ -51,7 +52,7 @@ def log_softmax_eval(x: Any, axis: tuple[int, ...]) -> Any:
     if not x.size:
         return x
     shifted = less_maximum(x, axis)
-    shifted -= np.log(np.add.reduce(np.exp(shifted), axis=axis, keepdims=True))
+    shifted -= np.log(total(np.exp(shifted), axis, True))
     return shifted
 
 
@@ -210,10 +211,10 @@ def _standardize_aval(x: Aval, axis: tuple[int, ...], epsilon: float) -> tuple[A
 
 def _standardize_eval(x: Any, axis: tuple[int, ...], epsilon: float) -> tuple[Any, Any, Any]:
     weight = x.dtype.type(1 / _count(x.shape, axis))
-    mean = np.add.reduce(x, axis=axis, keepdims=True) * weight
+    mean = total(x, axis, True) * weight
     y = x - mean
-    var = np.add.reduce(y * y, axis=axis, keepdims=True) * weight
-    y /= np.sqrt(var + x.dtype.type(epsilon))
+    var = total(y * y, axis, True) * weight
+    y *= 1 / np.sqrt(var + x.dtype.type(epsilon))
     return y, mean, var
 
 
@@ -230,8 +231,8 @@ def _standardize_pull(ct: tuple[Any, Any, Any], out: tuple[Any, Any, Any], axis:
         even = _plus(even, sum(direct, axis=axis, keepdims=True) * -weight)
         scaled = _plus(scaled, sum(direct * y, axis=axis, keepdims=True) * -weight)
     share = None if scaled is None else y * scaled
-    total = _plus(_plus(share, direct), even)
-    return total if total is None or total.shape == y.shape else broadcast_to(total, y.shape)
+    whole = _plus(_plus(share, direct), even)
+    return whole if whole is None or whole.shape == y.shape else broadcast_to(whole, y.shape)
 
 
 def _plus(a: Any, b: Any) -> Any:

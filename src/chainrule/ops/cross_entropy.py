@@ -20,6 +20,7 @@ from chainrule.ops.gate import batch_elementwise, describe, elementwise_aval, ga
 from chainrule.ops.movement import broadcast_to, permute_dims, reshape
 from chainrule.ops.reduction import sum
 from chainrule.ops.statistics import mean
+from chainrule.ops.summation import total
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
 
@@ -61,13 +62,13 @@ def _labels_eval(logits: Any, labels: Any, smoothing: float) -> Any:
     if smoothing:
         expected = (1 - smoothing) * expected + smoothing * np.mean(shifted, axis=-1)
     np.exp(shifted, out=shifted)
-    return np.reshape(np.log(np.add.reduce(shifted, axis=-1)) - expected, labels.shape)[()]
+    return np.reshape(np.log(total(shifted, (1,), False)) - expected, labels.shape)[()]
 
 
 def _minus_labels_eval(logits: Any, labels: Any, smoothing: float) -> Any:
     e, rows, which = _rows(logits, labels)
     np.exp(e, out=e)
-    e /= np.add.reduce(e, axis=-1, keepdims=True)
+    e /= total(e, (1,), True)
     if smoothing:
         e -= smoothing / e.shape[-1]
     e[rows, which] -= 1 - smoothing

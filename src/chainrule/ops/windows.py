@@ -20,6 +20,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from chainrule.core.aval import Shape
 from chainrule.core.errors import ArgumentError, ShapeError
+from chainrule.ops.summation import total as sum_over
 
 Array = Any  # NumPy's own stubs would need every dtype spelled out.
 Padding = int | str | Sequence[int | Sequence[int]]
@@ -305,10 +306,9 @@ def _weight_depthwise(x: Array, y: Array, layout: Layout, kernel: Shape) -> Arra
     w = np.zeros((*kernel, 1, features), x.dtype)
     for block in _blocks(x, y.shape[1:-1], kernel, layout, features * x.itemsize):
         part, term = y[block.at], None
-        ones = np.ones(part.size // features, x.dtype)
         for tap, shifted in _shifts(_repeated(block.region, features), block.size, kernel, layout):
             term = np.multiply(shifted, part, out=term)
-            w[tap][0] += ones @ term.reshape(-1, features)
+            w[tap][0] += sum_over(term, tuple(range(term.ndim - 1)), False)
     return w
 
 

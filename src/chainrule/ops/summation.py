@@ -1,0 +1,51 @@
+"""Sums of large arrays, laid out so that NumPy's loops run long.
+
+NumPy adds up along the last axis, or row by row, in loops as long as that axis: short rows and narrow columns,
+which channels-last images have, cost it many times what reading them does. The order of the additions
+here depends on shapes alone, never on the number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+Array = Any  # NumPy's own stubs would need every dtype spelled out.
+
+_LARGE = 8192
+_LANES = 2048
+_LONGEST = 4096
+"""Longer rows are summed pairwise by NumPy, well and quickly; BLAS would share them out among threads."""
+
+_add: Any = np.add.reduce
+
+
+def total(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
+    """``np.add.reduce`` of floating-point values, quicker over all leading or all trailing axes of a large array."""
+    if x.size < _LARGE or not x.flags.c_contiguous or not 0 < len(axis) < x.ndim:
+        return _add(x, axis, None, None, keepdims)
+    count = len(axis)
+    if axis[-1] == count - 1:
+        columns = math.prod(x.shape[count:])
+        if columns <= _LANES // 2:
+            return _finish(_columns(x.reshape(-1, columns)), x, axis, keepdims)
+    elif axis[0] == x.ndim - count:
+        columns = math.prod(x.shape[-count:])
+        if columns <= _LONGEST:
+            return _finish(np.vecdot(x.reshape(-1, columns), np.ones(columns, x.dtype)), x, axis, keepdims)
+    return _add(x, axis, None, None, keepdims)
+
+
+def _columns(x: Array) -> Array:
+    """The sum of every column: several rows make one long one, whose parts are added up in the end."""
+    rows, columns = x.shape
+    together = _LANES // columns
+    whole = rows - rows % together
+    out = _add(_add(x[:whole].reshape(-1, together * columns), 0).reshape(together, columns), 0)
+    return out + _add(x[whole:], 0) if whole < rows else out
+
+
+def _finish(out: Array, x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
+    return out.reshape(tuple(1 if i in axis else size for i, size in enumerate(x.shape) if keepdims or i not in axis))
