@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -333,9 +335,6 @@ def test_where_keeps_second_derivatives_where_the_first_happens_to_vanish():
 
 
 def test_deepcopy_and_pickle_keep_values_and_leaves():
-    import copy
-    import pickle
-
     w = leaf([1.0, 2.0])
     for other in (copy.deepcopy(w), pickle.loads(pickle.dumps(w))):
         assert other.tolist() == w.tolist()
@@ -345,7 +344,7 @@ def test_deepcopy_and_pickle_keep_values_and_leaves():
 
 
 def test_truth_of_several_elements_is_an_error_with_the_mend():
-    with pytest.raises(ShapeError, match="cr.where"):
+    with pytest.raises(ShapeError, match=r"cr\.where"):
         bool(cr.ones(2) > 0)
     assert bool(cr.ones(1) > 0)
 

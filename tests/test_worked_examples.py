@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import resource
 import subprocess
 import sys
 
@@ -113,12 +112,13 @@ def test_E06_matrix_product():
 
 
 MEASURE = """
-import resource, numpy as np, chainrule as cr
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+import tracemalloc, numpy as np, chainrule as cr
+tracemalloc.start()
 {setup}
-before = peak()
+tracemalloc.reset_peak()
+before = tracemalloc.get_traced_memory()[1]
 {work}
-print(peak() - before)
+print(tracemalloc.get_traced_memory()[1] - before)
 """
 
 
@@ -134,7 +134,7 @@ def test_E07_products_stay_at_the_size_of_their_operands():
         "x = cr.random.normal((64, 4096)).requires_grad_(); w = cr.random.normal((4096, 4096)).requires_grad_()",
         "y = x @ w; y.backward(cr.ones((64, 4096)))",
     )
-    assert growth < 3 * operands
+    assert growth < 1.5 * operands
 
 
 def test_E08_squared_norm_of_a_linear_map():
@@ -264,7 +264,7 @@ def test_E18_convolution_in_memory_of_its_operands():
         "x = cr.random.normal((1, 1024, 1024, 3)).requires_grad_(); w = cr.random.normal((3, 3, 3, 64)).requires_grad_()",
         "y = cr.conv(x, w, padding='same'); y.backward(cr.ones(y.shape))",
     )
-    assert growth < 4 * operands
+    assert growth < 2.5 * operands
 
 
 def test_E19_products_in_any_order_give_the_same_jacobian():
@@ -286,5 +286,4 @@ def test_E19_products_in_any_order_give_the_same_jacobian():
 
 def test_peak_memory_is_told_in_bytes_that_can_be_seen():
     """The measurement behind E7 and E18 notices an array of known size."""
-    assert resource.RUSAGE_SELF == 0
     assert peak_growth("pass", "a = np.ones(50_000_000)") > 300_000_000
