@@ -127,7 +127,7 @@ def _push_forward(primitive: Primitive, inputs: Sequence[Any], out: Any, node: N
             seen: Any = tuple(item(x._value, like, i, len(out), like.tags) for i, x in enumerate(out))
         else:
             seen = new(out._value, like)
-        with interp.tracking(tracking & ~bit):
+        with interp.tracking(tracking & ~bit), np.errstate(all="ignore"):
             tangents = chain.push(primitive, [tangent_of(x, bit) for x in inputs], inputs, seen, params, bind)
         if primitive.outputs:
             set_tangents(node, out, bit, (None,) * len(out) if tangents is None else tangents)

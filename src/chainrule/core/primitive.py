@@ -188,7 +188,7 @@ class Primitive:
             return clear
         except Exception as unclear:
             error = unclear if isinstance(error, ChainruleError) else error
-        if isinstance(error, (ChainruleError, MemoryError)):
+        if isinstance(error, (ChainruleError, MemoryError, Warning)):
             return error
         kind = LinAlgError if isinstance(error, np.linalg.LinAlgError) else ArgumentError
         operands = ", ".join(map(str, avals))

@@ -190,7 +190,7 @@ class Builder:
     def acosh(self, x: Value) -> Value:
         above = x - 1.0
         near = self.log1p(above + self.sqrt(2.0 * above + above * above))
-        return self.select(x < _LARGE, near, self.log(x) + _LN2)
+        return self.select(x < 1.0, math.nan, self.select(x < _LARGE, near, self.log(x) + _LN2))
 
     def atanh(self, x: Value) -> Value:
         size = self.abs(x)

@@ -149,22 +149,31 @@ hypot = binary(
 )
 
 
-def _masked_product(ct: Any, p: Any) -> Any:
-    product = ct * p
+def _masked_product(x1: Any, x2: Any) -> Any:
+    product = x1 * x2
     # Only a product of 0 with infinity or NaN needs care, and it leaves a NaN in the sum: the usual case costs one more pass.
     total = np.add.reduce(product, axis=None) if product.shape else product
-    return product if total == total else np.where(ct == 0, product.dtype.type(0), product)[()]
+    return product if total == total else np.where(x1 == 0, product.dtype.type(0), product)[()]
+
+
+def _factor(x1: Any, x2: Any) -> Any:
+    """What x1 is multiplied by: nothing, where it is 0 and a product would be undefined."""
+    return functions.where((x1 == 0) & functions.logical_not(functions.isfinite(x2)), 0.0, x2)
 
 
 MASKED_MULTIPLY = Primitive(
     name="masked_multiply",
-    inputs=("ct", "p"),
+    inputs=("x1", "x2"),
     aval=elementwise_aval("masked_multiply", "floating"),
     eval=_masked_product,
     batch=batch_elementwise,
-    partials=("p", "ct"),
+    vjp=(
+        lambda ct, x1, x2: functions.masked_multiply(ct, _factor(x1, x2)),
+        lambda ct, x1: functions.where(x1 == 0, 0.0, functions.masked_multiply(ct, x1)),
+    ),
+    jvp=(lambda t, x1, x2: t * _factor(x1, x2), lambda t, x1: functions.masked_multiply(x1, t)),
     masks=True,
-    scalar=lambda k, ct, p: k.select(ct == 0, 0.0, ct * p),
+    scalar=lambda k, x1, x2: k.select(x1 == 0, 0.0, x1 * x2),
     samples=lambda rng: [
         Sample((rng.normal(size=(2, 3)), rng.normal(size=(3,)))),
         Sample((rng.normal(), rng.normal())),
@@ -172,7 +181,7 @@ MASKED_MULTIPLY = Primitive(
     ],
     refuses=lambda: [Refusal((np.ones(2), np.ones(3)), ShapeError, "broadcast"), Refusal((np.array(["a"]), 1.0), DtypeError, "numbers")],
 )
-"""ct * p, where a ct of 0 means "not taken" and wins over any p: the chain rule behind `where`."""
+"""x1 * x2, where an x1 of 0 means "not taken" and wins over any x2: the chain rule behind `where`."""
 functions.masked_multiply = binary_function(register(MASKED_MULTIPLY), "floating", tracked=True)
 
 _POWERS: dict[complex, Rule] = {
