@@ -41,6 +41,13 @@ def backward(
     """Add to ``.grad`` of the leaves the gradient of the outputs' sum, each weighted by its cotangent.
 
     See `Tensor.backward` for the parameters and errors.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> x = cr.tensor(3.0, requires_grad=True)
+    >>> cr.autograd.backward([x * x, 2 * x], [1.0, 10.0]); x.grad
+    tensor(26.)
     """
     outputs = _several(tensors)
     cotangents = _seeds(outputs, grad_tensors)

@@ -43,7 +43,7 @@ def digits(split: str = "train") -> Dataset:
     if split not in ("train", "test", "all"):
         raise ArgumentError(f"digits: no split {split!r}", mend='choose "train", "test" or "all"')
     try:
-        from sklearn.datasets import load_digits  # pyright: ignore[reportMissingTypeStubs]
+        from sklearn.datasets import load_digits  # pyright: ignore[reportMissingTypeStubs] - it has none
     except ImportError:
         raise MissingExtraError("the digits come with scikit-learn, which is not installed", mend='pip install "chainrule[train]"') from None
     pixels, classes = load_digits(return_X_y=True)

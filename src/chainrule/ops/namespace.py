@@ -278,7 +278,7 @@ class NamespaceInfo:
 
 
 @public
-def __array_namespace_info__() -> NamespaceInfo:  # noqa: N807
+def __array_namespace_info__() -> NamespaceInfo:  # noqa: N807, the standard's name
     """The array API standard's inspection of the namespace.
 
     Examples

@@ -120,7 +120,7 @@ def where(condition: Tensor | npt.ArrayLike, x1: Tensor | npt.ArrayLike, x2: Ten
         a: Any = x2.dtype.type(x1) if x1.__class__ is float and isinstance(x2, BARE) else x1
         b: Any = x1.dtype.type(x2) if x2.__class__ is float and isinstance(x1, BARE) else x2
         if isinstance(a, BARE) and isinstance(b, BARE) and a.dtype is b.dtype and a.dtype.kind == "f":
-            return _select(condition, a, b)  # type: ignore[return-value]
+            return _select(condition, a, b)  # type: ignore[return-value] - bare arrays among themselves
     chosen = lift(condition)
     if chosen.dtype.kind != "b":
         raise DtypeError(f"where takes a boolean condition, not {describe(chosen)}", mend="compare first: x != 0 is boolean")
