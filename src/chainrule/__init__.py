@@ -45,6 +45,7 @@ from chainrule.ops.joining import *
 from chainrule.ops.logic import *
 from chainrule.ops.movement import *
 from chainrule.ops.namespace import *
+from chainrule.ops.norms import *
 from chainrule.ops.pooling import *
 from chainrule.ops.product import *
 from chainrule.ops.reduction import *
@@ -53,6 +54,7 @@ from chainrule.ops.rounding import *
 from chainrule.ops.scattering import *
 from chainrule.ops.selection import *
 from chainrule.ops.sets import *
+from chainrule.ops.shifting import *
 from chainrule.ops.sorting import *
 from chainrule.ops.statistics import *
 from chainrule.ops.structure import *

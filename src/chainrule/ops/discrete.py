@@ -13,7 +13,7 @@ from chainrule.core.errors import AxisError, DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Rule, Sample
 from chainrule.ops.gate import gate, lift, operands
 from chainrule.ops.movement import batch_axis, reshape
-from chainrule.ops.reduction import add, batch_reduction, reduce, refusals
+from chainrule.ops.reduction import add, batch_reduction, reducer, refusals
 from chainrule.tape import bind
 from chainrule.tensor import Axis, Tensor
 
@@ -52,6 +52,9 @@ ANY = _truth("any", np.logical_or.reduce)
 ALL = _truth("all", np.logical_and.reduce)
 
 
+_any = reducer(ANY)
+
+
 @gate(ANY)
 def any(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Whether any element along axes is true, or not zero.
@@ -80,7 +83,10 @@ def any(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = Fal
     >>> cr.any([[0, 1], [0, 0]], axis=1)
     tensor([ True, False])
     """
-    return reduce(ANY, lift(x), axis, keepdims)
+    return _any(lift(x), axis, keepdims)
+
+
+_all = reducer(ALL)
 
 
 @gate(ALL)
@@ -111,7 +117,7 @@ def all(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = Fal
     >>> cr.all([[1, 1], [0, 1]], axis=1)
     tensor([ True, False])
     """
-    return reduce(ALL, lift(x), axis, keepdims)
+    return _all(lift(x), axis, keepdims)
 
 
 COUNT_NONZERO = Primitive(
@@ -124,6 +130,9 @@ COUNT_NONZERO = Primitive(
     samples=_samples,
     refuses=refusals,
 )
+
+
+_count_nonzero = reducer(COUNT_NONZERO)
 
 
 @gate(COUNT_NONZERO)
@@ -154,7 +163,7 @@ def count_nonzero(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: 
     >>> cr.count_nonzero([[0, 1], [2, 3]], axis=1)
     tensor([1, 2])
     """
-    return reduce(COUNT_NONZERO, lift(x), axis, keepdims)
+    return _count_nonzero(lift(x), axis, keepdims)
 
 
 def _search(name: str, onnx: str) -> Primitive:

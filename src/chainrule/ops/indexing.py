@@ -16,10 +16,11 @@ from chainrule.core.errors import AxisError, DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
 from chainrule.ops.gate import gate, lift, operands
 from chainrule.ops.gathering import GATHER, gathered
-from chainrule.ops.indices import Basic, Plan, plan_of
+from chainrule.ops.indices import Basic, Plan, basic_of, plan_of
 from chainrule.ops.joining import zeros
 from chainrule.ops.movement import broadcast_to, integers, moveaxis, reshape
 from chainrule.ops.scattering import batched_value, check_fits, count_of, scatter_add, scatter_update, written_values
+from chainrule.ops.short import short
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
 
@@ -76,6 +77,9 @@ GETITEM = Primitive(
 )
 
 
+_read = short(GETITEM)
+
+
 @gate(GETITEM)
 def getitem(x: Tensor | npt.ArrayLike, index: Any, /) -> Tensor:
     """``x[index]``, with every form of index that NumPy has.
@@ -115,17 +119,20 @@ def getitem(x: Tensor | npt.ArrayLike, index: Any, /) -> Tensor:
     tensor([1., 0., 2.])
     """
     values = lift(x)
+    basic = basic_of(index, values.shape)
+    if basic is not None:
+        return _read(values, {"index": basic})
     plan = plan_of(index, values.shape)
     if plan.index is None:
-        return bind(GETITEM, (values,), {"index": plan.basic})
+        return _read(values, {"index": plan.basic})
     out = bind(GATHER, (_selected(values, plan), plan.index), {"axes": plan.axes})
     return _moved_block(out, plan.front, plan.axes[0], 0)
 
 
 def _selected(x: Any, plan: Plan) -> Any:
     """What the gather reads from."""
-    if plan.basic.key:
-        x = bind(GETITEM, (x,), {"index": plan.basic})
+    if plan.basic.native:
+        x = _read(x, {"index": plan.basic})
     return x if plan.merged is None else reshape(x, plan.merged)
 
 
@@ -215,7 +222,7 @@ def place(value: Tensor | npt.ArrayLike, index: Any, /, *, shape: int | Sequence
         inner = plan.merged or part
         values = scatter_add(plan.index, _fitted("place", values, plan, inner), shape=inner, axes=plan.axes)
         values = values if inner == part else reshape(values, part)
-        if not plan.basic.key:
+        if not plan.basic.native:
             return values
     return bind(PLACE, (_trimmed(values, len(part)),), {"index": plan.basic, "shape": whole})
 
@@ -333,7 +340,7 @@ def index_update(x: Tensor | npt.ArrayLike, index: Any, value: Tensor | npt.Arra
         inner = _selected(old, plan)
         new = scatter_update(inner, plan.index, _fitted("index_update", new, plan, inner.shape), axes=plan.axes)
         new = new if plan.merged is None else reshape(new, part)
-        if not plan.basic.key:
+        if not plan.basic.native:
             return new
     return bind(INDEX_UPDATE, (old, _trimmed(new, len(part))), {"index": plan.basic})
 

@@ -33,20 +33,21 @@ class Basic:
     ----------
     native : tuple
         The index as NumPy takes it.
-    key : tuple
-        The same with slices as tuples, which can be hashed.
     """
 
-    __slots__ = ("key", "native")
+    __slots__ = ("native",)
 
     native: tuple[int | slice | None, ...]
-    key: tuple[Any, ...]
 
     def __init__(self, native: tuple[int | slice | None, ...]) -> None:
-        while native and native[-1] == _ALL:
+        while native and native[-1] is _ALL:
             native = native[:-1]
         self.native = native
-        self.key = tuple((item.start, item.stop, item.step) if isinstance(item, slice) else item for item in native)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """The index with slices as tuples, which can be hashed."""
+        return tuple((item.start, item.stop, item.step) if isinstance(item, slice) else item for item in self.native)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Basic) and self.key == other.key
@@ -105,6 +106,29 @@ def _slice(item: slice, size: int) -> slice:
     if not length:
         return slice(0, 0, 1)
     return slice(start, None if stop < 0 else stop, step)
+
+
+def basic_of(index: Any, shape: Shape) -> Basic | None:
+    """The index if it is plainly one of integers, slices and None that are in range; else `plan_of` has more to say."""
+    native: list[int | slice | None] = []
+    axis, rank = 0, len(shape)
+    for item in index if index.__class__ is tuple else (index,):
+        if item is None:
+            native.append(None)
+            continue
+        if axis == rank:
+            return None
+        size = shape[axis]
+        if item.__class__ is int:
+            if not -size <= item < size:
+                return None
+            native.append(item + size if item < 0 else item)
+        elif item.__class__ is slice:
+            native.append(_slice(item, size))
+        else:
+            return None
+        axis += 1
+    return Basic(tuple(native))
 
 
 @dataclass(slots=True)

@@ -49,7 +49,7 @@ def _batch_joined(primitive: Primitive, batched: Sequence[bool], inputs: Sequenc
 
 def _arrays(arrays: Any, operation: str) -> list[Any]:
     """The arrays to join, in one dtype."""
-    if not isinstance(arrays, (Sequence, Tensor, np.ndarray)) or not len(arrays):
+    if not (arrays.__class__ is list or isinstance(arrays, (Sequence, Tensor, np.ndarray))) or not len(arrays):
         says = f"{operation} takes at least one array, in a tuple or list, not {describe(arrays)}"
         raise ArgumentError(says, mend=f"write cr.{operation}([x, y])")
     return operands(operation, "any", *arrays)
@@ -148,7 +148,7 @@ STACK = Primitive(
     name="stack",
     inputs=("*xs",),
     aval=_stack_aval,
-    eval=lambda *xs, axis: np.stack(xs, axis),
+    eval=lambda *xs, axis: np.stack(xs, axis) if axis else np.array(xs),
     transpose=lambda ct, to, axis: tuple(piece if want is not None else None for piece, want in zip(unstack(ct, axis=axis), to, strict=True)),
     batch=_batch_joined,
     kernel="move",

@@ -5,8 +5,8 @@ from chainrule.ops.decomposition import EighResult, QRResult, cholesky, eigh, ei
 from chainrule.ops.determinant import SlogdetResult, adjugate, det, slogdet
 from chainrule.ops.inverse import inv, matrix_power, solve
 from chainrule.ops.movement import matrix_transpose
+from chainrule.ops.norms import vector_norm
 from chainrule.ops.product import cross, matmul, vecdot
-from chainrule.ops.reduction import vector_norm
 from chainrule.ops.singular import SVDResult, matrix_norm, matrix_rank, pinv, svd, svdvals
 from chainrule.ops.structure import diagonal, trace
 

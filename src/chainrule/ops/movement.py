@@ -17,19 +17,18 @@ from chainrule.core.aval import Aval, Shape, broadcast, normalize_axes, normaliz
 from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Sample, public
 from chainrule.ops.gate import gate, lift
+from chainrule.ops.short import short
 from chainrule.tape import bind
-from chainrule.tensor import Axis, Tensor
+from chainrule.tensor import Tensor
 
 __all__ = [
     "broadcast_arrays",
     "broadcast_to",
     "expand_dims",
-    "flip",
     "matrix_transpose",
     "moveaxis",
     "permute_dims",
     "reshape",
-    "roll",
     "squeeze",
 ]
 
@@ -46,6 +45,8 @@ def integers(value: Any, operation: str) -> tuple[int, ...]:
         If they are not integers.
     """
     try:
+        if value.__class__ is tuple or value.__class__ is list:
+            return tuple(map(index, value))
         return tuple(map(index, value)) if hasattr(value, "__len__") and np.ndim(value) else (index(value),)
     except TypeError:
         raise DtypeError(f"{operation}: sizes, axes and counts are integers, not {value!r}", mend="pass an int, or a tuple of ints") from None
@@ -74,6 +75,9 @@ RESHAPE = Primitive(
     ],
     refuses=lambda: [Refusal((np.ones((2, 3)), (4,)), ShapeError, "6 elements"), Refusal((np.ones(6), (-1, -1)), ShapeError, "one size")],
 )
+
+
+to_shape = short(RESHAPE)
 
 
 @gate(RESHAPE)
@@ -114,7 +118,7 @@ def reshape(x: Tensor | npt.ArrayLike, /, shape: int | Sequence[int], *, copy: b
             says = f"reshape: cannot work out -1 in {sizes} for {total} elements"
             raise ShapeError(says, mend="only one size may be -1, and the others must divide the number of elements")
         sizes = tuple(total // known if size == -1 else size for size in sizes)
-    return bind(RESHAPE, (values,), {"shape": sizes})
+    return to_shape(values, {"shape": sizes})
 
 
 def _broadcast_aval(x: Aval, shape: Shape) -> Aval:
@@ -130,17 +134,39 @@ def _broadcast_batch(primitive: Primitive, batched: Sequence[bool], inputs: Sequ
     return broadcast_to(reshape(x, (count, *(1,) * (len(shape) - len(rest)), *rest)), (count, *shape))
 
 
+def _broadcast_eval(x: Any, shape: Shape) -> Any:
+    """What np.broadcast_to does, without its detour through an iterator."""
+    own = x.shape
+    extra = len(shape) - len(own)
+    if extra < 0 or not x.size or not x.flags.c_contiguous:
+        return np.broadcast_to(x, shape)
+    strides = [0] * extra
+    for size, target, stride in zip(own, shape[extra:], x.strides, strict=True):
+        if size == target:
+            strides.append(stride)
+        elif size == 1:
+            strides.append(0)
+        else:
+            return np.broadcast_to(x, shape)
+    out = np.ndarray(shape, x.dtype, x, 0, tuple(strides))
+    out.flags.writeable = False
+    return out
+
+
 BROADCAST_TO = Primitive(
     name="broadcast_to",
     inputs=("x",),
     aval=_broadcast_aval,
-    eval=lambda xp, x, shape: xp.broadcast_to(x, shape),
+    eval=_broadcast_eval,
     transpose=lambda ct: ct,
     batch=_broadcast_batch,
     onnx="Expand",
     samples=lambda rng: [Sample((rng.normal(size=(3,)), (2, 3))), Sample((rng.normal(size=(2, 1)), (4, 2, 3))), Sample((rng.normal(), (2, 2)))],
     refuses=lambda: [Refusal((np.ones(3), (2,)), ShapeError, "broadcast"), Refusal((np.ones((2, 3)), (3,)), ShapeError, "broadcast")],
 )
+
+
+repeated_to = short(BROADCAST_TO)
 
 
 @gate(BROADCAST_TO)
@@ -172,7 +198,7 @@ def broadcast_to(x: Tensor | npt.ArrayLike, /, shape: int | Sequence[int]) -> Te
     tensor([[1., 2.],
             [1., 2.]])
     """
-    return bind(BROADCAST_TO, (lift(x),), {"shape": integers(shape, "broadcast_to")})
+    return repeated_to(lift(x), {"shape": integers(shape, "broadcast_to")})
 
 
 @public
@@ -202,7 +228,7 @@ def broadcast_arrays(*arrays: Tensor | npt.ArrayLike) -> tuple[Tensor, ...]:
     """
     lifted = [lift(x) for x in arrays]
     shape = broadcast(*(x.shape for x in lifted))
-    return tuple(bind(BROADCAST_TO, (x,), {"shape": shape}) for x in lifted)
+    return tuple(repeated_to(x, {"shape": shape}) for x in lifted)
 
 
 def _permute_aval(x: Aval, axes: tuple[int, ...]) -> Aval:
@@ -236,6 +262,9 @@ def inverse(axes: Sequence[int]) -> tuple[int, ...]:
     return tuple(back)
 
 
+reordered = short(PERMUTE_DIMS)
+
+
 @gate(PERMUTE_DIMS)
 def permute_dims(x: Tensor | npt.ArrayLike, /, axes: Sequence[int]) -> Tensor:
     """The axes in another order, without copying.
@@ -263,7 +292,12 @@ def permute_dims(x: Tensor | npt.ArrayLike, /, axes: Sequence[int]) -> Tensor:
     """
     values = lift(x)
     rank = len(values.shape)
-    return bind(PERMUTE_DIMS, (values,), {"axes": tuple(normalize_axis(axis, rank, "permute_dims") for axis in integers(axes, "permute_dims"))})
+    order = integers(axes, "permute_dims")
+    for axis in order:
+        if not 0 <= axis < rank:
+            order = tuple(normalize_axis(axis, rank, "permute_dims") for axis in order)
+            break
+    return reordered(values, {"axes": order})
 
 
 @public
@@ -296,7 +330,7 @@ def matrix_transpose(x: Tensor | npt.ArrayLike, /) -> Tensor:
     rank = len(values.shape)
     if rank < 2:
         raise ShapeError(f"matrix_transpose: shape {values.shape} has fewer than two axes", mend="expand_dims adds an axis")
-    return bind(PERMUTE_DIMS, (values,), {"axes": (*range(rank - 2), rank - 1, rank - 2)})
+    return reordered(values, {"axes": (*range(rank - 2), rank - 1, rank - 2)})
 
 
 @public
@@ -336,7 +370,7 @@ def moveaxis(x: Tensor | npt.ArrayLike, source: int | Sequence[int], destination
     order = [axis for axis in range(rank) if axis not in start]
     for place, axis in sorted(zip(end, start, strict=True)):
         order.insert(place, axis)
-    return bind(PERMUTE_DIMS, (values,), {"axes": tuple(order)})
+    return reordered(values, {"axes": tuple(order)})
 
 
 @public
@@ -365,11 +399,14 @@ def expand_dims(x: Tensor | npt.ArrayLike, /, axis: int | Sequence[int] = 0) -> 
     (1, 2, 1)
     """
     values = lift(x)
+    shape = values.shape
+    if isinstance(axis, int) and 0 <= axis <= len(shape):
+        return to_shape(values, {"shape": (*shape[:axis], 1, *shape[axis:])})
     places = integers(axis, "expand_dims")
-    rank = len(values.shape) + len(places)
+    rank = len(shape) + len(places)
     new_axes = normalize_axes(places, rank, "expand_dims")
-    old = iter(values.shape)
-    return bind(RESHAPE, (values,), {"shape": tuple(1 if place in new_axes else next(old) for place in range(rank))})
+    old = iter(shape)
+    return to_shape(values, {"shape": tuple(1 if place in new_axes else next(old) for place in range(rank))})
 
 
 @public
@@ -403,7 +440,7 @@ def squeeze(x: Tensor | npt.ArrayLike, /, axis: int | Sequence[int]) -> Tensor:
     if wide := [place for place in axes if values.shape[place] != 1]:
         says = f"squeeze: axis {wide[0]} of shape {values.shape} has size {values.shape[wide[0]]}, not 1"
         raise ShapeError(says, mend="only axes of size 1 can go; reshape merges others")
-    return bind(RESHAPE, (values,), {"shape": tuple(size for place, size in enumerate(values.shape) if place not in axes)})
+    return to_shape(values, {"shape": tuple(size for place, size in enumerate(values.shape) if place not in axes)})
 
 
 def batch_axes(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
@@ -414,114 +451,3 @@ def batch_axes(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[A
 def batch_axis(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
     """The same axis, one place further back."""
     return bind(primitive, inputs, {**params, "axis": params["axis"] + 1})
-
-
-FLIP = Primitive(
-    name="flip",
-    inputs=("x",),
-    aval=lambda x, axis: x,
-    eval=np.flip,
-    transpose=lambda ct, axis: flip(ct, axis=axis),
-    batch=batch_axes,
-    kernel="move",
-    samples=lambda rng: [Sample((rng.normal(size=(2, 3)),), {"axis": axis}) for axis in (None, 0, (-1, 0))]
-    + [Sample((rng.normal(),)), Sample((rng.normal(size=(0, 2)),))],
-    refuses=lambda: [Refusal((np.ones((2, 3)),), AxisError, "out of range", {"axis": 2})],
-)
-
-
-@gate(FLIP)
-def flip(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None) -> Tensor:
-    """The elements in reverse order along axes.
-
-    Parameters
-    ----------
-    x : Tensor or array_like
-    axis : int or tuple of int, optional
-        All axes if not given.
-
-    Returns
-    -------
-    Tensor
-        Of the same shape.
-
-    Raises
-    ------
-    AxisError
-        If an axis is out of range or named twice.
-
-    Examples
-    --------
-    >>> import chainrule as cr
-    >>> cr.flip([1, 2, 3])
-    tensor([3, 2, 1])
-    """
-    values = lift(x)
-    return bind(FLIP, (values,), {"axis": normalize_axes(axis, len(values.shape), "flip")})
-
-
-ROLL = Primitive(
-    name="roll",
-    inputs=("x",),
-    aval=lambda x, shift, axis: x,
-    eval=np.roll,
-    transpose=lambda ct, shift, axis: roll(ct, tuple(-s for s in shift), axis=axis),
-    batch=batch_axes,
-    kernel="move",
-    samples=lambda rng: [
-        Sample((rng.normal(size=(2, 3)), 1)),
-        Sample((rng.normal(size=(2, 3)), -1), {"axis": 1}),
-        Sample((rng.normal(size=(4, 3)), (1, 5)), {"axis": (0, -1)}),
-        Sample((rng.normal(size=(0, 2)), 1), {"axis": 0}),
-    ],
-    refuses=lambda: [
-        Refusal((np.ones((2, 3)), 1), AxisError, "out of range", {"axis": 2}),
-        Refusal((np.ones((2, 3)), (1, 2, 3)), ArgumentError, "3 shifts", {"axis": (0, 1)}),
-        Refusal((np.ones(3), 0.5), DtypeError, "integers"),
-    ],
-)
-
-
-@gate(ROLL)
-def roll(x: Tensor | npt.ArrayLike, /, shift: int | Sequence[int], *, axis: Axis = None) -> Tensor:
-    """The elements moved along axes; those that fall off the end come back at the start.
-
-    Parameters
-    ----------
-    x : Tensor or array_like
-    shift : int or tuple of int
-        By how many places, per axis; one int serves all axes.
-    axis : int or tuple of int, optional
-        If not given, the elements are moved in row-major order. An axis named twice is moved by both shifts.
-
-    Returns
-    -------
-    Tensor
-        Of the same shape.
-
-    Raises
-    ------
-    AxisError
-        If an axis is out of range.
-    ArgumentError
-        If shifts and axes differ in number.
-
-    Examples
-    --------
-    >>> import chainrule as cr
-    >>> cr.roll([1, 2, 3], 1)
-    tensor([3, 1, 2])
-    """
-    values = lift(x)
-    shifts = integers(shift, "roll")
-    if axis is None:
-        if len(shifts) != 1:
-            raise ArgumentError(f"roll: {len(shifts)} shifts without axes", mend="name as many axes as shifts")
-        flat = bind(RESHAPE, (values,), {"shape": (math.prod(values.shape),)})
-        return bind(RESHAPE, (bind(ROLL, (flat,), {"shift": shifts, "axis": (0,)}),), {"shape": values.shape})
-    axes = tuple(normalize_axis(a, len(values.shape), "roll") for a in integers(axis, "roll"))
-    if len(shifts) == 1:
-        shifts *= len(axes)
-    if len(shifts) != len(axes):
-        raise ArgumentError(f"roll: {len(shifts)} shifts for {len(axes)} axes", mend="give one shift, or as many as axes")
-    return bind(ROLL, (values,), {"shift": shifts, "axis": axes})

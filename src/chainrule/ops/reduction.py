@@ -17,11 +17,14 @@ from chainrule.core.aval import DEFAULT_INT, Aval, Shape, normalize_axes, reduce
 from chainrule.core.errors import AxisError, DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Rule, Sample, functions
 from chainrule.ops.gate import as_dtype, gate, lift, operands, to_dtype
-from chainrule.ops.movement import broadcast_to, flip, inverse, permute_dims, reshape
+from chainrule.ops.movement import inverse, permute_dims, repeated_to, reshape, to_shape
+from chainrule.ops.shifting import flip
+from chainrule.ops.short import short
+from chainrule.ops.summation import total
 from chainrule.tape import bind
 from chainrule.tensor import Axis, Tensor
 
-__all__ = ["logsumexp", "max", "min", "prod", "sum"]
+__all__ = ["max", "min", "prod", "sum"]
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -37,9 +40,10 @@ minimum: Callable[..., Any] = np.minimum.reduce
 
 def spread(out: Any, axis: Axes, keepdims: bool, shape: Shape) -> Any:
     """A reduction's output (or cotangent) in the shape of its input, by repetition."""
-    if not keepdims and axis:
-        out = reshape(out, tuple(1 if i in axis else size for i, size in enumerate(shape)))
-    return broadcast_to(out, shape)
+    # Where the reduced axes stand in front, repetition puts them back by itself.
+    if not keepdims and axis != _EVERY[len(axis)]:
+        out = to_shape(out, {"shape": tuple(1 if i in axis else size for i, size in enumerate(shape))})
+    return repeated_to(out, {"shape": shape})
 
 
 def weigh(ct: Any, weights: Any, axis: Axes, keepdims: bool) -> Any:
@@ -55,6 +59,9 @@ def weighted_sum(t: Any, weights: Any, axis: Axes, keepdims: bool) -> Any:
 def batch_reduction(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
     """Reduce the same axes, each one place further back."""
     return bind(primitive, inputs, {**params, "axis": tuple(axis + 1 for axis in params["axis"])})
+
+
+_EVERY = tuple(tuple(range(rank)) for rank in range(65))
 
 
 def count_over(shape: Shape, axis: Axes) -> int:
@@ -94,9 +101,22 @@ def refusals(**options: Any) -> list[Refusal]:
     ]
 
 
-def reduce(primitive: Primitive, x: Any, axis: Axis, keepdims: bool, **options: Any) -> Any:
-    """Apply a reduction gate with its axes in normal form."""
-    return bind(primitive, (x,), {"axis": normalize_axes(axis, len(x.shape), primitive.name), "keepdims": bool(keepdims), **options})
+def reducer(primitive: Primitive) -> Callable[..., Any]:
+    """``f(x, axis, keepdims, **options)``: a reduction with its axes brought to normal form."""
+    name = primitive.name
+    apply = short(primitive)
+
+    def reduce(x: Any, axis: Axis, keepdims: bool, **options: Any) -> Any:
+        rank = len(x.shape)
+        if axis is None:
+            axes = _EVERY[rank]
+        elif isinstance(axis, int) and -rank <= axis < rank:
+            axes = (axis % rank,)
+        else:
+            axes = normalize_axes(axis, rank, name)
+        return apply(x, {"axis": axes, "keepdims": keepdims is True or bool(keepdims), **options})
+
+    return reduce
 
 
 def own_dtype(x: Any) -> Any:
@@ -107,6 +127,8 @@ def own_dtype(x: Any) -> Any:
 def accumulated(x: Any, dtype: Any, operation: str) -> Any:
     """``x`` in the dtype that sums and products of it have by default, or in the given one."""
     values = lift(x)
+    if dtype is None and values.dtype.kind == "f":
+        return values
     if dtype is not None:
         return to_dtype(values, as_dtype(dtype, operation))
     if values.dtype.kind in "bi":
@@ -118,7 +140,7 @@ SUM = Primitive(
     name="sum",
     inputs=("x",),
     aval=reduction_aval("sum"),
-    eval=lambda x, axis, keepdims: add(x, axis, own_dtype(x), None, keepdims),
+    eval=lambda x, axis, keepdims: total(x, axis, keepdims) if x.dtype.kind == "f" else add(x, axis, own_dtype(x), None, keepdims),
     transpose=lambda ct, to, axis, keepdims: spread(ct, axis, keepdims, to.shape),
     batch=batch_reduction,
     kernel="reduce",
@@ -126,6 +148,9 @@ SUM = Primitive(
     samples=lambda rng: [*reduction_samples(rng), Sample((rng.normal(size=(0, 3)),), {"axis": 0}), Sample((np.array([2, 3]),), {"dtype": "int8"})],
     refuses=refusals,
 )
+
+
+_sum = reducer(SUM)
 
 
 @gate(SUM)
@@ -163,7 +188,7 @@ def sum(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, dtype: npt.DTypeLike
     tensor([[ 1., 10.],
             [ 1., 10.]])
     """
-    return reduce(SUM, accumulated(x, dtype, "sum"), axis, keepdims)
+    return _sum(accumulated(x, dtype, "sum"), axis, keepdims)
 
 
 def _others(x: Any, axis: Axes) -> Any:
@@ -199,6 +224,9 @@ PROD = Primitive(
     ],
     refuses=refusals,
 )
+
+
+_prod = reducer(PROD)
 
 
 @gate(PROD)
@@ -238,10 +266,10 @@ def prod(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, dtype: npt.DTypeLik
     >>> cr.prod(x).backward(); x.grad
     tensor([0., 6., 0.])
     """
-    return reduce(PROD, accumulated(x, dtype, "prod"), axis, keepdims)
+    return _prod(accumulated(x, dtype, "prod"), axis, keepdims)
 
 
-def _shares(x: Any, out: Any, axis: Axes, keepdims: bool) -> Any:
+def shares(x: Any, out: Any, axis: Axes, keepdims: bool) -> Any:
     """1 over the number of elements that tie for the extremum, at these elements."""
     ties = functions.astype(x == spread(out, axis, keepdims, x.shape), x.dtype)
     return ties / sum(ties, axis=axis, keepdims=True)
@@ -253,8 +281,8 @@ def _extremum(name: str, extreme: Callable[..., Any], onnx: str) -> Primitive:
         inputs=("x",),
         aval=reduction_aval(name, "iuf", empty=False),
         eval=lambda x, axis, keepdims: extreme(x, axis, None, None, keepdims),
-        vjp=(lambda ct, x, out, axis, keepdims: weigh(ct, _shares(x, out, axis, keepdims), axis, keepdims),),
-        jvp=(lambda t, x, out, axis, keepdims: weighted_sum(t, _shares(x, out, axis, keepdims), axis, keepdims),),
+        vjp=(lambda ct, x, out, axis, keepdims: weigh(ct, shares(x, out, axis, keepdims), axis, keepdims),),
+        jvp=(lambda t, x, out, axis, keepdims: weighted_sum(t, shares(x, out, axis, keepdims), axis, keepdims),),
         batch=batch_reduction,
         kernel="reduce",
         onnx=onnx,
@@ -270,6 +298,9 @@ def _extremum(name: str, extreme: Callable[..., Any], onnx: str) -> Primitive:
 
 MAX = _extremum("max", maximum, "ReduceMax")
 MIN = _extremum("min", minimum, "ReduceMin")
+
+
+_max = reducer(MAX)
 
 
 @gate(MAX)
@@ -308,7 +339,10 @@ def max(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = Fal
     >>> cr.max(x).backward(); x.grad
     tensor([0. , 0.5, 0.5])
     """
-    return reduce(MAX, operands("max", "real", x)[0], axis, keepdims)
+    return _max(operands("max", "real", x)[0], axis, keepdims)
+
+
+_min = reducer(MIN)
 
 
 @gate(MIN)
@@ -346,181 +380,4 @@ def min(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = Fal
     >>> cr.min([[3, 1], [2, 4]], axis=1)
     tensor([1, 2])
     """
-    return reduce(MIN, operands("min", "real", x)[0], axis, keepdims)
-
-
-def _logsumexp_eval(x: Any, axis: Axes, keepdims: bool) -> Any:
-    with np.errstate(over="ignore", divide="ignore"):
-        top = maximum(x, axis, None, None, True, -np.inf)
-        top = np.where(np.isfinite(top), top, x.dtype.type(0))
-        out = np.log(add(np.exp(x - top), axis, None, None, True)) + top
-    return out if keepdims else out.reshape(reduced(x.shape, axis, False))
-
-
-def _softmax(x: Any, out: Any, axis: Axes, keepdims: bool) -> Any:
-    # Where everything is -inf, so is the sum's logarithm; subtracting 0 there instead leaves weights of 0, not NaN.
-    safe = functions.where(out == -math.inf, 0.0, out)
-    return functions.exp(x - spread(safe, axis, keepdims, x.shape))
-
-
-LOGSUMEXP = Primitive(
-    name="logsumexp",
-    inputs=("x",),
-    aval=reduction_aval("logsumexp", "f"),
-    eval=_logsumexp_eval,
-    vjp=(lambda ct, x, out, axis, keepdims: weigh(ct, _softmax(x, out, axis, keepdims), axis, keepdims),),
-    jvp=(lambda t, x, out, axis, keepdims: weighted_sum(t, _softmax(x, out, axis, keepdims), axis, keepdims),),
-    batch=batch_reduction,
-    kernel="reduce",
-    onnx="ReduceLogSumExp",
-    samples=lambda rng: [*reduction_samples(rng), Sample((np.array([0.5, 1000.0, 1001.0]),))],
-    refuses=lambda: [*refusals(), Refusal((np.array([1j]),), DtypeError, "takes")],
-)
-
-
-@gate(LOGSUMEXP)
-def logsumexp(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Logarithm of the sum of exponentials along axes, without overflow.
-
-    Parameters
-    ----------
-    x : Tensor or array_like
-        Real numbers; integers are converted to float32.
-    axis : int or tuple of int, optional
-        Axes to reduce; all of them if not given.
-    keepdims : bool
-        Keep reduced axes with size 1.
-
-    Returns
-    -------
-    Tensor
-        Without the reduced axes, or with size 1 there; -inf for no elements or only -inf, whose gradient is 0.
-
-    Raises
-    ------
-    AxisError
-        If an axis is out of range or stands twice.
-    DtypeError
-        For complex values.
-
-    Notes
-    -----
-    ``m + log(sum(exp(x - m)))`` with ``m = max(x)``; the gradient is the softmax of ``x``.
-
-    Examples
-    --------
-    >>> import chainrule as cr
-    >>> x = cr.tensor([1000.0, 1000.0], requires_grad=True)
-    >>> cr.logsumexp(x).backward(); x.grad
-    tensor([0.5, 0.5])
-    """
-    return reduce(LOGSUMEXP, operands("logsumexp", "real floating", x)[0], axis, keepdims)
-
-
-def _norm_eval(x: Any, axis: Axes, keepdims: bool, ord: float) -> Any:
-    size = np.abs(x)
-    if math.isinf(ord):
-        return maximum(size, axis, None, None, keepdims, 0) if ord > 0 else minimum(size, axis, None, None, keepdims)
-    if ord == 0:
-        return add(size != 0, axis, size.dtype, None, keepdims)
-    if ord == 1:
-        return add(size, axis, None, None, keepdims)
-    if ord == 2:
-        return np.sqrt(add(size * size, axis, None, None, keepdims))
-    with np.errstate(divide="ignore"):
-        return add(size**ord, axis, None, None, keepdims) ** (1 / ord)
-
-
-def _norm_weights(x: Any, out: Any, axis: Axes, keepdims: bool, ord: float) -> Any:
-    if ord == 0:
-        return functions.zeros_like(x)
-    if ord == 1:
-        return functions.sign(x)
-    if math.isinf(ord):
-        return functions.sign(x) * _shares(functions.abs(x), out, axis, keepdims)
-    # At a norm of 0 all elements are 0, and so is by convention the derivative.
-    size = spread(functions.where(out == 0, 1.0, out), axis, keepdims, x.shape)
-    if ord == 2:
-        return x / size
-    zero = x == 0
-    return functions.where(zero, 0.0, functions.sign(x) * (functions.where(zero, 1.0, functions.abs(x)) / size) ** (ord - 1))
-
-
-def _norm_aval(x: Aval, axis: Axes, keepdims: bool, ord: float) -> Aval:
-    out = reduction_aval("vector_norm", "fc", empty=ord != -math.inf)(x, axis, keepdims)
-    return Aval(out.shape, np.finfo(out.dtype).dtype)
-
-
-def _norm_vjp(ct: Any, x: Any, out: Any, axis: Axes, keepdims: bool, ord: float) -> Any:
-    return weigh(ct, _norm_weights(x, out, axis, keepdims, ord), axis, keepdims)
-
-
-def _norm_jvp(t: Any, x: Any, out: Any, axis: Axes, keepdims: bool, ord: float) -> Any:
-    return weighted_sum(t, _norm_weights(x, out, axis, keepdims, ord), axis, keepdims)
-
-
-VECTOR_NORM = Primitive(
-    name="vector_norm",
-    inputs=("x",),
-    aval=_norm_aval,
-    eval=_norm_eval,
-    vjp=(_norm_vjp,),
-    jvp=(_norm_jvp,),
-    batch=batch_reduction,
-    kernel="reduce",
-    onnx="ReduceL2",
-    samples=lambda rng: [*reduction_samples(rng), *(reduction_samples(rng, ord=ord)[1] for ord in (0, 1, 3, 0.5, -1.5, math.inf, -math.inf))],
-    refuses=lambda: [
-        *refusals(),
-        Refusal((np.ones(2),), DtypeError, "ord", {"ord": "fro"}),
-        Refusal((np.ones(0),), ShapeError, "no elements", {"ord": -math.inf}),
-    ],
-)
-
-
-@gate(VECTOR_NORM)
-def vector_norm(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
-    """Norm of all elements along axes, taken as one vector.
-
-    Parameters
-    ----------
-    x : Tensor or array_like
-        Numbers; integers are converted to float32.
-    axis : int or tuple of int, optional
-        Axes over which the vector runs; all of them if not given.
-    keepdims : bool
-        Keep reduced axes with size 1.
-    ord : float
-        Which norm: 2 the Euclidean length, 1 the sum of sizes, inf the largest and -inf the smallest size, 0 the number of
-        elements that are not 0, any other p the p-th root of the sum of p-th powers.
-
-    Returns
-    -------
-    Tensor
-        Real, without the reduced axes, or with size 1 there.
-
-    Raises
-    ------
-    AxisError
-        If an axis is out of range or stands twice.
-    DtypeError
-        If ``ord`` is not a number.
-    ShapeError
-        For the smallest size of no elements.
-
-    Notes
-    -----
-    The derivative at 0, where there is none, is 0 by convention; elements that tie for inf or -inf share it.
-
-    Examples
-    --------
-    >>> import chainrule as cr
-    >>> x = cr.tensor([3.0, -4.0], requires_grad=True)
-    >>> cr.linalg.vector_norm(x).backward(); x.grad
-    tensor([ 0.6, -0.8])
-    """
-    try:
-        power = float(ord)
-    except (TypeError, ValueError):
-        raise DtypeError(f"vector_norm: ord is a number, not {ord!r}", mend="use linalg.matrix_norm for norms of matrices") from None
-    return reduce(VECTOR_NORM, operands("vector_norm", "floating", x)[0], axis, keepdims, ord=power)
+    return _min(operands("min", "real", x)[0], axis, keepdims)

@@ -13,7 +13,7 @@ from chainrule.core.errors import ArgumentError, DtypeError
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
 from chainrule.ops.gate import concrete, describe, gate, lift
 from chainrule.ops.joining import with_axis
-from chainrule.ops.movement import BROADCAST_TO, RESHAPE, integers
+from chainrule.ops.movement import integers, repeated_to, to_shape
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
 
@@ -54,9 +54,9 @@ def tile(x: Tensor | npt.ArrayLike, repetitions: Sequence[int], /) -> Tensor:
     rank = max(len(counts), len(values.shape))
     counts = (1,) * (rank - len(counts)) + counts
     sizes = (1,) * (rank - len(values.shape)) + tuple(values.shape)
-    blocks = bind(RESHAPE, (values,), {"shape": tuple(part for size in sizes for part in (1, size))})
-    repeated = bind(BROADCAST_TO, (blocks,), {"shape": tuple(part for pair in zip(counts, sizes, strict=True) for part in pair)})
-    return bind(RESHAPE, (repeated,), {"shape": tuple(count * size for count, size in zip(counts, sizes, strict=True))})
+    blocks = to_shape(values, {"shape": tuple(part for size in sizes for part in (1, size))})
+    repeated = repeated_to(blocks, {"shape": tuple(part for pair in zip(counts, sizes, strict=True) for part in pair)})
+    return to_shape(repeated, {"shape": tuple(count * size for count, size in zip(counts, sizes, strict=True))})
 
 
 def _counts(repetitions: Any, operation: str) -> tuple[int, ...]:
@@ -102,9 +102,9 @@ def repeat(x: Tensor | npt.ArrayLike, repeats: int | Sequence[int] | Tensor | np
     size = values.shape[place]
     counts = _counts(repeats if isinstance(repeats, int) else concrete(repeats, "the counts of repeat").tolist(), "repeat")
     if len(counts) == 1:
-        spaced = bind(RESHAPE, (values,), {"shape": (*values.shape[: place + 1], 1, *values.shape[place + 1 :])})
-        repeated = bind(BROADCAST_TO, (spaced,), {"shape": with_axis(spaced.shape, place + 1, counts[0])})
-        return bind(RESHAPE, (repeated,), {"shape": with_axis(values.shape, place, size * counts[0])})
+        spaced = to_shape(values, {"shape": (*values.shape[: place + 1], 1, *values.shape[place + 1 :])})
+        repeated = repeated_to(spaced, {"shape": with_axis(spaced.shape, place + 1, counts[0])})
+        return to_shape(repeated, {"shape": with_axis(values.shape, place, size * counts[0])})
     if len(counts) != size:
         raise ArgumentError(f"repeat: {len(counts)} counts for {size} positions along axis {place}", mend="give one count, or one per position")
     return functions.take(values, np.repeat(np.arange(size), counts), axis=place)
@@ -211,7 +211,7 @@ def pad(
             if not values.shape[axis]:
                 raise ArgumentError(f"pad: axis {axis} of shape {values.shape} is empty, so there is nothing to continue", mend='use mode "constant"')
             # What NumPy does with the positions, done to the elements, so that one gather serves every mode.
-            values = functions.take(values, np.pad(np.arange(values.shape[axis]), width, mode), axis=axis)  # type: ignore[call-overload]
+            values = functions.take(values, np.pad(np.arange(values.shape[axis]), width, mode), axis=axis)  # type: ignore[call-overload] - the stubs want literals
     return values
 
 

@@ -15,7 +15,7 @@ from chainrule.ops.reduction import (
     add,
     batch_reduction,
     count_over,
-    reduce,
+    reducer,
     reduction_aval,
     reduction_samples,
     refusals,
@@ -51,6 +51,9 @@ MEAN = Primitive(
 )
 
 
+_mean = reducer(MEAN)
+
+
 @gate(MEAN)
 def mean(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Arithmetic mean along axes.
@@ -83,7 +86,7 @@ def mean(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = Fa
     >>> average.backward(); x.grad
     tensor([0.25, 0.25, 0.25, 0.25])
     """
-    return reduce(MEAN, operands("mean", "floating", x)[0], axis, keepdims)
+    return _mean(operands("mean", "floating", x)[0], axis, keepdims)
 
 
 def _variance(x: Any, axis: Axes, keepdims: bool, correction: float) -> Any:
@@ -126,6 +129,9 @@ VAR = Primitive(
 )
 
 
+_var = reducer(VAR)
+
+
 @gate(VAR)
 def var(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Tensor:
     """Variance along axes: the mean of squared deviations from the mean.
@@ -164,7 +170,7 @@ def var(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, correction: float = 
     >>> cr.var(x, correction=1).backward(); x.grad
     tensor([-2., -1.,  3.])
     """
-    return reduce(VAR, operands("var", "real floating", x)[0], axis, keepdims, correction=float(correction))
+    return _var(operands("var", "real floating", x)[0], axis, keepdims, correction=float(correction))
 
 
 STD = Primitive(
@@ -179,6 +185,9 @@ STD = Primitive(
     samples=_samples,
     refuses=lambda: [*refusals(), Refusal((np.array([1j]),), DtypeError, "takes")],
 )
+
+
+_std = reducer(STD)
 
 
 @gate(STD)
@@ -218,4 +227,4 @@ def std(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, correction: float = 
     >>> cr.std([1.0, 3.0])
     tensor(1.)
     """
-    return reduce(STD, operands("std", "real floating", x)[0], axis, keepdims, correction=float(correction))
+    return _std(operands("std", "real floating", x)[0], axis, keepdims, correction=float(correction))
