@@ -54,14 +54,14 @@ def test_optional_libraries_are_imported_where_they_belong_and_late(path: Path) 
 
 @every_file
 def test_file_is_short_enough_to_be_one_idea(path: Path) -> None:
-    assert len(path.read_text().splitlines()) < 500
+    assert len(path.read_text().splitlines()) <= 500
 
 
 @every_file
 def test_file_has_no_leftovers_and_every_exception_to_a_lint_rule_has_its_reason(path: Path) -> None:
     text = path.read_text()
     assert not re.search(r"\b(TODO|FIXME|XXX)\b|breakpoint\(", text)
-    assert not re.search(r"# noqa(?!: [A-Z]+\d+, \w+)|# (type|pyright): ignore(?!\[\w+\] - \w+)", text)
+    assert not re.search(r"# noqa(?!: [A-Z]+\d+, \w+)|# (type|pyright): ignore(?!\[[\w-]+\] - \w+)", text)
 
 
 @every_file
