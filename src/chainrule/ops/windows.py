@@ -73,16 +73,11 @@ def pad_pairs(name: str, padding: Padding, spatial: Shape, extent: Shape, stride
     if padding == "same":
         totals = [max((-(-size // step) - 1) * step + span - size, 0) for size, span, step in zip(spatial, extent, stride)]
         return tuple((total // 2, total - total // 2) for total in totals)
-    wrong = ArgumentError(
-        f"{name}: padding={padding!r} for {rank} spatial axes",
-        mend=f'give "same", "valid", an integer, or {rank} integers or (front, back) pairs, none negative',
-    )
-    if isinstance(padding, str):
-        raise wrong
-    each = list(padding) if isinstance(padding, Sequence) else [padding] * rank
+    each = [padding] * rank if not isinstance(padding, Sequence) else [] if isinstance(padding, str) else list(padding)
     pairs = tuple(tuple(side.__index__() for side in one) if isinstance(one, Sequence) else (one.__index__(),) * 2 for one in each)
     if len(pairs) != rank or any(len(pair) != 2 or min(pair) < 0 for pair in pairs):
-        raise wrong
+        allowed = f'"same", "valid", an integer, or {rank} integers or (front, back) pairs, none negative'
+        raise ArgumentError(f"{name}: padding={padding!r} for {rank} spatial axes", mend=f"give {allowed}")
     return tuple((front, back) for front, back in pairs)
 
 
@@ -174,6 +169,11 @@ def _columns(buffer: Array, block: _Block, kernel: Shape, layout: Layout) -> Arr
     return target.reshape(groups, rows, length)
 
 
+def _dense(x: Array) -> Array:
+    """``x`` in row-major order: BLAS takes no strides of 0, which cotangents of sums have, and NumPy alone is slow."""
+    return np.ascontiguousarray(x)
+
+
 def _buffer(x: Array, count: int, size: Shape, length: int) -> Array:
     """Room for the columns of the largest block."""
     plane = math.prod(size[1:]) * length
@@ -205,13 +205,13 @@ def correlate(x: Array, w: Array, layout: Layout, size: Shape) -> Array:
         return _correlate_to_few(x, w, layout, size)
     groups, channels = layout.groups, x.shape[-1] // layout.groups
     out = np.empty((count, *size, features), x.dtype)
-    matrices = w.reshape(taps * channels, groups, -1).transpose(1, 0, 2)
+    matrices = _dense(w).reshape(taps * channels, groups, -1).transpose(1, 0, 2)
     length = taps * x.shape[-1]
     buffer = None
     for block in _blocks(x, size, kernel, layout, length * x.itemsize):
         part = out[block.at].reshape(-1, groups, features // groups).transpose(1, 0, 2)
         if taps == 1 and groups == 1 and set(layout.stride) == {1}:
-            np.matmul(block.region.reshape(1, -1, channels), matrices, out=part)
+            np.matmul(_dense(block.region).reshape(1, -1, channels), matrices, out=part)
             continue
         buffer = _buffer(x, count, size, length) if buffer is None else buffer
         np.matmul(_columns(buffer, block, kernel, layout), matrices, out=part)
@@ -221,10 +221,10 @@ def correlate(x: Array, w: Array, layout: Layout, size: Shape) -> Array:
 def _correlate_to_few(x: Array, w: Array, layout: Layout, size: Shape) -> Array:
     """For few features from many channels: multiply first, then add up the taps' shifted products."""
     kernel, (channels, features) = w.shape[:-2], w.shape[-2:]
-    rows = np.moveaxis(w, -1, -2).reshape(-1, channels)
+    rows = _dense(np.moveaxis(w, -1, -2)).reshape(-1, channels)
     out = np.empty((x.shape[0], *size, features), x.dtype)
     for block in _blocks(x, size, kernel, layout, len(rows) * x.itemsize):
-        products = np.matmul(rows, block.region.reshape(-1, channels).T).reshape(*kernel, features, *block.region.shape[:-1])
+        products = np.matmul(rows, _dense(block.region).reshape(-1, channels).T).reshape(*kernel, features, *block.region.shape[:-1])
         total = None
         for tap in product(*map(range, kernel)):
             shifted = products[(*tap, ..., *(slice(k * d, k * d + n) for k, d, n in zip(tap, layout.dilation, block.size)))]
@@ -289,9 +289,9 @@ def correlate_weight(x: Array, y: Array, layout: Layout, kernel: Shape) -> Array
     length = taps * x.shape[-1]
     total = buffer = None
     for block in _blocks(x, size, kernel, layout, length * x.itemsize):
-        part = y[block.at].reshape(-1, groups, features // groups).transpose(1, 0, 2)
+        part = _dense(y[block.at]).reshape(-1, groups, features // groups).transpose(1, 0, 2)
         if taps == 1 and groups == 1 and set(layout.stride) == {1}:
-            columns = block.region.reshape(1, -1, channels)
+            columns = _dense(block.region).reshape(1, -1, channels)
         else:
             buffer = _buffer(x, count, size, length) if buffer is None else buffer
             columns = _columns(buffer, block, kernel, layout)
@@ -378,7 +378,7 @@ def _scatter_apart(x: Array, y: Array, w: Array, layout: Layout) -> Array:
     """Windows that do not overlap: each product has a place of its own."""
     kernel, (channels, features) = w.shape[:-2], w.shape[-2:]
     size = y.shape[1:-1]
-    products = np.matmul(y.reshape(-1, features), w.reshape(-1, features).T).reshape(*y.shape[:-1], *kernel, channels)
+    products = np.matmul(_dense(y).reshape(-1, features), _dense(w).reshape(-1, features).T).reshape(*y.shape[:-1], *kernel, channels)
     for tap in product(*map(range, kernel)):
         reads = [
             inside(n, k * d - low, s, wide) for n, k, d, low, s, wide in zip(size, tap, layout.dilation, layout.low, layout.stride, x.shape[1:-1])
