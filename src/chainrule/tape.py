@@ -229,6 +229,10 @@ def reverse(
         assert cell is not None
         if not (cell.hooks or cell.retains) or tag != BASE:
             return ct
+        if bare and cell.grad is None and not cell.hooks:
+            # The everyday case written out: a leaf's first gradient.
+            cell.grad = new(ct) if ends is None else None
+            return ct
         with using(inside):
             ct = new(ct) if bare else ct
             for hook in tuple(cell.hooks.values()):
