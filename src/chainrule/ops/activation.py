@@ -56,6 +56,8 @@ _ZERO, _ONE, _LIMIT = _in_each(0.0), _in_each(1.0), _in_each(40.0)
 
 
 def _relu(x: Any) -> Any:
+    if not x.shape:
+        return x.dtype.type(0) if x <= 0 else x
     return np.clip(x, 0.0, np.inf) if x.size > _MANY and x.dtype.kind == "f" else np.maximum(x, _ZERO.get(x.dtype, 0))
 
 
@@ -83,6 +85,9 @@ relu = unary(
 
 
 def _sigmoid(x: Any) -> Any:
+    if not x.shape:
+        power = np.exp(-x if x > 0 else x)
+        return 1.0 / (1.0 + power) if x > 0 else power / (1.0 + power)
     # From 40 on the result is 1 in double precision too; exp cannot overflow, and may well underflow to 0.
     if x.size <= _MANY:
         power = np.exp(np.minimum(x, _LIMIT.get(x.dtype, 10.0)))
