@@ -251,7 +251,7 @@ EINSUM = Primitive(
         Refusal(("i->ii", np.ones(3)), ArgumentError, "once"),
         Refusal(("i$", np.ones((3, 3))), ArgumentError, "'$' is no index"),
         Refusal(("...i->i", np.ones((2, 3))), ArgumentError, "missing from the output"),
-        Refusal(("i,i", np.ones(2, bool), np.ones(2, bool)), DtypeError, "takes number"),
+        Refusal(("i,i", np.ones(2, bool), np.ones(2, bool)), DtypeError, "takes numeric"),
     ],
 )
 
@@ -301,7 +301,7 @@ def einsum(subscripts: str | Tensor | npt.ArrayLike, /, *xs: Any) -> Tensor:
     text, given = (subscripts.replace(" ", ""), xs) if isinstance(subscripts, str) else _interleaved((subscripts, *xs))
     if not given:
         raise ArgumentError(f"einsum({text!r}) has no operands", mend="pass one operand per term")
-    tensors = operands("einsum", "number", *given)
+    tensors = operands("einsum", "numeric", *given)
     plan = _plan(text, tuple(x.shape for x in tensors))
     done = [_alone(x, own) for x, own in zip(tensors, plan.own, strict=True)]
     if len(done) > 1:
@@ -365,7 +365,7 @@ def outer(x1: Tensor | npt.ArrayLike, x2: Tensor | npt.ArrayLike, /) -> Tensor:
     >>> y.backward([[1.0, 0.0], [0.0, 1.0]]); x.grad
     tensor([3., 4.])
     """
-    a, b = operands("outer", "number", x1, x2)
+    a, b = operands("outer", "numeric", x1, x2)
     if not a.ndim == 1 == b.ndim:
         raise ShapeError(f"outer({describe(a)}, {describe(b)}): both operands must be vectors", mend="flatten them with reshape(x, (-1,))")
     return matmul(reshape(a, (a.shape[0], 1)), reshape(b, (1, b.shape[0])))
@@ -406,7 +406,7 @@ def tensordot(x1: Tensor | npt.ArrayLike, x2: Tensor | npt.ArrayLike, /, *, axes
     >>> cr.tensordot(x, [[1.0, 0.0], [0.0, 1.0]])
     tensor([ 3., 11.])
     """
-    a, b = operands("tensordot", "number", x1, x2)
+    a, b = operands("tensordot", "numeric", x1, x2)
     met1, met2 = _meeting(axes, a, b)
     sizes1, sizes2 = tuple(a.shape[axis] for axis in met1), tuple(b.shape[axis] for axis in met2)
     if sizes1 != sizes2:

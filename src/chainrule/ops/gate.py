@@ -22,7 +22,6 @@ from chainrule.tensor import Tensor, new
 KINDS = {
     "any": "biufc",
     "numeric": "iufc",
-    "number": "iufc",
     "real": "iuf",
     "floating": "fc",
     "real floating": "f",

@@ -40,7 +40,7 @@ def _matmul_aval(x1: Aval, x2: Aval) -> Aval:
         )
     dtype = promote(x1.dtype, x2.dtype)
     if dtype.kind == "b":
-        raise DtypeError(f"matmul({x1}, {x2}): takes number values", mend="convert the operands with astype")
+        raise DtypeError(f"matmul({x1}, {x2}): takes numeric values", mend="convert the operands with astype")
     stack = _stacks("matmul", x1, x2, x1.shape[:-2], x2.shape[:-2])
     return Aval((*stack, *x1.shape[-2:-1], *(x2.shape[-1:] if x2.ndim > 1 else ())), dtype)
 
@@ -163,10 +163,10 @@ MATMUL = Primitive(
         Refusal((np.ones(3), np.ones(2)), ShapeError, "only axis of x2 has 2"),
         Refusal((np.ones((2, 2, 3)), np.ones((3, 3, 2))), ShapeError, "broadcast"),
         Refusal((np.ones(3), 2.0), ShapeError, "at least one axis"),
-        Refusal((np.ones((2, 2), bool), np.ones((2, 2), bool)), DtypeError, "takes number"),
+        Refusal((np.ones((2, 2), bool), np.ones((2, 2), bool)), DtypeError, "takes numeric"),
     ],
 )
-_matmul = binary_function(MATMUL, "number", tracked=True)
+_matmul = binary_function(MATMUL, "numeric", tracked=True)
 
 
 @gate(MATMUL)
@@ -260,7 +260,7 @@ VECDOT = Primitive(
         Refusal((np.ones((2, 3)), np.ones((4, 3))), ShapeError, "broadcast"),
         Refusal((np.ones((2, 3)), np.ones(3)), AxisError, "not an axis of both", {"axis": 1}),
         Refusal((2.0, np.ones(3)), AxisError, "not an axis of both"),
-        Refusal((np.ones(2, bool), np.ones(2, bool)), DtypeError, "takes number"),
+        Refusal((np.ones(2, bool), np.ones(2, bool)), DtypeError, "takes numeric"),
     ],
 )
 
@@ -300,7 +300,7 @@ def vecdot(x1: Tensor | npt.ArrayLike, x2: Tensor | npt.ArrayLike, /, *, axis: i
     tensor([[10.,  1.],
             [20.,  2.]])
     """
-    a, b = operands("vecdot", "number", x1, x2)
+    a, b = operands("vecdot", "numeric", x1, x2)
     return bind(VECDOT, (a, b), {"axis": _negative("vecdot", axis, a, b)})
 
 
@@ -329,7 +329,7 @@ CROSS = Primitive(
         Refusal((np.ones(2), np.ones(2)), ShapeError, "3 elements"),
         Refusal((np.ones((2, 3)), np.ones((4, 3))), ShapeError, "broadcast"),
         Refusal((np.ones((3, 2)), np.ones(3)), AxisError, "not an axis of both", {"axis": 0}),
-        Refusal((np.ones(3, bool), np.ones(3, bool)), DtypeError, "takes number"),
+        Refusal((np.ones(3, bool), np.ones(3, bool)), DtypeError, "takes numeric"),
     ],
 )
 
@@ -368,7 +368,7 @@ def cross(x1: Tensor | npt.ArrayLike, x2: Tensor | npt.ArrayLike, /, *, axis: in
     >>> y.backward([1.0, 2.0, 3.0]); x.grad
     tensor([ 3.,  0., -1.])
     """
-    a, b = operands("cross", "number", x1, x2)
+    a, b = operands("cross", "numeric", x1, x2)
     params = {"axis": _negative("cross", axis, a, b)}
     _cross_aval(Aval(a.shape, a.dtype), Aval(b.shape, b.dtype), **params)
     return bind(CROSS, (a, b), params)
