@@ -42,6 +42,7 @@ from chainrule.ops.gathering import *
 from chainrule.ops.generator import manual_seed as manual_seed
 from chainrule.ops.indexing import *
 from chainrule.ops.joining import *
+from chainrule.ops.linear_units import *
 from chainrule.ops.logic import *
 from chainrule.ops.movement import *
 from chainrule.ops.namespace import *
