@@ -102,11 +102,11 @@ class Operators:
     def __rrshift__(self, other: Tensor | npt.ArrayLike) -> Tensor:
         return functions.bitwise_right_shift(other, self)
 
-    def __eq__(self, other: Tensor | npt.ArrayLike) -> Tensor:  # type: ignore[override] - elementwise, as arrays have it
-        return functions.equal(self, other)
+    def __eq__(self, other: Tensor | npt.ArrayLike | None) -> Tensor:  # type: ignore[override] - elementwise, as arrays have it
+        return NotImplemented if other is None else functions.equal(self, other)
 
-    def __ne__(self, other: Tensor | npt.ArrayLike) -> Tensor:  # type: ignore[override] - elementwise, as arrays have it
-        return functions.not_equal(self, other)
+    def __ne__(self, other: Tensor | npt.ArrayLike | None) -> Tensor:  # type: ignore[override] - elementwise, as arrays have it
+        return NotImplemented if other is None else functions.not_equal(self, other)
 
     def __lt__(self, other: Tensor | npt.ArrayLike) -> Tensor:
         return functions.less(self, other)

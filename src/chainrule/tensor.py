@@ -358,10 +358,17 @@ class Tensor(Operators):
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         return functions.array_namespace(api_version)
 
-    def __dlpack__(self, **options: Any) -> Any:
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
         if self.requires_grad:
             raise GradientError("a tensor that requires a gradient cannot be exported", mend="export x.detach()")
-        return np.asarray(self._value).__dlpack__(**options)
+        return np.asarray(self._value).__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device, copy=copy)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return np.asarray(self._value).__dlpack_device__()

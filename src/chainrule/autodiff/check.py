@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from chainrule.autodiff.forward import jvp
 from chainrule.autodiff.reverse import vjp
@@ -24,7 +23,10 @@ from chainrule.tensor import Tensor
 
 __all__ = ["gradcheck", "gradgradcheck"]
 
-Array = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
