@@ -110,7 +110,8 @@ def test_a_thousand_steps_leave_nothing_behind(step: Callable[[list[cr.Tensor], 
     before = held()
     for _ in range(1000):
         step(weights, x)
-    assert held() - before < 4 * 1024
+    # NumPy keeps some freed blocks for later; the smallest leak would be an object a step, 28 bytes or more.
+    assert held() - before < 24 * 1000
 
 
 @pytest.mark.parametrize("step", STEPS)
