@@ -238,11 +238,31 @@ def take(x: Tensor | npt.ArrayLike, indices: Tensor | npt.ArrayLike, /, *, axis:
     return bind(GATHER, (values, positions(indices, "take")), {"axes": (normalize_axis(axis, len(values.shape), "take"),)})
 
 
+def numbers_along(operation: str, indices: Any, axis: int, shape: Shape) -> Any:
+    """Row-major numbers, in an array of the given shape, of every position's own element along an axis.
+
+    Raises
+    ------
+    AxisError
+        If a position is out of range.
+    """
+    size = shape[axis]
+    low = indices.min()
+    if low < -size or indices.max() >= size:
+        raise out_of_range(operation, indices, (axis,), shape)
+    within = np.where(indices < 0, indices + size, indices) if low < 0 else indices
+    if len(shape) == 1:
+        return within
+    outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    bases = np.arange(0, outer * size * inner, size * inner).reshape(outer, 1, 1) + np.arange(inner)
+    within = within.reshape(outer, indices.shape[axis], inner)
+    return (within * inner + bases if inner != 1 else within + bases).reshape(indices.shape)
+
+
 def _take_along_axis_eval(x: Any, indices: Any, axis: int) -> Any:
-    try:
-        return x.take(indices) if x.ndim == 1 else np.take_along_axis(x, indices, axis)
-    except IndexError:
-        raise out_of_range("take_along_axis", indices, (axis,), x.shape) from None
+    if not indices.size:
+        return np.zeros(indices.shape, x.dtype)
+    return x.reshape(-1).take(numbers_along("take_along_axis", indices, axis, x.shape))
 
 
 def _take_along_axis_aval(x: Aval, indices: Aval, axis: int) -> Aval:

@@ -131,9 +131,12 @@ def concat(arrays: Sequence[Tensor | npt.ArrayLike], /, *, axis: int | None = 0)
     if axis is None:
         axis, xs = 0, [reshape(x, (math.prod(x.shape),)) for x in xs]
     place = normalize_axis(axis, len(xs[0].shape), "concat")
-    if any(len(x.shape) <= place for x in xs):
-        raise ShapeError(f"concat: arrays of {' and '.join(str(len(x.shape)) for x in xs)} axes", mend="give all of them the same number of axes")
-    return bind(CONCAT, xs, {"axis": place, "sizes": tuple(x.shape[place] for x in xs)})
+    try:
+        sizes = tuple([x.shape[place] for x in xs])
+    except IndexError:
+        ranks = " and ".join(str(len(x.shape)) for x in xs)
+        raise ShapeError(f"concat: arrays of {ranks} axes", mend="give all of them the same number of axes") from None
+    return bind(CONCAT, xs, {"axis": place, "sizes": sizes})
 
 
 def _stack_aval(*xs: Aval, axis: int) -> Aval:

@@ -112,12 +112,12 @@ def reshape(x: Tensor | npt.ArrayLike, /, shape: int | Sequence[int], *, copy: b
     values = lift(x)
     sizes = integers(shape, "reshape")
     if -1 in sizes:
-        known = math.prod(size for size in sizes if size != -1)
+        known = -math.prod(sizes)
         total = math.prod(values.shape)
-        if sizes.count(-1) > 1 or known == 0 or total % known:
+        if sizes.count(-1) > 1 or known <= 0 or total % known:
             says = f"reshape: cannot work out -1 in {sizes} for {total} elements"
             raise ShapeError(says, mend="only one size may be -1, and the others must divide the number of elements")
-        sizes = tuple(total // known if size == -1 else size for size in sizes)
+        sizes = tuple([total // known if size == -1 else size for size in sizes])
     return to_shape(values, {"shape": sizes})
 
 

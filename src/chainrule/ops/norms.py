@@ -29,6 +29,7 @@ from chainrule.ops.reduction import (
     weigh,
     weighted_sum,
 )
+from chainrule.ops.summation import total
 from chainrule.tensor import Axis, Tensor
 
 # vector_norm is public as linalg.vector_norm, where the array API has it.
@@ -110,6 +111,8 @@ def logsumexp(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool
 
 
 def _norm_eval(x: Any, axis: Axes, keepdims: bool, ord: float) -> Any:
+    if ord == 2 and x.dtype.kind == "f":
+        return np.sqrt(total(x * x, axis, keepdims))
     size = np.abs(x)
     if math.isinf(ord):
         return maximum(size, axis, None, None, keepdims, 0) if ord > 0 else minimum(size, axis, None, None, keepdims)

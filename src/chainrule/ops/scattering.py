@@ -28,6 +28,7 @@ from chainrule.ops.gathering import (
     moved,
     native,
     neighbours,
+    numbers_along,
     out_of_range,
     positions,
     with_example,
@@ -55,37 +56,44 @@ def _linear(operation: str, index: Any, axes: Axes, shape: Shape) -> Any:
     return np.asarray(linear).reshape(-1)
 
 
-# From how many elements a row is added as a whole, and up to how many rows at one position one by one: measured.
-_WIDE = 16
+# Measured: from how many elements on a row is added as a whole, up to how many rows at one position are added one by one, and
+# how many elements are worked on at a time, so that they stay in the cache.
+_WIDE = 128
 _FEW = 8
+_BLOCK = 1 << 18
 
 
 def _add_rows(out: Any, index: Any, rows: Any) -> None:
-    """``out[index[i]] += rows[i]`` for every i, where ``out`` is zero."""
-    count, width = rows.shape
-    if width == 1:
-        np.add.at(out.reshape(-1), index, np.ascontiguousarray(rows).reshape(-1))
-        return
-    if width < _WIDE:
-        spread = (index[:, None] * width + np.arange(width)).reshape(-1)
-        np.add.at(out.reshape(-1), spread, np.ascontiguousarray(rows).reshape(-1))
-        return
+    """``out[index[i]] += rows[i]`` for every i."""
+    width = rows.shape[1]
+    step = max(1, _BLOCK // width)
+    add = _add_wide if width >= _WIDE else _add_narrow
+    for start in range(0, len(index), step):
+        add(out, index[start : start + step], rows[start : start + step])
+
+
+def _add_narrow(out: Any, index: Any, rows: Any) -> None:
+    width = rows.shape[1]
+    numbers = index if width == 1 else (index[:, None] * width + np.arange(width)).reshape(-1)
+    np.add.at(out.reshape(-1), numbers, rows.reshape(-1))
+
+
+def _add_wide(out: Any, index: Any, rows: Any) -> None:
     order = np.argsort(index, kind="stable")
     ascending = index[order]
     starts = np.flatnonzero(np.concatenate(([True], ascending[1:] != ascending[:-1])))
-    counts = np.diff(starts, append=count)
+    counts = np.diff(starts, append=len(index))
     many = counts > _FEW
     few, times = starts[~many], counts[~many]
-    if few.size:
-        out[ascending[few]] = rows[order[few]]
-        for turn in range(1, int(times.max())):
-            few = few[times > turn]
-            times = times[times > turn]
-            out[ascending[few]] += rows[order[few + turn]]
+    turn = 0
+    while few.size:
+        out[ascending[few]] += rows[order[few + turn]]
+        turn += 1
+        few, times = few[times > turn], times[times > turn]
     if many.any():
         sizes = counts[many]
         members = order[np.repeat(many, counts)]
-        out[ascending[starts[many]]] = np.add.reduceat(rows[members], np.cumsum(sizes) - sizes, axis=0)
+        out[ascending[starts[many]]] += np.add.reduceat(rows[members], np.cumsum(sizes) - sizes, axis=0)
 
 
 def _scatter_add_eval(index: Any, values: Any, shape: Shape, axes: Axes) -> Any:
@@ -205,8 +213,7 @@ def scatter_add(index: Tensor | npt.ArrayLike, values: Tensor | npt.ArrayLike, /
 
     Notes
     -----
-    Sums are taken in the order of the positions' appearance, or pairwise for many values at one
-    position; the same call gives the same bits.
+    The same call always gives the same bits.
 
     Examples
     --------
@@ -348,13 +355,8 @@ def _scatter_along_axis_eval(indices: Any, values: Any, axis: int, size: int) ->
     out = np.zeros(shape, values.dtype)
     if not indices.size:
         return out
-    if indices.min() < -size or indices.max() >= size:
-        raise out_of_range("scatter_along_axis", indices, (axis,), shape)
-    within = np.where(indices < 0, indices + size, indices)
-    inner = math.prod(shape[axis + 1 :])
-    outer = np.arange(math.prod(shape[:axis])) * (size * inner)
-    numbers = within.reshape(len(outer), -1, inner) * inner + np.arange(inner) + outer[:, None, None]
-    np.add.at(out.reshape(-1), numbers.reshape(-1), np.ascontiguousarray(values).reshape(-1))
+    numbers = numbers_along("scatter_along_axis", indices, axis, shape)
+    np.add.at(out.reshape(-1), numbers.reshape(-1), values.reshape(-1))
     return out
 
 

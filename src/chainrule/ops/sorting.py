@@ -28,10 +28,25 @@ if TYPE_CHECKING:
 
 
 def _order(x: Any, axis: int, descending: bool) -> Any:
-    if not descending:
-        return np.argsort(x, axis, kind="stable")
+    lanes = np.moveaxis(x, axis, -1)
     # Read backwards before and after, so that equal elements keep their order.
-    return x.shape[axis] - 1 - np.flip(np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
+    order = lanes.shape[-1] - 1 - _ascending(lanes[..., ::-1])[..., ::-1] if descending else _ascending(lanes)
+    return np.moveaxis(order, -1, axis)
+
+
+_MANY = 2048
+
+
+def _ascending(lanes: Any) -> Any:
+    """Stable order along the last axis. Among floating-point numbers few are equal: only their lanes take the slow way."""
+    if lanes.dtype.kind != "f" or lanes.size < _MANY:
+        return np.argsort(lanes, -1, kind="stable")
+    order = np.argsort(lanes, -1)
+    ordered = np.take_along_axis(lanes, order, -1)
+    unsure = ~(ordered[..., 1:] > ordered[..., :-1]).all(-1)
+    if unsure.any():
+        order[unsure] = np.argsort(lanes[unsure], -1, kind="stable")
+    return order
 
 
 def _sort_eval(x: Any, axis: int, descending: bool) -> Any:
@@ -169,19 +184,27 @@ class TopK(NamedTuple):
 
 
 def _top_k_eval(x: Any, k: int, axis: int, largest: bool) -> tuple[Any, Any]:
-    size = x.shape[axis]
     lanes = np.moveaxis(x, axis, -1)
-    if not k or not x.size:
-        some = np.zeros((*lanes.shape[:-1], k), DEFAULT_INT)
-    elif k == size:
-        some = np.broadcast_to(np.arange(size), lanes.shape)
-    elif largest:
-        some = np.sort(np.argpartition(lanes, size - k, -1)[..., size - k :], -1)
+    some = _extremes(lanes, k, largest)
+    if some is None:
+        some = _order(lanes, -1, largest)[..., :k]
+        found = np.take_along_axis(lanes, some, -1)
     else:
-        some = np.sort(np.argpartition(lanes, k - 1, -1)[..., :k], -1)
-    found = np.take_along_axis(lanes, some, -1)
-    order = _order(found, -1, largest)
-    return np.moveaxis(np.take_along_axis(found, order, -1), -1, axis), np.moveaxis(np.take_along_axis(some, order, -1), -1, axis)
+        found = np.take_along_axis(lanes, some, -1)
+        order = _order(found, -1, largest)
+        found, some = np.take_along_axis(found, order, -1), np.take_along_axis(some, order, -1)
+    return np.moveaxis(found, -1, axis), np.moveaxis(some, -1, axis)
+
+
+def _extremes(lanes: Any, k: int, largest: bool) -> Any:
+    """Positions, ascending, of the k most extreme elements; None if ties or NaN leave open which they are."""
+    size = lanes.shape[-1]
+    if not 0 < k < size or lanes.size < _MANY:
+        return None
+    last = size - k if largest else k - 1
+    border = np.partition(lanes, last, -1)[..., last : last + 1]
+    found = np.flatnonzero(lanes >= border if largest else lanes <= border)
+    return found.reshape(*lanes.shape[:-1], k) % size if found.size == lanes.size // size * k else None
 
 
 def _top_k_aval(x: Aval, k: int, axis: int, largest: bool) -> tuple[Aval, Aval]:
@@ -238,8 +261,7 @@ def top_k(x: Tensor | npt.ArrayLike, k: int, /, *, axis: int = -1, mode: str = "
     Returns
     -------
     TopK
-        ``values`` and ``indices`` (int64), both with size k along the axis. Equal elements stand in the order of their
-        positions; which of several that tie for the last place are among them is not specified, but always the same.
+        ``values`` and ``indices`` (int64), both with size k along the axis. Of equal elements the first come first.
 
     Raises
     ------

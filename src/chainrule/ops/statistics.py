@@ -23,6 +23,7 @@ from chainrule.ops.reduction import (
     weigh,
     weighted_sum,
 )
+from chainrule.ops.summation import total
 from chainrule.tensor import Axis, Tensor
 
 __all__ = ["mean", "std", "var"]
@@ -31,10 +32,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+def _sum(x: Any, axis: Axes, keepdims: bool) -> Any:
+    return total(x, axis, keepdims) if x.dtype.kind == "f" else add(x, axis, None, None, keepdims)
+
+
 def _mean_eval(x: Any, axis: Axes, keepdims: bool) -> Any:
-    total = add(x, axis, None, None, keepdims)
     # The mean of no elements is NaN, said without NumPy's warning.
-    return total / (count_over(x.shape, axis) or math.nan)
+    return _sum(x, axis, keepdims) / (count_over(x.shape, axis) or math.nan)
 
 
 MEAN = Primitive(
@@ -91,7 +95,7 @@ def mean(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = Fa
 
 def _variance(x: Any, axis: Axes, keepdims: bool, correction: float) -> Any:
     deviation = x - _mean_eval(x, axis, True)
-    return add(deviation * deviation, axis, None, None, keepdims) / _freedom(x.shape, axis, correction)
+    return total(deviation * deviation, axis, keepdims) / _freedom(x.shape, axis, correction)
 
 
 def _freedom(shape: tuple[int, ...], axis: Axes, correction: float) -> float:

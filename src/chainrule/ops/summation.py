@@ -23,10 +23,13 @@ _add: Any = np.add.reduce
 
 
 def total(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
-    """``np.add.reduce`` of floating-point values, quicker over all leading or all trailing axes of a large array."""
-    if x.size < _LARGE or not x.flags.c_contiguous or not 0 < len(axis) < x.ndim:
+    """``np.add.reduce`` of floating-point values, quicker over all axes, or all leading or all trailing ones, of a large array."""
+    if x.size < _LARGE or not x.flags.c_contiguous or not axis:
         return _add(x, axis, None, None, keepdims)
     count = len(axis)
+    if count == x.ndim:
+        out = _everything(x.reshape(-1))
+        return out.reshape((1,) * count) if keepdims else out
     if axis[-1] == count - 1:
         columns = math.prod(x.shape[count:])
         if columns <= _LANES // 2:
@@ -36,6 +39,13 @@ def total(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
         if columns <= _LONGEST:
             return _finish(np.vecdot(x.reshape(-1, columns), np.ones(columns, x.dtype)), x, axis, keepdims)
     return _add(x, axis, None, None, keepdims)
+
+
+def _everything(x: Array) -> Array:
+    """The sum of all elements: of rows first, then of their sums, pairwise."""
+    whole = x.size - x.size % _LONGEST
+    out = _add(np.vecdot(x[:whole].reshape(-1, _LONGEST), np.ones(_LONGEST, x.dtype)))
+    return out + _add(x[whole:]) if whole < x.size else out
 
 
 def _columns(x: Array) -> Array:
