@@ -23,6 +23,7 @@ from chainrule.core.errors import ArgumentError, ChainruleError, DataError, Laye
 from chainrule.core.node import Node
 from chainrule.data import DataLoader, Dataset
 from chainrule.training import Callback, Interrupted, Progress, RunFolder, Trainer, evaluate, fit
+from chainrule.training.blas import _controls, blas_threads
 from chainrule.training.files import write_whole
 from chainrule.training.picture import draw
 
@@ -385,3 +386,18 @@ def test_progress_as_a_live_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "epoch 2/2" in screen.getvalue()
     assert "test accuracy" in screen.getvalue()
     assert "left" in screen.getvalue()
+
+
+def test_blas_threads_are_put_back() -> None:
+    controls = _controls()
+    if controls is None:
+        pytest.skip("NumPy does not use OpenBLAS here")
+    get, put = controls
+    before = get()
+    try:
+        put(2)
+        with blas_threads(1):
+            assert get() == 1
+        assert get() == 2
+    finally:
+        put(before)

@@ -47,7 +47,9 @@ class Progress(Callback):
         done = trainer.position.step
         self._display = _display(self._stream)
         self._display.begin(done, trainer.epochs * trainer.batches)
-        if done:
+        if trainer.position.epoch >= trainer.epochs:
+            self._display.say(f"all {trainer.epochs} epochs were done already; ask for more epochs to go on")
+        elif done:
             self._display.say(f"resumed after step {done} (epoch {trainer.position.epoch + 1})")
 
     def step(self, trainer: Trainer) -> None:
@@ -104,7 +106,7 @@ class _Bar:
         self._shown = 0.0
 
     def begin(self, done: int, total: int) -> None:
-        self._task = self._bar.add_task("", total=total, completed=done, where="", words="")
+        self._task = self._bar.add_task("", total=total, completed=done, where="starting", words="")
         self._bar.start()
 
     def advance(self, step: int, where: str, words: Callable[[], str]) -> None:
