@@ -33,10 +33,11 @@ class Parts:
         self.count = count
 
     def __add__(self, other: Parts) -> Parts:
-        merged = dict(self.parts)
+        # In place: the sweep alone holds the left operand, and a gate with many outputs adds many times.
+        parts = self.parts
         for index, ct in other.parts.items():
-            merged[index] = merged[index] + ct if index in merged else ct
-        return Parts(merged, self.count)
+            parts[index] = parts[index] + ct if index in parts else ct
+        return self
 
     def complete(self) -> tuple[Any, ...]:
         return tuple(self.parts.get(index) for index in range(self.count))

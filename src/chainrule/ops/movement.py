@@ -23,6 +23,7 @@ from chainrule.tensor import Tensor
 
 __all__ = [
     "broadcast_arrays",
+    "broadcast_shapes",
     "broadcast_to",
     "expand_dims",
     "matrix_transpose",
@@ -199,6 +200,32 @@ def broadcast_to(x: Tensor | npt.ArrayLike, /, shape: int | Sequence[int]) -> Te
             [1., 2.]])
     """
     return repeated_to(lift(x), {"shape": integers(shape, "broadcast_to")})
+
+
+@public
+def broadcast_shapes(*shapes: Sequence[int]) -> Shape:
+    """The shape that arrays of these shapes have in common.
+
+    Parameters
+    ----------
+    *shapes : tuple of int
+
+    Returns
+    -------
+    tuple of int
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not broadcast.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.broadcast_shapes((2, 1), (3,))
+    (2, 3)
+    """
+    return broadcast(*(integers(shape, "broadcast_shapes") for shape in shapes))
 
 
 @public

@@ -26,6 +26,7 @@ from chainrule.ops.reduction import (
     refusals,
     shares,
     spread,
+    sum,
     weigh,
     weighted_sum,
 )
@@ -48,9 +49,12 @@ def _logsumexp_eval(x: Any, axis: Axes, keepdims: bool) -> Any:
 
 
 def _softmax(x: Any, out: Any, axis: Axes, keepdims: bool) -> Any:
-    # Where everything is -inf, so is the sum's logarithm; subtracting 0 there instead leaves weights of 0, not NaN.
-    safe = functions.where(out == -math.inf, 0.0, out)
-    return functions.exp(x - spread(safe, axis, keepdims, x.shape))
+    # Where everything is -inf, so is the output; weights are 0 there, not NaN. Dividing by the sum makes up for the rounding
+    # of a large output, which is a mere shift here and so needs no derivative.
+    shift = functions.stop_gradient(functions.where(out == -math.inf, 0.0, out))
+    e = functions.exp(x - spread(shift, axis, keepdims, x.shape))
+    norm = sum(e, axis=axis, keepdims=True)
+    return e / functions.where(norm == 0, 1.0, norm)
 
 
 LOGSUMEXP = Primitive(
