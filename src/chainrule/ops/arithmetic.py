@@ -230,8 +230,10 @@ POW_CONSTANT = Primitive(
     partials=(_power_slope,),
     scalar=_power_scalar,
     onnx="Pow",
-    samples=lambda rng: [Sample((rng.uniform(0.5, 2.0, (2, 3)), exponent)) for exponent in (-2, -1.5, -1, -0.5, 0, 0.5, 1, 2, 3, 4, 5.5)]
-    + [Sample((rng.uniform(-2.0, -0.5, (3,)), 3)), Sample((rng.uniform(0.5, 2.0), 2.0)), Sample((np.ones((0, 2)), 2)), Sample((np.arange(3), 2))],
+    samples=lambda rng: (
+        [Sample((rng.uniform(0.5, 2.0, (2, 3)), exponent)) for exponent in (-2, -1.5, -1, -0.5, 0, 0.5, 1, 2, 3, 4, 5.5)]
+        + [Sample((rng.uniform(-2.0, -0.5, (3,)), 3)), Sample((rng.uniform(0.5, 2.0), 2.0)), Sample((np.ones((0, 2)), 2)), Sample((np.arange(3), 2))]
+    ),
     refuses=lambda: [Refusal((np.arange(3), -1), ArgumentError, "negative"), Refusal((np.array(["a"]), 2), DtypeError, "numbers")],
 )
 

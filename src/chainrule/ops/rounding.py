@@ -92,6 +92,8 @@ round = unary(
     notes="The derivative is 0. Parts of complex values are rounded one by one.",
     example=("[-1.5, 0.4, 2.5]", "tensor([-2.,  0.,  2.])"),
 )
+
+
 def _floor_divide(x1: Any, x2: Any) -> Any:
     if x1.dtype.kind != "f":
         return x1 // x2

@@ -37,8 +37,10 @@ FLIP = Primitive(
     transpose=lambda ct, axis: flip(ct, axis=axis),
     batch=batch_axes,
     kernel="move",
-    samples=lambda rng: [Sample((rng.normal(size=(2, 3)),), {"axis": axis}) for axis in (None, 0, (-1, 0))]
-    + [Sample((rng.normal(),)), Sample((rng.normal(size=(0, 2)),))],
+    samples=lambda rng: (
+        [Sample((rng.normal(size=(2, 3)),), {"axis": axis}) for axis in (None, 0, (-1, 0))]
+        + [Sample((rng.normal(),)), Sample((rng.normal(size=(0, 2)),))]
+    ),
     refuses=lambda: [Refusal((np.ones((2, 3)),), AxisError, "out of range", {"axis": 2})],
 )
 

@@ -57,6 +57,8 @@ exp2 = unary(
     example=("[0.0, 1.0]", "tensor([1., 2.])"),
     gradient="tensor([0.6931472, 1.3862944])",
 )
+
+
 def _expm1(x: Any) -> Any:
     if x.dtype.kind != "c":
         return np.expm1(x)
