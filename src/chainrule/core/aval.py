@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,8 +121,13 @@ def normalize_axis(axis: int, ndim: int, operation: str) -> int:
     ------
     AxisError
         If it is not in ``[-ndim, ndim)``.
+    DtypeError
+        If it is not an integer.
     """
-    position = axis.__index__()
+    try:
+        position = index(axis)
+    except TypeError:
+        raise DtypeError(f"{operation}: an axis is an integer, not {axis!r}") from None
     if not -ndim <= position < ndim:
         raise AxisError(f"{operation}: axis {axis} is out of range for an array with {ndim} axes")
     return position % ndim

@@ -17,7 +17,8 @@ from chainrule.core.primitive import Primitive, Refusal, Sample, public
 from chainrule.ops.arithmetic import sqrt
 from chainrule.ops.gate import describe, gate, lift, operands, to_dtype
 from chainrule.ops.movement import broadcast_to, reshape
-from chainrule.ops.reduction import batch_reduction, sum
+from chainrule.ops.reduction import sum
+from chainrule.ops.shifting import batch_axes
 from chainrule.ops.summation import total
 from chainrule.ops.transcendental import exp
 from chainrule.tape import bind
@@ -97,7 +98,7 @@ SOFTMAX = Primitive(
     eval=softmax_eval,
     vjp=(softmax_pull,),
     jvp=(_softmax_push,),
-    batch=batch_reduction,
+    batch=batch_axes,
     kernel="softmax",
     onnx="Softmax",
     samples=_softmax_samples,
@@ -150,7 +151,7 @@ LOG_SOFTMAX = Primitive(
     eval=log_softmax_eval,
     vjp=(lambda ct, out, axis: ct - exp(out) * sum(ct, axis=axis, keepdims=True),),
     jvp=(lambda t, out, axis: t - sum(t * exp(out), axis=axis, keepdims=True),),
-    batch=batch_reduction,
+    batch=batch_axes,
     kernel="softmax",
     onnx="LogSoftmax",
     samples=_softmax_samples,
@@ -255,7 +256,7 @@ STANDARDIZE = Primitive(
     eval=_standardize_eval,
     vjp=_standardize_pull,
     jvp=_standardize_push,
-    batch=batch_reduction,
+    batch=batch_axes,
     outputs=True,
     kernel="standardize",
     samples=lambda rng: (

@@ -15,10 +15,10 @@ from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeErr
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
 from chainrule.ops.gate import gate, operands
 from chainrule.ops.joining import batch_together, concat
-from chainrule.ops.movement import batch_axis, broadcast_arrays
+from chainrule.ops.movement import broadcast_arrays
 from chainrule.ops.reduction import accumulated, own_dtype
 from chainrule.ops.repetition import PAD
-from chainrule.ops.shifting import flip, roll
+from chainrule.ops.shifting import batch_axis, flip, roll
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
 

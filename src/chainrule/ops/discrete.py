@@ -12,8 +12,9 @@ from chainrule.core.aval import DEFAULT_INT, Aval, bool_, normalize_axis, reduce
 from chainrule.core.errors import AxisError, DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Rule, Sample
 from chainrule.ops.gate import gate, lift, operands
-from chainrule.ops.movement import batch_axis, reshape
-from chainrule.ops.reduction import add, batch_reduction, reducer, refusals
+from chainrule.ops.movement import reshape
+from chainrule.ops.reduction import add, reducer, refusals
+from chainrule.ops.shifting import batch_axes, batch_axis
 from chainrule.tape import bind
 from chainrule.tensor import Axis, Tensor
 
@@ -41,7 +42,7 @@ def _truth(name: str, combined: Callable[..., Any]) -> Primitive:
         inputs=("x",),
         aval=_aval(bool_),
         eval=lambda x, axis, keepdims: combined(x, axis, None, None, keepdims),
-        batch=batch_reduction,
+        batch=batch_axes,
         kernel="reduce",
         samples=_samples,
         refuses=refusals,
@@ -125,7 +126,7 @@ COUNT_NONZERO = Primitive(
     inputs=("x",),
     aval=_aval(DEFAULT_INT),
     eval=lambda x, axis, keepdims: add(x != 0, axis, DEFAULT_INT, None, keepdims),
-    batch=batch_reduction,
+    batch=batch_axes,
     kernel="reduce",
     samples=_samples,
     refuses=refusals,

@@ -18,7 +18,7 @@ from chainrule.ops.gate import gate, lift, operands
 from chainrule.ops.gathering import GATHER, gathered
 from chainrule.ops.indices import Basic, Plan, basic_of, plan_of
 from chainrule.ops.joining import zeros
-from chainrule.ops.movement import broadcast_to, integers, moveaxis, reshape
+from chainrule.ops.movement import broadcast_to, moveaxis, reshape, sizes_of
 from chainrule.ops.scattering import batched_value, check_fits, count_of, scatter_add, scatter_update, written_values
 from chainrule.ops.short import short
 from chainrule.tape import bind
@@ -215,7 +215,7 @@ def place(value: Tensor | npt.ArrayLike, index: Any, /, *, shape: int | Sequence
     tensor([0., 1., 2., 0.])
     """
     (values,) = operands("place", "numeric", value)
-    whole = integers(shape, "place")
+    whole = sizes_of(shape, "place")
     plan = plan_of(index, whole)
     part = plan.basic.shape(whole)
     if plan.index is not None:

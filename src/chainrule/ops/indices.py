@@ -217,13 +217,12 @@ def _entry(item: Any) -> Any:
         return item
     if isinstance(item, np.integer) or (isinstance(item, int) and not isinstance(item, bool)):
         return int(item)
-    if isinstance(item, (list, tuple)) and not np.size(item):
-        item = np.zeros(np.shape(item), np.int64)
     try:
         array = lift(item)
     except DtypeError:
         raise DtypeError(f"{item!r} is not an index", mend="use integers, slices, None, ..., or arrays of integers or booleans") from None
-    if array.dtype.kind not in "biu":
+    # An empty list has no dtype of its own.
+    if array.dtype.kind not in "biu" and not (isinstance(item, list) and 0 in array.shape):
         raise DtypeError(f"{describe(array)} is not an index", mend="use integers or booleans; astype(cr.int64) converts")
     value = array._value if isinstance(array, Tensor) else array
     return int(value) if array.dtype.kind != "b" and array.shape == () and isinstance(value, (np.ndarray, np.generic)) else array

@@ -17,7 +17,8 @@ from chainrule.core.aval import Aval, Dtype, Shape, normalize_axis
 from chainrule.core.errors import ArgumentError, AxisError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Sample
 from chainrule.ops.gate import describe, gate, lift, operands
-from chainrule.ops.movement import batch_axis, broadcast_to, integers, reshape
+from chainrule.ops.movement import broadcast_to, integers, reshape
+from chainrule.ops.shifting import batch_axis
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
 

@@ -18,7 +18,6 @@ from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeErr
 from chainrule.core.primitive import Primitive, Refusal, Sample, public
 from chainrule.ops.gate import gate, lift
 from chainrule.ops.short import short
-from chainrule.tape import bind
 from chainrule.tensor import Tensor
 
 __all__ = [
@@ -53,6 +52,20 @@ def integers(value: Any, operation: str) -> tuple[int, ...]:
         raise DtypeError(f"{operation}: sizes, axes and counts are integers, not {value!r}", mend="pass an int, or a tuple of ints") from None
 
 
+def sizes_of(shape: Any, operation: str, least: int = 0) -> Shape:
+    """A shape as a tuple.
+
+    Raises
+    ------
+    ShapeError
+        If a size is smaller than ``least``.
+    """
+    sizes = integers(shape, operation)
+    if sizes and min(sizes) < least:
+        raise ShapeError(f"{operation}: {sizes} is no shape", mend="sizes cannot be negative")
+    return sizes
+
+
 def _reshape_aval(x: Aval, shape: Shape) -> Aval:
     if math.prod(shape) != x.size:
         says = f"reshape: {x} has {x.size} elements, shape {shape} has {math.prod(shape)}"
@@ -67,6 +80,7 @@ RESHAPE = Primitive(
     eval=lambda x, shape: x.reshape(shape),
     transpose=lambda ct, to: reshape(ct, to.shape),
     batch=lambda primitive, batched, inputs, params: reshape(inputs[0], (inputs[0].shape[0], *params["shape"])),
+    kernel="move",
     onnx="Reshape",
     samples=lambda rng: [
         Sample((rng.normal(size=(2, 6)), (3, 4))),
@@ -74,7 +88,12 @@ RESHAPE = Primitive(
         Sample((rng.normal(size=(0, 2)), (0,))),
         Sample((rng.normal(), (1, 1))),
     ],
-    refuses=lambda: [Refusal((np.ones((2, 3)), (4,)), ShapeError, "6 elements"), Refusal((np.ones(6), (-1, -1)), ShapeError, "one size")],
+    refuses=lambda: [
+        Refusal((np.ones((2, 3)), (4,)), ShapeError, "6 elements"),
+        Refusal((np.ones(6), (-1, -1)), ShapeError, "one size"),
+        Refusal((np.ones(6), (-2, -3)), ShapeError, "negative"),
+        Refusal((np.ones(6), (2.0, 3)), DtypeError, "integers"),
+    ],
 )
 
 
@@ -111,7 +130,7 @@ def reshape(x: Tensor | npt.ArrayLike, /, shape: int | Sequence[int], *, copy: b
             [2, 3]])
     """
     values = lift(x)
-    sizes = integers(shape, "reshape")
+    sizes = sizes_of(shape, "reshape", -1)
     if -1 in sizes:
         known = -math.prod(sizes)
         total = math.prod(values.shape)
@@ -161,6 +180,7 @@ BROADCAST_TO = Primitive(
     eval=_broadcast_eval,
     transpose=lambda ct: ct,
     batch=_broadcast_batch,
+    kernel="move",
     onnx="Expand",
     samples=lambda rng: [Sample((rng.normal(size=(3,)), (2, 3))), Sample((rng.normal(size=(2, 1)), (4, 2, 3))), Sample((rng.normal(), (2, 2)))],
     refuses=lambda: [Refusal((np.ones(3), (2,)), ShapeError, "broadcast"), Refusal((np.ones((2, 3)), (3,)), ShapeError, "broadcast")],
@@ -199,7 +219,7 @@ def broadcast_to(x: Tensor | npt.ArrayLike, /, shape: int | Sequence[int]) -> Te
     tensor([[1., 2.],
             [1., 2.]])
     """
-    return repeated_to(lift(x), {"shape": integers(shape, "broadcast_to")})
+    return repeated_to(lift(x), {"shape": sizes_of(shape, "broadcast_to")})
 
 
 @public
@@ -225,7 +245,7 @@ def broadcast_shapes(*shapes: Sequence[int]) -> Shape:
     >>> cr.broadcast_shapes((2, 1), (3,))
     (2, 3)
     """
-    return broadcast(*(integers(shape, "broadcast_shapes") for shape in shapes))
+    return broadcast(*(sizes_of(shape, "broadcast_shapes") for shape in shapes))
 
 
 @public
@@ -271,6 +291,7 @@ PERMUTE_DIMS = Primitive(
     eval=lambda x, axes: x.transpose(axes),
     transpose=lambda ct, axes: permute_dims(ct, inverse(axes)),
     batch=lambda primitive, batched, inputs, params: permute_dims(inputs[0], (0, *(axis + 1 for axis in params["axes"]))),
+    kernel="move",
     onnx="Transpose",
     samples=lambda rng: [Sample((rng.normal(size=(2, 3, 4)), (2, 0, 1))), Sample((rng.normal(size=(2, 0)), (-1, 0))), Sample((rng.normal(), ()))],
     refuses=lambda: [
@@ -468,13 +489,3 @@ def squeeze(x: Tensor | npt.ArrayLike, /, axis: int | Sequence[int]) -> Tensor:
         says = f"squeeze: axis {wide[0]} of shape {values.shape} has size {values.shape[wide[0]]}, not 1"
         raise ShapeError(says, mend="only axes of size 1 can go; reshape merges others")
     return to_shape(values, {"shape": tuple(size for place, size in enumerate(values.shape) if place not in axes)})
-
-
-def batch_axes(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
-    """The same axes, each one place further back."""
-    return bind(primitive, inputs, {**params, "axis": tuple(axis + 1 for axis in params["axis"])})
-
-
-def batch_axis(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
-    """The same axis, one place further back."""
-    return bind(primitive, inputs, {**params, "axis": params["axis"] + 1})

@@ -17,7 +17,6 @@ from chainrule.ops.gate import gate, operands
 from chainrule.ops.reduction import (
     Axes,
     add,
-    batch_reduction,
     maximum,
     minimum,
     reducer,
@@ -30,6 +29,7 @@ from chainrule.ops.reduction import (
     weigh,
     weighted_sum,
 )
+from chainrule.ops.shifting import batch_axes
 from chainrule.ops.summation import total
 from chainrule.tensor import Axis, Tensor
 
@@ -64,7 +64,7 @@ LOGSUMEXP = Primitive(
     eval=_logsumexp_eval,
     vjp=(lambda ct, x, out, axis, keepdims: weigh(ct, _softmax(x, out, axis, keepdims), axis, keepdims),),
     jvp=(lambda t, x, out, axis, keepdims: weighted_sum(t, _softmax(x, out, axis, keepdims), axis, keepdims),),
-    batch=batch_reduction,
+    batch=batch_axes,
     kernel="reduce",
     onnx="ReduceLogSumExp",
     samples=lambda rng: [*reduction_samples(rng), Sample((np.array([0.5, 1000.0, 1001.0]),))],
@@ -165,7 +165,7 @@ VECTOR_NORM = Primitive(
     eval=_norm_eval,
     vjp=(_norm_vjp,),
     jvp=(_norm_jvp,),
-    batch=batch_reduction,
+    batch=batch_axes,
     kernel="reduce",
     onnx="ReduceL2",
     samples=lambda rng: [*reduction_samples(rng), *(reduction_samples(rng, ord=ord)[1] for ord in (0, 1, 3, 0.5, -1.5, math.inf, -math.inf))],

@@ -8,7 +8,7 @@ weight times tangent, and the cotangent, spread over the reduced axes, is multip
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +18,9 @@ from chainrule.core.errors import AxisError, DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Rule, Sample, functions
 from chainrule.ops.gate import as_dtype, gate, lift, operands, to_dtype
 from chainrule.ops.movement import inverse, permute_dims, repeated_to, reshape, to_shape
-from chainrule.ops.shifting import flip
+from chainrule.ops.shifting import batch_axes, flip
 from chainrule.ops.short import short
 from chainrule.ops.summation import total
-from chainrule.tape import bind
 from chainrule.tensor import Axis, Tensor
 
 __all__ = ["max", "min", "prod", "sum"]
@@ -54,11 +53,6 @@ def weigh(ct: Any, weights: Any, axis: Axes, keepdims: bool) -> Any:
 def weighted_sum(t: Any, weights: Any, axis: Axes, keepdims: bool) -> Any:
     """The tangent of a reduction's output, given each element's weight."""
     return sum(t * weights, axis=axis, keepdims=keepdims)
-
-
-def batch_reduction(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
-    """Reduce the same axes, each one place further back."""
-    return bind(primitive, inputs, {**params, "axis": tuple(axis + 1 for axis in params["axis"])})
 
 
 _EVERY = tuple(tuple(range(rank)) for rank in range(65))
@@ -142,7 +136,7 @@ SUM = Primitive(
     aval=reduction_aval("sum"),
     eval=lambda x, axis, keepdims: total(x, axis, keepdims) if x.dtype.kind == "f" else add(x, axis, own_dtype(x), None, keepdims),
     transpose=lambda ct, to, axis, keepdims: spread(ct, axis, keepdims, to.shape),
-    batch=batch_reduction,
+    batch=batch_axes,
     kernel="reduce",
     onnx="ReduceSum",
     samples=lambda rng: [*reduction_samples(rng), Sample((rng.normal(size=(0, 3)),), {"axis": 0}), Sample((np.array([2, 3]),), {"dtype": "int8"})],
@@ -212,7 +206,7 @@ PROD = Primitive(
     eval=lambda x, axis, keepdims: multiply(x, axis, own_dtype(x), None, keepdims),
     vjp=(lambda ct, x, axis, keepdims: weigh(ct, _others(x, axis), axis, keepdims),),
     jvp=(lambda t, x, axis, keepdims: weighted_sum(t, _others(x, axis), axis, keepdims),),
-    batch=batch_reduction,
+    batch=batch_axes,
     kernel="reduce",
     onnx="ReduceProd",
     samples=lambda rng: [
@@ -283,7 +277,7 @@ def _extremum(name: str, extreme: Callable[..., Any], onnx: str) -> Primitive:
         eval=lambda x, axis, keepdims: extreme(x, axis, None, None, keepdims),
         vjp=(lambda ct, x, out, axis, keepdims: weigh(ct, shares(x, out, axis, keepdims), axis, keepdims),),
         jvp=(lambda t, x, out, axis, keepdims: weighted_sum(t, shares(x, out, axis, keepdims), axis, keepdims),),
-        batch=batch_reduction,
+        batch=batch_axes,
         kernel="reduce",
         onnx=onnx,
         samples=reduction_samples,

@@ -34,7 +34,7 @@ from chainrule.ops.gathering import (
     with_example,
 )
 from chainrule.ops.joining import batch_together
-from chainrule.ops.movement import broadcast_to, integers, inverse, reshape
+from chainrule.ops.movement import broadcast_to, integers, inverse, reshape, sizes_of
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
 
@@ -221,7 +221,7 @@ def scatter_add(index: Tensor | npt.ArrayLike, values: Tensor | npt.ArrayLike, /
     >>> cr.scatter_add([0, 2, 0], [1.0, 2.0, 3.0], shape=(3,), axes=0)
     tensor([4., 0., 2.])
     """
-    sizes = integers(shape, "scatter_add")
+    sizes = sizes_of(shape, "scatter_add")
     (added,) = operands("scatter_add", "numeric", values)
     return bind(SCATTER_ADD, (positions(index, "scatter_add"), added), {"shape": sizes, "axes": axes_of(axes, len(sizes), "scatter_add")})
 

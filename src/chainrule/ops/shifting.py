@@ -1,9 +1,9 @@
-"""Elements in another order along an axis: backwards, or moved round it."""
+"""Elements in another order along an axis: backwards, or moved round it; and the batch rules of gates that work along axes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from chainrule.core.aval import normalize_axes, normalize_axis
 from chainrule.core.errors import ArgumentError, AxisError, DtypeError
 from chainrule.core.primitive import Primitive, Refusal, Sample
 from chainrule.ops.gate import gate, lift
-from chainrule.ops.movement import batch_axes, integers, to_shape
+from chainrule.ops.movement import integers, to_shape
 from chainrule.ops.short import short
 from chainrule.tape import bind
 from chainrule.tensor import Axis, Tensor
@@ -23,6 +23,16 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _FORWARD, _BACKWARD = slice(None), slice(None, None, -1)
+
+
+def batch_axes(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
+    """The same axes, each one place further back."""
+    return bind(primitive, inputs, {**params, "axis": tuple(axis + 1 for axis in params["axis"])})
+
+
+def batch_axis(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
+    """The same axis, one place further back."""
+    return bind(primitive, inputs, {**params, "axis": params["axis"] + 1})
 
 
 def _flip_eval(x: Any, axis: tuple[int, ...]) -> Any:

@@ -16,8 +16,9 @@ from chainrule.core.primitive import Primitive, Refusal, Sample
 from chainrule.ops.gate import batch_looped, gate, operands
 from chainrule.ops.gathering import TAKE_ALONG_AXIS, take
 from chainrule.ops.joining import with_axis, zeros
-from chainrule.ops.movement import batch_axis, integers
+from chainrule.ops.movement import integers
 from chainrule.ops.scattering import scatter_along_axis
+from chainrule.ops.shifting import batch_axis
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
 

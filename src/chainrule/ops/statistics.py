@@ -13,7 +13,6 @@ from chainrule.ops.gate import gate, operands
 from chainrule.ops.reduction import (
     Axes,
     add,
-    batch_reduction,
     count_over,
     reducer,
     reduction_aval,
@@ -23,6 +22,7 @@ from chainrule.ops.reduction import (
     weigh,
     weighted_sum,
 )
+from chainrule.ops.shifting import batch_axes
 from chainrule.ops.summation import total
 from chainrule.tensor import Axis, Tensor
 
@@ -47,7 +47,7 @@ MEAN = Primitive(
     aval=reduction_aval("mean", "fc"),
     eval=_mean_eval,
     transpose=lambda ct, to, axis, keepdims: spread(ct * (1 / (count_over(to.shape, axis) or math.nan)), axis, keepdims, to.shape),
-    batch=batch_reduction,
+    batch=batch_axes,
     kernel="reduce",
     onnx="ReduceMean",
     samples=reduction_samples,
@@ -98,6 +98,13 @@ def _variance(x: Any, axis: Axes, keepdims: bool, correction: float) -> Any:
     return total(deviation * deviation, axis, keepdims) / _freedom(x.shape, axis, correction)
 
 
+def _number(correction: Any) -> float:
+    try:
+        return float(correction)
+    except (TypeError, ValueError):
+        raise DtypeError(f"a correction is a number, not {correction!r}") from None
+
+
 def _freedom(shape: tuple[int, ...], axis: Axes, correction: float) -> float:
     freedom = count_over(shape, axis) - correction
     return freedom if freedom > 0 else math.nan
@@ -126,7 +133,7 @@ VAR = Primitive(
     eval=_variance,
     vjp=(lambda ct, x, axis, keepdims, correction: weigh(ct, _deviation(x, axis, correction, 2.0), axis, keepdims),),
     jvp=(lambda t, x, axis, keepdims, correction: weighted_sum(t, _deviation(x, axis, correction, 2.0), axis, keepdims),),
-    batch=batch_reduction,
+    batch=batch_axes,
     kernel="reduce",
     samples=lambda rng: [*_samples(rng), *reduction_samples(rng)[2:5:2]],
     refuses=lambda: [*refusals(), Refusal((np.array([1j]),), DtypeError, "takes")],
@@ -174,7 +181,7 @@ def var(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, correction: float = 
     >>> cr.var(x, correction=1).backward(); x.grad
     tensor([-2., -1.,  3.])
     """
-    return _var(operands("var", "real floating", x)[0], axis, keepdims, correction=float(correction))
+    return _var(operands("var", "real floating", x)[0], axis, keepdims, correction=_number(correction))
 
 
 STD = Primitive(
@@ -184,7 +191,7 @@ STD = Primitive(
     eval=lambda x, axis, keepdims, correction: np.sqrt(_variance(x, axis, keepdims, correction)),
     vjp=(lambda ct, x, out, axis, keepdims, correction: weigh(ct, _std_weights(x, out, axis, keepdims, correction), axis, keepdims),),
     jvp=(lambda t, x, out, axis, keepdims, correction: weighted_sum(t, _std_weights(x, out, axis, keepdims, correction), axis, keepdims),),
-    batch=batch_reduction,
+    batch=batch_axes,
     kernel="reduce",
     samples=_samples,
     refuses=lambda: [*refusals(), Refusal((np.array([1j]),), DtypeError, "takes")],
@@ -231,4 +238,4 @@ def std(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, correction: float = 
     >>> cr.std([1.0, 3.0])
     tensor(1.)
     """
-    return _std(operands("std", "real floating", x)[0], axis, keepdims, correction=float(correction))
+    return _std(operands("std", "real floating", x)[0], axis, keepdims, correction=_number(correction))
