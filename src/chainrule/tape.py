@@ -8,7 +8,6 @@ those nodes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -221,7 +220,7 @@ def reverse(
     roots = [x._node for x in outputs]
     needed = chain.leading_to(ends, [r for r in roots if r is not None], tag) if narrow and ends is not None else None
     carried = any(x._node is not None and x._node.tags & mask for x in (*outputs, *cotangents))
-    inside = replace(mode, tracking=mask)
+    inside = interp.tracking_only(mask)
     bare = not carried and mode.interpret is None
 
     def arrive(node: Node, ct: Any) -> Any:

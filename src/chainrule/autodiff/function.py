@@ -10,7 +10,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 from chainrule.autodiff.scope import enter, leave, node_of
 from chainrule.core.aval import Aval
 from chainrule.core.errors import FunctionError
-from chainrule.core.interp import EVERYDAY, Tag, current, evaluate, tracking, using
+from chainrule.core.interp import EVERYDAY, QUIET, Tag, current, evaluate, tracking, using
 from chainrule.core.node import Node, make
 from chainrule.core.primitive import Primitive, functions
 from chainrule.tape import item, reverse, set_tangents, tangent_of, twin
@@ -241,7 +240,7 @@ def _pull(ct: tuple[Any, ...], to: tuple[Any, ...], ctx: Context, function: type
     wants = tuple(aval is not None for aval in to)
     ctx.needs_input_grad = wants
     if current().interpret is evaluate:
-        with using(replace(EVERYDAY, tracking=0)):
+        with using(QUIET):
             given = [functions.zeros(aval.shape, dtype=aval.dtype) if x is None else new(x) for x, aval in zip(ct, outputs, strict=True)]
             found = _checked_backward(function, ctx, given, to)
         return tuple(None if x is None else x._value for x in found)

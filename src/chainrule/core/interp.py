@@ -38,6 +38,9 @@ class Mode:
 
 
 EVERYDAY = Mode()
+QUIET = Mode(tracking=0)
+"""Compute and record nothing: the mode of `no_grad`."""
+
 _mode: ContextVar[Mode] = ContextVar("chainrule mode", default=EVERYDAY)
 current: Callable[[], Mode] = _mode.get
 
@@ -52,9 +55,21 @@ def using(mode: Mode) -> Generator[None]:
         _mode.reset(token)
 
 
+def tracking_only(tags: int) -> Mode:
+    """The mode in force, with only these tags tracked."""
+    mode = current()
+    if mode.interpret is None and tags in _PLAIN:
+        return _PLAIN[tags]
+    return replace(mode, tracking=tags)
+
+
+# Gates recognise the everyday modes by identity.
+_PLAIN = {-1: EVERYDAY, 0: QUIET}
+
+
 def tracking(tags: int) -> Any:
     """Inside the block results inherit only these tags."""
-    return using(replace(current(), tracking=tags))
+    return using(tracking_only(tags))
 
 
 def evaluate(primitive: Primitive, inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
@@ -77,7 +92,7 @@ class _Tracking(ContextDecorator):
         return type(self)()
 
     def __enter__(self) -> None:
-        self._tokens.append(_mode.set(replace(current(), tracking=self._tags)))
+        self._tokens.append(_mode.set(tracking_only(self._tags)))
 
     def __exit__(self, *exc: object) -> None:
         _mode.reset(self._tokens.pop())

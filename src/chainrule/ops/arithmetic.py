@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chainrule.core.aval import float32, float64, promote
+from chainrule.core.aval import promote
 from chainrule.core.errors import ArgumentError, DtypeError, ShapeError
-from chainrule.core.interp import BASE, EVERYDAY, Tag, current
-from chainrule.core.node import make
 from chainrule.core.primitive import Primitive, Refusal, Rule, Sample, functions, public, register
 from chainrule.ops.elementwise import binary, binary_function, unary
 from chainrule.ops.gate import KINDS, batch_elementwise, describe, elementwise_aval, gate, lift, mend_of, to_dtype
+from chainrule.ops.short import short
 from chainrule.tape import bind
-from chainrule.tensor import Tensor, new
+from chainrule.tensor import Tensor
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -241,16 +240,9 @@ POW_CONSTANT = Primitive(
 @gate(POW_CONSTANT)
 def pow_constant(x: Any, exponent: Any) -> Any:
     """``x`` to the power of a Python number, which is part of the gate."""
-    if x.__class__ is Tensor and current() is EVERYDAY:
-        value, node = x._value, x._node
-        dtype = value.dtype
-        tags = 0 if node is None else node.tags
-        if (dtype is float32 or dtype is float64) and exponent.__class__ is not complex and (tags <= BASE or not tags & Tag.forward_bits):
-            out = _power(value, exponent)
-            if not tags:
-                return new(out)
-            return new(out, make(POW_CONSTANT, (node,), (value, None), {"exponent": exponent}, tags, out.shape, dtype))
     x = lift(x)
+    if x.dtype.kind == "f" and exponent.__class__ is not complex:
+        return _pow_constant(x, {"exponent": exponent})
     dtype = promote(x.dtype, exponent)
     if dtype.kind not in KINDS["numeric"]:
         raise DtypeError(f"pow takes numeric values, not {describe(x)}, {describe(exponent)}", mend=mend_of(KINDS["numeric"], dtype))
@@ -259,6 +251,8 @@ def pow_constant(x: Any, exponent: Any) -> Any:
         raise ArgumentError(says, mend="convert the base with astype, or use a float exponent")
     return bind(POW_CONSTANT, (to_dtype(x, dtype),), {"exponent": exponent})
 
+
+_pow_constant = short(POW_CONSTANT)
 
 # d x1**x2 / d x1 is x2 x1**(x2 - 1), but 0 * infinity where both are 0; the power's own log is 0 * infinity at x1 = 0.
 _pow = binary(

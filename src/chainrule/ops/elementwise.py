@@ -13,7 +13,7 @@ import numpy as np
 
 from chainrule.core.aval import float32, float64
 from chainrule.core.errors import DtypeError, ShapeError
-from chainrule.core.interp import ARRAYS, BASE, EVERYDAY, Tag, current
+from chainrule.core.interp import ARRAYS, BASE, EVERYDAY, QUIET, Tag, current
 from chainrule.core.node import NO_PARAMS, Node, next_order
 from chainrule.core.primitive import Partial, Primitive, Refusal, Rule, Sample, public, register
 from chainrule.ops.gate import BARE, KINDS, batch_elementwise, elementwise_aval, operands
@@ -147,10 +147,11 @@ def unary_function(primitive: Primitive, kinds: str, *, tracked: bool) -> Unary:
         return bind(primitive, operands(name, kinds, x))
 
     def function(x: Any, /) -> Any:
-        if x.__class__ is Tensor and current() is EVERYDAY:
+        mode = current()
+        if x.__class__ is Tensor and (mode is EVERYDAY or mode is QUIET):
             value = x._value
             node = x._node
-            tags = 0 if node is None else node.tags
+            tags = 0 if node is None or mode is QUIET else node.tags
             dtype = value.dtype
             if (dtype is float32 or dtype is float64) and (tags <= BASE or not tags & Tag.forward_bits):
                 try:
@@ -193,7 +194,8 @@ def binary_function(primitive: Primitive, kinds: str, *, tracked: bool) -> Binar
         return bind(primitive, operands(name, kinds, x1, x2))
 
     def function(x1: Any, x2: Any, /) -> Any:
-        if current() is EVERYDAY:
+        mode = current()
+        if mode is EVERYDAY or mode is QUIET:
             n1 = n2 = None
             if x1.__class__ is Tensor:
                 v1 = x1._value
@@ -215,8 +217,8 @@ def binary_function(primitive: Primitive, kinds: str, *, tracked: bool) -> Binar
                 v1 = x1 if plain and v2.__class__ is not _ndarray else _weak(x1, v2)
             else:
                 return general(x1, x2)
-            t1 = 0 if n1 is None else n1.tags
-            t2 = 0 if n2 is None else n2.tags
+            t1 = 0 if n1 is None or mode is QUIET else n1.tags
+            t2 = 0 if n2 is None or mode is QUIET else n2.tags
             tags = t1 | t2
             if (dtype is float32 or dtype is float64) and (tags <= BASE or not tags & Tag.forward_bits):
                 try:
@@ -259,7 +261,8 @@ def comparison_function(primitive: Primitive, kinds: str) -> Binary:
     direct = KINDS[kinds]
 
     def function(x1: Any, x2: Any, /) -> Any:
-        if x1.__class__ is Tensor and current() is EVERYDAY:
+        mode = current()
+        if x1.__class__ is Tensor and (mode is EVERYDAY or mode is QUIET):
             v1 = x1._value
             kind = v1.dtype.kind
             if x2.__class__ is Tensor:
@@ -273,7 +276,7 @@ def comparison_function(primitive: Primitive, kinds: str) -> Binary:
                     return new(compute(v1, v2))
                 except Exception as error:
                     raise primitive.diagnose((v1, v2), NO_PARAMS, error) from None
-        elif isinstance(x1, BARE) and isinstance(x2, BARE) and current() is ARRAYS and x1.dtype is x2.dtype and x1.dtype.kind in direct:
+        elif isinstance(x1, BARE) and isinstance(x2, BARE) and mode is ARRAYS and x1.dtype is x2.dtype and x1.dtype.kind in direct:
             return compute(x1, x2)
         return bind(primitive, operands(name, kinds, x1, x2))
 
