@@ -16,8 +16,8 @@ test: $(VENV)/.test-extra ## lint, format, types, layers, then the tests
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-torch-test: $(VENV)/.test-extra $(VENV)/.torch-extra ## the comparison with PyTorch
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/test_torch.py
+torch-test: $(VENV)/.test-extra $(VENV)/.torch-extra ## the tests again, with those that compare with PyTorch
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.train-extra $(VENV)/.torch-extra ## measure the eager engine beside PyTorch
 	$(BIN)/python benchmarks/eager.py --output docs/performance.md
