@@ -43,27 +43,29 @@ GETITEM = Primitive(
     batch=_batch_getitem,
     kernel="move",
     onnx="Slice",
-    samples=lambda rng: [
-        Sample((rng.normal(size=(4, 3)), index))
-        for index in (
-            0,
-            (-1, 2),
-            slice(None, None, -2),
-            (None, ..., 1),
-            (slice(1, 1), slice(None)),
-            [0, -1, 0],
-            (slice(1, None), np.array([[2, 0]])),
-            (np.array([0, 1]), np.array([2, 2])),
-            np.array([True, False, True, True]),
-            (slice(None, 3), None, [True, False, True]),
-            np.eye(4, 3, dtype=bool),
-        )
-    ]
-    + [
-        Sample((rng.normal(size=(2, 3, 2)), (1, slice(None), [1, 0]))),
-        Sample((rng.normal(), ())),
-        Sample((rng.normal(size=(0, 2)), slice(None, None, -1))),
-    ],
+    samples=lambda rng: (
+        [
+            Sample((rng.normal(size=(4, 3)), index))
+            for index in (
+                0,
+                (-1, 2),
+                slice(None, None, -2),
+                (None, ..., 1),
+                (slice(1, 1), slice(None)),
+                [0, -1, 0],
+                (slice(1, None), np.array([[2, 0]])),
+                (np.array([0, 1]), np.array([2, 2])),
+                np.array([True, False, True, True]),
+                (slice(None, 3), None, [True, False, True]),
+                np.eye(4, 3, dtype=bool),
+            )
+        ]
+        + [
+            Sample((rng.normal(size=(2, 3, 2)), (1, slice(None), [1, 0]))),
+            Sample((rng.normal(), ())),
+            Sample((rng.normal(size=(0, 2)), slice(None, None, -1))),
+        ]
+    ),
     refuses=lambda: [
         Refusal((np.ones((2, 3)), 2), AxisError, "index 2 is out of range for axis 0"),
         Refusal((np.ones((2, 3)), (0, 0, 0)), AxisError, "too long"),
