@@ -20,7 +20,7 @@ from chainrule.ops.gate import as_dtype, gate, lift, operands, to_dtype
 from chainrule.ops.movement import inverse, permute_dims, repeated_to, reshape, to_shape
 from chainrule.ops.shifting import batch_axes, flip
 from chainrule.ops.short import short
-from chainrule.ops.summation import total
+from chainrule.ops.summation import LARGE, total
 from chainrule.tensor import Axis, Tensor
 
 __all__ = ["max", "min", "prod", "sum"]
@@ -56,6 +56,7 @@ def weighted_sum(t: Any, weights: Any, axis: Axes, keepdims: bool) -> Any:
 
 
 _EVERY = tuple(tuple(range(rank)) for rank in range(65))
+_WHOLE = tuple({"axis": axes, "keepdims": False} for axes in _EVERY)
 
 
 def count_over(shape: Shape, axis: Axes) -> int:
@@ -103,6 +104,8 @@ def reducer(primitive: Primitive) -> Callable[..., Any]:
     def reduce(x: Any, axis: Axis, keepdims: bool, **options: Any) -> Any:
         rank = len(x.shape)
         if axis is None:
+            if keepdims is False and not options:
+                return apply(x, _WHOLE[rank])
             axes = _EVERY[rank]
         elif isinstance(axis, int) and -rank <= axis < rank:
             axes = (axis % rank,)
@@ -130,11 +133,17 @@ def accumulated(x: Any, dtype: Any, operation: str) -> Any:
     return to_dtype(values, np.dtype("uint64")) if values.dtype.kind == "u" else values
 
 
+def _sum_eval(x: Any, axis: Axes, keepdims: bool) -> Any:
+    if x.dtype.kind != "f":
+        return add(x, axis, own_dtype(x), None, keepdims)
+    return add(x, axis, None, None, keepdims) if x.size < LARGE else total(x, axis, keepdims)
+
+
 SUM = Primitive(
     name="sum",
     inputs=("x",),
     aval=reduction_aval("sum"),
-    eval=lambda x, axis, keepdims: total(x, axis, keepdims) if x.dtype.kind == "f" else add(x, axis, own_dtype(x), None, keepdims),
+    eval=_sum_eval,
     transpose=lambda ct, to, axis, keepdims: spread(ct, axis, keepdims, to.shape),
     batch=batch_axes,
     kernel="reduce",
@@ -182,7 +191,8 @@ def sum(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, dtype: npt.DTypeLike
     tensor([[ 1., 10.],
             [ 1., 10.]])
     """
-    return _sum(accumulated(x, dtype, "sum"), axis, keepdims)
+    usual = dtype is None and isinstance(x, Tensor) and x.dtype.kind == "f"
+    return _sum(x if usual else accumulated(x, dtype, "sum"), axis, keepdims)
 
 
 def _others(x: Any, axis: Axes) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 
 Array = Any  # NumPy's own stubs would need every dtype spelled out.
 
-_LARGE = 8192
+LARGE = 8192
 _LANES = 2048
 _LONGEST = 4096
 """Longer rows are summed pairwise by NumPy, well and quickly; BLAS would share them out among threads."""
@@ -24,7 +24,7 @@ _add: Any = np.add.reduce
 
 def total(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
     """``np.add.reduce`` of floating-point values, quicker over all axes, or all leading or all trailing ones, of a large array."""
-    if x.size < _LARGE or not x.flags.c_contiguous or not axis:
+    if x.size < LARGE or not x.flags.c_contiguous or not axis:
         return _add(x, axis, None, None, keepdims)
     count = len(axis)
     if count == x.ndim:
