@@ -346,7 +346,8 @@ def _filled(operation: str, shape: int | Sequence[int], value: Number, dtype: np
     if mode.interpret is not None and mode.interpret is not evaluate:
         # A graph shall hold the number, not an array of it.
         return functions.broadcast_to(constant(value, target), sizes)
-    return made(np.zeros(sizes, target) if value == 0 else np.full(sizes, value, target))
+    # 0.0 may be -0.0, so only the integer takes the quick way.
+    return made(np.zeros(sizes, target) if value.__class__ is int and value == 0 else np.full(sizes, value, target))
 
 
 def _filled_like(operation: str, x: Any, value: Number, dtype: npt.DTypeLike | None, device: str | None) -> Any:

@@ -115,7 +115,7 @@ Widths = tuple[tuple[int, int], ...]
 
 def _pad_eval(x: Any, widths: Widths, value: complex) -> Any:
     shape = tuple(before + size + after for size, (before, after) in zip(x.shape, widths, strict=True))
-    padded = np.full(shape, value, x.dtype) if value else np.zeros(shape, x.dtype)
+    padded = np.zeros(shape, x.dtype) if value.__class__ is int and value == 0 else np.full(shape, value, x.dtype)
     padded[_interior(x.shape, widths)] = x
     return padded
 
