@@ -20,7 +20,7 @@ from chainrule.ops.gate import as_dtype, gate, lift, operands, to_dtype
 from chainrule.ops.movement import inverse, permute_dims, repeated_to, reshape, to_shape
 from chainrule.ops.shifting import batch_axes, flip
 from chainrule.ops.short import short
-from chainrule.ops.summation import LARGE, total
+from chainrule.ops.summation import total
 from chainrule.tensor import Axis, Tensor
 
 __all__ = ["max", "min", "prod", "sum"]
@@ -134,9 +134,7 @@ def accumulated(x: Any, dtype: Any, operation: str) -> Any:
 
 
 def _sum_eval(x: Any, axis: Axes, keepdims: bool) -> Any:
-    if x.dtype.kind != "f":
-        return add(x, axis, own_dtype(x), None, keepdims)
-    return add(x, axis, None, None, keepdims) if x.size < LARGE else total(x, axis, keepdims)
+    return total(x, axis, keepdims) if x.dtype.kind == "f" else add(x, axis, own_dtype(x), None, keepdims)
 
 
 SUM = Primitive(
@@ -154,6 +152,7 @@ SUM = Primitive(
 
 
 _sum = reducer(SUM)
+_whole_sum = short(SUM)
 
 
 @gate(SUM)
@@ -191,8 +190,9 @@ def sum(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, dtype: npt.DTypeLike
     tensor([[ 1., 10.],
             [ 1., 10.]])
     """
-    usual = dtype is None and isinstance(x, Tensor) and x.dtype.kind == "f"
-    return _sum(x if usual else accumulated(x, dtype, "sum"), axis, keepdims)
+    if axis is None and dtype is None and keepdims is False and isinstance(x, Tensor) and x._value.dtype.kind == "f":
+        return _whole_sum(x, _WHOLE[x._value.ndim])
+    return _sum(accumulated(x, dtype, "sum"), axis, keepdims)
 
 
 def _others(x: Any, axis: Axes) -> Any:
