@@ -382,3 +382,44 @@ def test_gates_take_and_give_bare_arrays_there(name: str) -> None:
     assert isinstance(created, np.ndarray)
     assert bare.dtype == expected.dtype
     np.testing.assert_array_equal(bare, np.asarray(expected))
+
+
+# Values come in by copy where they could still change
+
+
+@pytest.mark.parametrize(
+    "view",
+    [lambda a: np.broadcast_to(a, (2, 3, 3)), np.diagonal, lambda a: _read_only(a.view()), lambda a: _read_only(a[1:])],
+    ids=["broadcast_to", "diagonal", "view", "slice"],
+)
+@pytest.mark.parametrize("make", [cr.tensor, cr.asarray, cr.from_dlpack, lambda x: cr.add(x, 0.0), cr.reshape])
+def test_a_read_only_view_of_memory_that_can_change_is_copied(view: Callable[..., Any], make: Callable[..., Any]) -> None:
+    a = np.eye(3)
+    given = view(a)
+    assert not given.flags.writeable
+    t = make(given, (-1,)) if make is cr.reshape else make(given)
+    before = t.tolist()
+    a[:] = 99.0
+    assert t.tolist() == before
+
+
+def test_an_array_that_nobody_can_write_to_is_shared() -> None:
+    a = _read_only(np.eye(3))
+    assert np.shares_memory(np.asarray(cr.asarray(a)), a)
+    assert np.shares_memory(np.asarray(cr.asarray(a[1:])), a)
+    b = np.frombuffer(b"abcdefgh", np.uint8)
+    assert np.shares_memory(np.asarray(cr.asarray(b.reshape(2, 4))), b)
+
+
+def _read_only(a: Any) -> Any:
+    a.flags.writeable = False
+    return a
+
+
+@pytest.mark.parametrize("dtype", [np.longdouble, np.clongdouble])
+def test_extended_precision_is_refused(dtype: Any) -> None:
+    x = np.ones(2, dtype)
+    makers = (cr.asarray, cr.tensor, cr.exp, lambda x: cr.asarray(x, copy=False), lambda x: cr.asarray(x[0]), lambda x: cr.astype(1.0, x.dtype))
+    for make in makers:
+        with pytest.raises(DtypeError, match=r"(?s)long.*mend|float128.*mend|complex256.*mend"):
+            make(x)

@@ -13,7 +13,7 @@ from chainrule.core.aval import Aval, Dtype
 from chainrule.core.errors import ArgumentError, DtypeError
 from chainrule.core.interp import current, evaluate
 from chainrule.core.primitive import Primitive, Refusal, Sample, public
-from chainrule.ops.gate import BARE, as_dtype, batch_elementwise, check_device, constant, gate, lift
+from chainrule.ops.gate import BARE, as_dtype, batch_elementwise, check_device, check_values, constant, gate, lift
 from chainrule.tape import bind
 from chainrule.tensor import Tensor, new
 
@@ -167,8 +167,7 @@ def _shared(obj: Any, dtype: Dtype | None) -> Tensor:
         value = np.asarray(obj, dtype=dtype, copy=False)
     except ValueError:
         raise ArgumentError(f"asarray: the values of {type(obj).__name__} cannot be shared without a copy", mend="pass copy=None") from None
-    if value.dtype.kind not in "biufc":
-        raise DtypeError(f"cannot make a tensor of values of dtype {value.dtype}", mend="pass numbers, or an array of them")
+    check_values(value, type(obj).__name__)
     return new(value)
 
 
@@ -176,8 +175,8 @@ def _shared(obj: Any, dtype: Dtype | None) -> Tensor:
 def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = None) -> Tensor:
     """A tensor of another library's array, through DLPack.
 
-    The values are copied unless they are a Tensor's or read-only, because tensors never change; with
-    ``copy=False`` they are shared, and the caller promises not to write to them any more.
+    The values are copied unless they are a Tensor's, because tensors never change; with ``copy=False``
+    they are shared, and the caller promises not to write to them any more.
 
     Parameters
     ----------
@@ -194,7 +193,7 @@ def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = Non
     Raises
     ------
     DtypeError
-        If the array's dtype is none that tensors have.
+        If the array's dtype is none that tensors have, or ``x`` is no array.
     BufferError
         If the exporter cannot give its values.
 
@@ -208,5 +207,7 @@ def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = Non
     check_device(device)
     if isinstance(x, Tensor) and not copy:
         return x.detach()
+    if not hasattr(x, "__dlpack__"):
+        raise DtypeError(f"from_dlpack: {type(x).__name__} does not take part in DLPack", mend="use cr.asarray for numbers and lists")
     value = np.from_dlpack(x, copy=copy)
-    return _shared(value, None) if copy is not None or not value.flags.writeable else constant(value)
+    return constant(value) if copy is None else _shared(value, None)

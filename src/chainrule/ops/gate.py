@@ -78,9 +78,20 @@ def constant(x: Any, dtype: Dtype | None = None) -> Tensor:
             raise
         what = f"cannot make a tensor of {type(x).__name__}" if dtype is None else f"cannot make a {dtype} tensor of {type(x).__name__}"
         raise DtypeError(f"{what}: {error}", mend="pass numbers, or lists of equal lengths") from None
-    if value.dtype.kind not in "biufc":
-        raise DtypeError(f"cannot make a tensor of {type(x).__name__} values of dtype {value.dtype}", mend="pass numbers, or an array of them")
+    check_values(value, type(x).__name__)
     return new(value if value.shape else value[()])
+
+
+def check_values(value: Any, kind: str) -> None:
+    """Refuse arrays of what no tensor holds."""
+    if not held(value.dtype):
+        mend = "pass numbers, or an array of them" if value.dtype.kind not in "fc" else "convert it first: x.astype(np.float64)"
+        raise DtypeError(f"cannot make a tensor of {kind} values of dtype {value.dtype}", mend=mend)
+
+
+def held(dtype: Dtype) -> bool:
+    """Whether tensors can be of this dtype: numbers, but not of the extended precision that differs between machines."""
+    return dtype.kind in "biufc" and dtype.char not in "gG"
 
 
 def _value_of(x: Any, dtype: Dtype | None) -> Any:
@@ -89,7 +100,7 @@ def _value_of(x: Any, dtype: Dtype | None) -> Any:
             raise DtypeError(f"complex values cannot become {dtype} without losing the imaginary part", mend="take .real first")
         if isinstance(x, np.generic):
             return x if dtype is None else x.astype(dtype)
-        return np.array(x, dtype=dtype, subok=False) if x.flags.writeable else np.asarray(x, dtype=dtype)
+        return np.asarray(x, dtype=dtype) if _settled(x) else np.array(x, dtype=dtype, subok=False)
     if isinstance(x, (bool, int, float, complex)):
         return np.array(x, promote(x) if dtype is None else dtype)
     if isinstance(x, (list, tuple)):
@@ -99,6 +110,15 @@ def _value_of(x: Any, dtype: Dtype | None) -> Any:
     if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
         return np.array(np.from_dlpack(x), dtype=dtype)
     return np.array(x, dtype=dtype)
+
+
+def _settled(x: Any) -> bool:
+    """Whether nobody can write to the memory of an array, which may be a read-only view of another one's."""
+    while isinstance(x, np.ndarray):
+        if x.flags.writeable:
+            return False
+        x = x.base
+    return x is None or isinstance(x, bytes)
 
 
 def _without_tensors(x: Any) -> Any:
@@ -144,7 +164,7 @@ def as_dtype(dtype: Any, operation: str) -> Dtype:
         found = np.dtype(dtype)
     except TypeError:
         found = None
-    if found is None or found.kind not in "biufc":
+    if found is None or not held(found):
         says = f"{operation}: no tensors of dtype {dtype!r}"
         raise DtypeError(says, mend="use a boolean, integer, floating-point or complex one, such as cr.float32")
     return found
