@@ -358,7 +358,7 @@ PAIRS: dict[str, tuple[Any, Any, Any]] = {
     "nuclear norm": (lambda x: cr.linalg.matrix_norm(x, ord="nuc"), lambda t, x: t.linalg.matrix_norm(x, "nuc"), drawn(2, 3, 2)),
     "spectral norm": (lambda x: cr.linalg.matrix_norm(x, ord=2), lambda t, x: t.linalg.matrix_norm(x, 2), drawn(2, 3, 2)),
     "einsum": (lambda x: cr.einsum("bij,bkj,ck->bic", x, x, x[0]), lambda t, x: t.einsum("bij,bkj,ck->bic", x, x, x[0]), drawn(2, 3, 3)),
-    "diagonal": (lambda x: cr.diagonal(x, offset=1), lambda t, x: t.diagonal(x, 1, -2, -1), drawn(2, 3, 3)),
+    "diagonal": (lambda x: cr.linalg.diagonal(x, offset=1), lambda t, x: t.diagonal(x, 1, -2, -1), drawn(2, 3, 3)),
     "cross": (lambda x: cr.linalg.cross(x, x[::-1] * 2), lambda t, x: t.linalg.cross(x, t.flip(x, (0,)) * 2), drawn(2, 3)),
     "solve": (lambda x: cr.linalg.solve(x, x[..., :1] ** 2), lambda t, x: t.linalg.solve(x, x[..., :1] ** 2), definite(2, 3, 3)),
 }

@@ -6,6 +6,7 @@ of networks load when they are first named.
 """
 
 from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
@@ -62,6 +63,7 @@ from chainrule.ops.structure import *
 from chainrule.ops.transcendental import *
 from chainrule.tensor import Tensor as Tensor
 
+_NAMESPACES = ("autograd", "errors", "linalg", "random")
 _LATER = ("data", "nn", "optim", "training")
 
 if _TYPE_CHECKING:
@@ -77,4 +79,12 @@ else:
         raise AttributeError(f"module 'chainrule' has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_LATER})
+        return __all__
+
+    def _is_public(name: str) -> bool:
+        """The standard's own names have underscores around them; of the package's floors only some are namespaces."""
+        if name.startswith("_"):
+            return name.startswith("__array_")
+        return name in _NAMESPACES or not isinstance(globals()[name], _ModuleType)
+
+    __all__ = list[str](sorted({*filter(_is_public, globals()), *_LATER}))

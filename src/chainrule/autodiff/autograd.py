@@ -15,6 +15,12 @@ from chainrule.core.primitive import public
 from chainrule.tape import reverse, seed
 from chainrule.tensor import Tensor
 
+__all__ = ["backward", "grad"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 def _several(value: Any, count: int | None = None) -> list[Any]:
     if value is None and count is not None:

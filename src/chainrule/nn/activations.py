@@ -12,6 +12,7 @@ from chainrule.core.errors import LayerError
 from chainrule.nn.layer import Layer
 from chainrule.ops.activation import relu, sigmoid, softplus
 from chainrule.ops.composite import softmax
+from chainrule.ops.gate import alias
 from chainrule.ops.transcendental import tanh
 from chainrule.tensor import Tensor
 
@@ -19,8 +20,8 @@ Function = Callable[[Tensor], Tensor]
 
 
 def linear(x: Tensor) -> Tensor:
-    """The input itself."""
-    return x
+    """The input as it is."""
+    return alias(x)
 
 
 ACTIVATIONS: dict[str, Function] = {"linear": linear, "relu": relu, "sigmoid": sigmoid, "softmax": softmax, "softplus": softplus, "tanh": tanh}

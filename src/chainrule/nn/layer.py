@@ -20,6 +20,7 @@ from chainrule.core.interp import EVERYDAY, no_grad, using
 from chainrule.nn.initializers import Initializer, fetch, name_of
 from chainrule.nn.spec import InputSpec
 from chainrule.ops.creation import asarray
+from chainrule.ops.gate import alias
 from chainrule.tensor import Tensor, new
 
 
@@ -111,7 +112,8 @@ class Layer:
                 self._check(inputs)
             if not self.built:
                 self._build(inputs)
-            return self.call(*inputs, **options)
+            out = self.call(*inputs, **options)
+            return alias(out) if inputs and out is inputs[0] else out
         except ChainruleError as error:
             _locate(error, self)
             raise

@@ -12,7 +12,7 @@ import numpy as np
 from chainrule.core.errors import DtypeError
 from chainrule.core.primitive import Primitive, Refusal, Sample
 from chainrule.ops.creation import astype
-from chainrule.ops.gate import batch_elementwise, elementwise_aval, gate, operands
+from chainrule.ops.gate import alias, batch_elementwise, elementwise_aval, gate, operands
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
 
@@ -150,4 +150,4 @@ def conj(x: Tensor | npt.ArrayLike, /) -> Tensor:
 
 
 def _unless_real(primitive: Primitive, x: Any) -> Any:
-    return bind(primitive, (x,)) if x.dtype.kind == "c" else x
+    return bind(primitive, (x,)) if x.dtype.kind == "c" else alias(x)

@@ -22,14 +22,14 @@ import numpy as np
 from chainrule.core.aval import Aval, Shape, normalize_axis, promote
 from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
-from chainrule.ops.gate import describe, gate, operands
+from chainrule.ops.gate import alias, describe, gate, operands
 from chainrule.ops.movement import permute_dims, reshape
 from chainrule.ops.product import matmul
 from chainrule.ops.structure import diagonal
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
 
-__all__ = ["einsum", "outer", "tensordot"]
+__all__ = ["einsum", "tensordot"]
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -97,7 +97,7 @@ def _terms(subscripts: str, shapes: tuple[Shape, ...]) -> tuple[list[str], str]:
     free = [letter for letter in reversed(ascii_letters) if letter not in subscripts]
     widest = max((more for term, more in zip(terms, lengths, strict=True) if "..." in term), default=0)
     if widest > len(free):
-        raise ArgumentError(f"einsum({subscripts!r}): more than {len(ascii_letters)} indices")
+        raise ArgumentError(f"einsum({subscripts!r}): more than {len(ascii_letters)} indices", mend="contract in several steps, or reshape first")
     dots = "".join(free[:widest])
     if not arrow:
         single = sorted(letter for letter in set(left) - set(".,") if left.count(letter) == 1)
@@ -107,7 +107,8 @@ def _terms(subscripts: str, shapes: tuple[Shape, ...]) -> tuple[list[str], str]:
     given = [letter for letter in right if letter != "."]
     for letter in given:
         if letter not in left or given.count(letter) > 1:
-            raise ArgumentError(f"einsum({subscripts!r}): the output's index {letter!r} must stand in the operands, and in the output once")
+            says = f"einsum({subscripts!r}): the output has an index {letter!r} that no operand has, or has it twice"
+            raise ArgumentError(says, mend="write each index of the output once; it must stand in an operand")
     full = [term.replace("...", dots[widest - more :] if more else "") for term, more in zip(terms, lengths, strict=True)]
     return full, right.replace("...", dots)
 
@@ -118,7 +119,8 @@ def _sizes(subscripts: str, terms: Sequence[str], shapes: Sequence[Shape]) -> di
         for label, size in zip(term, shape, strict=True):
             known = sizes.setdefault(label, size)
             if known != size and 1 not in (known, size):
-                raise ShapeError(f"einsum({subscripts!r}): the index {label!r} has sizes {known} and {size} in shapes {', '.join(map(str, shapes))}")
+                says = f"einsum({subscripts!r}): the index {label!r} has sizes {known} and {size} in shapes {', '.join(map(str, shapes))}"
+                raise ShapeError(says, mend="make the sizes equal or 1, or name the axes differently")
             if known == 1:
                 sizes[label] = size
     return sizes
@@ -307,7 +309,7 @@ def einsum(subscripts: str | Tensor | npt.ArrayLike, /, *xs: Any) -> Tensor:
     if len(done) > 1:
         return bind(EINSUM, done, {"subscripts": plan.subscripts})
     (term,), out = _split(plan.subscripts)
-    return done[0] if term == out else permute_dims(done[0], tuple(term.index(label) for label in out))
+    return alias(done[0]) if term == out else permute_dims(done[0], tuple(term.index(label) for label in out))
 
 
 def _alone(x: Any, own: _Own) -> Any:
@@ -359,7 +361,7 @@ def outer(x1: Tensor | npt.ArrayLike, x2: Tensor | npt.ArrayLike, /) -> Tensor:
     --------
     >>> import chainrule as cr
     >>> x = cr.tensor([1.0, 2.0], requires_grad=True)
-    >>> y = cr.outer(x, [3.0, 4.0]); y
+    >>> y = cr.linalg.outer(x, [3.0, 4.0]); y
     tensor([[3., 4.],
             [6., 8.]], from=matmul)
     >>> y.backward([[1.0, 0.0], [0.0, 1.0]]); x.grad
@@ -430,11 +432,12 @@ def _meeting(axes: int | tuple[Sequence[int], Sequence[int]], x1: Any, x2: Any) 
     if not isinstance(axes, Sequence):
         count = index(axes)
         if not 0 <= count <= min(x1.ndim, x2.ndim):
-            raise AxisError(f"tensordot({describe(x1)}, {describe(x2)}): there are not {count} axes in both")
+            says = f"tensordot({describe(x1)}, {describe(x2)}): there are not {count} axes in both"
+            raise AxisError(says, mend="axes=N joins the last N axes of x1 with the first N of x2")
         return tuple(range(x1.ndim - count, x1.ndim)), tuple(range(count))
     first, second = (tuple(normalize_axis(axis, x.ndim, "tensordot") for axis in given) for x, given in zip((x1, x2), axes, strict=True))
     if len(first) != len(second):
         raise ArgumentError(f"tensordot: {len(first)} axes of x1 are to meet {len(second)} of x2", mend="give as many axes of one as of the other")
     if len(set(first)) < len(first) or len(set(second)) < len(second):
-        raise AxisError(f"tensordot: an axis stands twice in {axes}")
+        raise AxisError(f"tensordot: an axis stands twice in {axes}", mend="name every axis once")
     return first, second

@@ -15,7 +15,7 @@ from chainrule.core.errors import ArgumentError, DtypeError, ShapeError
 from chainrule.core.interp import no_grad
 from chainrule.core.primitive import public
 from chainrule.ops.filled import zeros
-from chainrule.ops.gate import describe, lift
+from chainrule.ops.gate import alias, describe, lift
 from chainrule.ops.joining import stack, unstack
 from chainrule.tensor import Tensor
 
@@ -37,8 +37,13 @@ def _truth(name: str, condition: Any) -> bool:
     return bool(value)
 
 
+def _named(x: Any) -> Any:
+    """A Tensor with a name of its own: neither a function nor its caller can rebind the other's."""
+    return alias(lift(x))
+
+
 def _lifted(container: Tree) -> Tree:
-    return tree.map(lift, container)
+    return tree.map(_named, container)
 
 
 def _carried(name: str, before: Tree, after: Tree) -> Tree:
@@ -50,7 +55,7 @@ def _carried(name: str, before: Tree, after: Tree) -> Tree:
             f"{name}: the body was given a carry of structure {tree.describe(structure)} and returned {tree.describe(found)}",
             mend="return containers nested in the same way, with the same keys",
         )
-    new = [lift(leaf) for leaf in new]
+    new = [_named(leaf) for leaf in new]
     for position, (was, now) in enumerate(zip(old, new, strict=True)):
         what = f"{name}: part {position} of the carry was {describe(was)} and the body returned {describe(now)}"
         if now.shape != was.shape:

@@ -248,7 +248,7 @@ def qr(x: Tensor | npt.ArrayLike, /, *, mode: Literal["reduced", "complete"] = "
     >>> import chainrule as cr
     >>> x = cr.tensor([[3.0, 1.0], [4.0, 2.0]], requires_grad=True)
     >>> q, r = cr.linalg.qr(x)
-    >>> cr.abs(cr.diagonal(r))[0].backward(); x.grad
+    >>> cr.abs(cr.linalg.diagonal(r))[0].backward(); x.grad
     tensor([[0.6, 0. ],
             [0.8, 0. ]])
     """

@@ -63,6 +63,11 @@ def lift(x: Any) -> Any:
     return x if x.__class__ is Tensor or isinstance(x, Tensor) else constant(x)
 
 
+def alias(x: Any) -> Any:
+    """``x`` under a name of its own, so that rebinding one (``y += 1``) leaves the other; what is no Tensor stays itself."""
+    return new(x._value, x._node) if isinstance(x, Tensor) else x
+
+
 def constant(x: Any, dtype: Dtype | None = None) -> Tensor:
     """A Tensor without history; Python numbers get the default dtype of their kind.
 

@@ -17,7 +17,7 @@ import numpy as np
 from chainrule.core.aval import Aval, broadcast, float32, float64, promote
 from chainrule.core.errors import DtypeError, LinAlgError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
-from chainrule.ops.gate import batch_elementwise, describe, gate, operands
+from chainrule.ops.gate import alias, batch_elementwise, describe, gate, operands
 from chainrule.ops.movement import broadcast_to, reshape
 from chainrule.ops.product import joined, matmul
 from chainrule.ops.structure import batch_stack, matrices
@@ -133,7 +133,7 @@ def inv(x: Tensor | npt.ArrayLike, /) -> Tensor:
     >>> y = cr.linalg.inv(x); y
     tensor([[0.5 , 0.  ],
             [0.  , 0.25]], from=inv)
-    >>> cr.trace(y).backward(); x.grad
+    >>> cr.linalg.trace(y).backward(); x.grad
     tensor([[-0.25  , -0.    ],
             [-0.    , -0.0625]])
     """
@@ -297,5 +297,5 @@ def matrix_power(x: Tensor | npt.ArrayLike, n: int, /) -> Tensor:
             result = base if result is None else matmul(result, base)
         left >>= 1
         if not left:
-            return result
+            return alias(result)
         base = matmul(base, base)

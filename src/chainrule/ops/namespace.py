@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from chainrule.core.aval import DEFAULT_COMPLEX, DEFAULT_FLOAT, DEFAULT_INT, Dtype, promote
 from chainrule.core.errors import ArgumentError, DtypeError
-from chainrule.core.primitive import public
+from chainrule.core.primitive import functions, public
 from chainrule.ops import dtypes
 from chainrule.ops.gate import as_dtype
 from chainrule.tensor import Tensor
@@ -58,6 +59,26 @@ _FAMILIES = {
     "complex floating": "c",
     "numeric": "iufc",
 }
+
+
+UFUNCS = {
+    "absolute": "abs",
+    "arccos": "acos",
+    "arccosh": "acosh",
+    "arcsin": "asin",
+    "arcsinh": "asinh",
+    "arctan": "atan",
+    "arctan2": "atan2",
+    "arctanh": "atanh",
+    "conjugate": "conj",
+    "invert": "bitwise_invert",
+    "left_shift": "bitwise_left_shift",
+    "power": "pow",
+    "right_shift": "bitwise_right_shift",
+    "rint": "round",
+    "true_divide": "divide",
+}
+"""NumPy's ufuncs whose names are not the standard's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +222,7 @@ def result_type(*arrays_and_dtypes: Any) -> Dtype:
     (dtype('int16'), dtype('float32'))
     """
     if not arrays_and_dtypes:
-        raise ArgumentError("result_type takes at least one array or dtype")
+        raise ArgumentError("result_type of nothing", mend="pass at least one array or dtype")
     scalars = (bool, int, float, complex)
     return promote(*(x if x.__class__ in scalars else _dtype_of(x, "result_type") for x in arrays_and_dtypes))
 
@@ -288,6 +309,12 @@ def __array_namespace_info__() -> NamespaceInfo:  # noqa: N807, the standard's n
     dtype('float32')
     """
     return NamespaceInfo()
+
+
+@public
+def ufunc(name: str) -> Callable[..., Any] | None:
+    """The function that computes what NumPy's ufunc of this name computes, if there is one."""
+    return getattr(functions, UFUNCS.get(name, name), None)
 
 
 @public

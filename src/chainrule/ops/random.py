@@ -18,7 +18,7 @@ from chainrule.core.errors import ArgumentError, DtypeError, ShapeError
 from chainrule.ops.arithmetic import sqrt
 from chainrule.ops.creation import astype
 from chainrule.ops.discrete import argmax
-from chainrule.ops.gate import as_dtype, describe, lift
+from chainrule.ops.gate import alias, as_dtype, describe, lift
 from chainrule.ops.gathering import take
 from chainrule.ops.generator import Generator, default_generator, key, manual_seed, split
 from chainrule.ops.joining import concat
@@ -46,6 +46,11 @@ __all__ = [
     "split",
     "uniform",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -471,6 +476,6 @@ def dropout(
         raise ArgumentError(f"dropout: rate={rate}", mend="it is the share of zeros, at least 0 and below 1")
     values = lift(x)
     if not training or rate == 0:
-        return values
+        return alias(values)
     kept = _draw("dropout", values.shape, float32, generator, key) >= min(round(rate * 2**32), 2**32 - 1)
     return values * (astype(kept, values.dtype) * (1 / (1 - rate)))

@@ -18,7 +18,7 @@ from chainrule.ops.gate import gate, lift
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
 
-__all__ = ["diag_embed", "diagonal", "trace", "tril", "triu"]
+__all__ = ["diag_embed", "tril", "triu"]
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -91,7 +91,7 @@ def diagonal(x: Tensor | npt.ArrayLike, /, *, offset: int = 0) -> Tensor:
     --------
     >>> import chainrule as cr
     >>> x = cr.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
-    >>> d = cr.diagonal(x); d
+    >>> d = cr.linalg.diagonal(x); d
     tensor([1., 4.], from=diagonal)
     >>> d.backward([5.0, 6.0]); x.grad
     tensor([[5., 0.],
@@ -105,7 +105,8 @@ def _embed_aval(x: Aval, offset: int, shape: Shape) -> Aval:
         raise ShapeError(f"diag_embed({x}): needs a vector, or a stack of them", mend="give it an axis with reshape")
     length = diagonal_length(shape[0], shape[1], offset)
     if length != x.shape[-1]:
-        raise ShapeError(f"diag_embed({x}): diagonal {offset} of a matrix of shape {shape} has {length} elements, not {x.shape[-1]}")
+        says = f"diag_embed({x}): diagonal {offset} of a matrix of shape {shape} has {length} elements, not {x.shape[-1]}"
+        raise ShapeError(says, mend="choose a shape whose diagonal is as long as the vector")
     return Aval((*x.shape[:-1], *shape), x.dtype)
 
 
@@ -301,7 +302,7 @@ def trace(x: Tensor | npt.ArrayLike, /, *, offset: int = 0, dtype: npt.DTypeLike
     --------
     >>> import chainrule as cr
     >>> x = cr.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
-    >>> t = cr.trace(x); t
+    >>> t = cr.linalg.trace(x); t
     tensor(5., from=sum)
     >>> t.backward(); x.grad
     tensor([[1., 0.],
