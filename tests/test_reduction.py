@@ -210,3 +210,26 @@ def test_what_cannot_be_reduced_is_refused_clearly(call: Any, error: type[Except
     with pytest.raises(error) as raised:
         call(cr.ones((2, 3)))
     assert says in str(raised.value)
+
+
+@pytest.mark.parametrize("shape", [(70000,), (3, 70000), (70000, 2), (2, 40, 2000)])
+@pytest.mark.parametrize("axis", [None, 0, -1])
+def test_half_precision_is_added_up_in_single_precision(shape: tuple[int, ...], axis: int | None) -> None:
+    x = np.full(shape, 0.5, np.float16)
+    x.reshape(-1)[::3] = 1.5
+    for ours, numpys in ((cr.mean, np.mean), (cr.var, np.var), (cr.std, np.std)):
+        found, expected = ours(cr.asarray(x), axis=axis), numpys(x.astype(np.float64), axis=axis)
+        assert found.dtype == np.float16
+        np.testing.assert_allclose(np.asarray(found), expected, rtol=2e-3)
+    small = np.full(shape, 1e-3, np.float16)
+    exact = small.astype(np.float64).sum(axis)
+    np.testing.assert_allclose(np.asarray(cr.sum(cr.asarray(small), axis=axis)), exact, rtol=1e-3)
+
+
+def test_the_mean_of_half_precision_does_not_overflow() -> None:
+    assert cr.asarray(np.full(70000, 1, np.float16)).mean().item() == 1.0
+    assert cr.var(cr.asarray(np.full(3, 60000, np.float16))).item() == 0.0
+    x = cr.tensor(np.full(70000, 1, np.float16), requires_grad=True)
+    x.mean().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == np.float16

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chainrule.core.aval import float32
 from chainrule.core.errors import DtypeError
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions
 from chainrule.ops.gate import gate, operands
@@ -37,6 +38,9 @@ def _sum(x: Any, axis: Axes, keepdims: bool) -> Any:
 
 
 def _mean_eval(x: Any, axis: Axes, keepdims: bool) -> Any:
+    if x.itemsize == 2:
+        # Sums of half precision soon overflow, and so do squares.
+        return _mean_eval(x.astype(float32), axis, keepdims).astype(x.dtype)
     # The mean of no elements is NaN, said without NumPy's warning.
     return _sum(x, axis, keepdims) / (count_over(x.shape, axis) or math.nan)
 
@@ -94,6 +98,8 @@ def mean(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = Fa
 
 
 def _variance(x: Any, axis: Axes, keepdims: bool, correction: float) -> Any:
+    if x.itemsize == 2:
+        return _variance(x.astype(float32), axis, keepdims, correction).astype(x.dtype)
     deviation = x - _mean_eval(x, axis, True)
     return total(deviation * deviation, axis, keepdims) / _freedom(x.shape, axis, correction)
 
@@ -102,7 +108,7 @@ def _number(correction: Any) -> float:
     try:
         return float(correction)
     except (TypeError, ValueError):
-        raise DtypeError(f"a correction is a number, not {correction!r}") from None
+        raise DtypeError(f"a correction is a number, not {correction!r}", mend="pass 0 for the mean of squares, 1 for Bessel's correction") from None
 
 
 def _freedom(shape: tuple[int, ...], axis: Axes, correction: float) -> float:
@@ -184,11 +190,17 @@ def var(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, correction: float = 
     return _var(operands("var", "real floating", x)[0], axis, keepdims, correction=_number(correction))
 
 
+def _std(x: Any, axis: Axes, keepdims: bool, correction: float) -> Any:
+    if x.itemsize == 2:
+        return _std(x.astype(float32), axis, keepdims, correction).astype(x.dtype)
+    return np.sqrt(_variance(x, axis, keepdims, correction))
+
+
 STD = Primitive(
     name="std",
     inputs=("x",),
     aval=reduction_aval("std", "f"),
-    eval=lambda x, axis, keepdims, correction: np.sqrt(_variance(x, axis, keepdims, correction)),
+    eval=_std,
     vjp=(lambda ct, x, out, axis, keepdims, correction: weigh(ct, _std_weights(x, out, axis, keepdims, correction), axis, keepdims),),
     jvp=(lambda t, x, out, axis, keepdims, correction: weighted_sum(t, _std_weights(x, out, axis, keepdims, correction), axis, keepdims),),
     batch=batch_axes,
@@ -198,7 +210,7 @@ STD = Primitive(
 )
 
 
-_std = reducer(STD)
+_reduce_std = reducer(STD)
 
 
 @gate(STD)
@@ -238,4 +250,4 @@ def std(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, correction: float = 
     >>> cr.std([1.0, 3.0])
     tensor(1.)
     """
-    return _std(operands("std", "real floating", x)[0], axis, keepdims, correction=_number(correction))
+    return _reduce_std(operands("std", "real floating", x)[0], axis, keepdims, correction=_number(correction))

@@ -34,11 +34,11 @@ def total(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
         dtype = x.dtype
         ones = _ONES32 if dtype is float32 else _ONES64 if dtype is float64 else None
         if keepdims or ones is None or count != x.ndim:
-            return _add(x, axis, None, None, keepdims)
+            return _plain(x, axis, keepdims)
         # A dot product is called at half the price of a reduction.
         return (x if count == 1 else x.reshape(-1)).dot(ones[:size]) if count else x
-    if not x.flags.c_contiguous or not axis:
-        return _add(x, axis, None, None, keepdims)
+    if not x.flags.c_contiguous or not axis or x.itemsize == 2:
+        return _plain(x, axis, keepdims)
     if count == x.ndim:
         out = _everything(x.reshape(-1))
         return out.reshape((1,) * count) if keepdims else out
@@ -51,6 +51,11 @@ def total(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
         if columns <= _LONGEST:
             return _finish(np.vecdot(x.reshape(-1, columns), np.ones(columns, x.dtype)), x, axis, keepdims)
     return _add(x, axis, None, None, keepdims)
+
+
+def _plain(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
+    """NumPy's own sum; half precision, in which 2048 + 1 is 2048, is added up in single precision."""
+    return _add(x, axis, None, None, keepdims) if x.itemsize > 2 else _add(x, axis, float32, None, keepdims).astype(x.dtype)
 
 
 def _everything(x: Array) -> Array:
