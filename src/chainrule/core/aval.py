@@ -127,9 +127,10 @@ def normalize_axis(axis: int, ndim: int, operation: str) -> int:
     try:
         position = index(axis)
     except TypeError:
-        raise DtypeError(f"{operation}: an axis is an integer, not {axis!r}") from None
+        raise DtypeError(f"{operation}: an axis is an integer, not {axis!r}", mend="pass an int; operator.index must take it") from None
     if not -ndim <= position < ndim:
-        raise AxisError(f"{operation}: axis {axis} is out of range for an array with {ndim} axes")
+        mend = f"axes go from {-ndim} to {ndim - 1}" if ndim else "an array without axes takes axis=() or none; reshape gives it one"
+        raise AxisError(f"{operation}: axis {axis} is out of range for an array with {ndim} axes", mend=mend)
     return position % ndim
 
 
@@ -139,7 +140,7 @@ def normalize_axes(axis: int | Sequence[int] | None, ndim: int, operation: str) 
         return tuple(range(ndim))
     axes = tuple(normalize_axis(a, ndim, operation) for a in ((axis,) if not isinstance(axis, Sequence) else axis))
     if len(set(axes)) != len(axes):
-        raise AxisError(f"{operation}: an axis stands twice in {axis}")
+        raise AxisError(f"{operation}: an axis stands twice in {axis}", mend="name every axis once; -1 is the last one")
     return tuple(sorted(axes))
 
 

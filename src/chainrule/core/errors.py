@@ -7,22 +7,58 @@ caller would expect, so ``except ValueError`` keeps working. Nothing here comput
 from __future__ import annotations
 
 import linecache
+import os
 import sys
+from functools import cache
 
 # Not pathlib, which would be the slowest import of the library.
 _PACKAGE = __file__.rpartition("core")[0]
 
 
 def user_line() -> str:
-    """``file:number: code`` of the innermost frame outside the library, or '' if there is none."""
+    """``file:number: code`` of the innermost frame of the caller's own code, or '' if there is none.
+
+    Python's standard library and installed packages are passed over, unless nothing but packages called.
+    """
     frame = sys._getframe(1)
+    packaged = ""
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith(_PACKAGE) and not name.startswith("<"):
-            code = linecache.getline(name, frame.f_lineno).strip()
-            return f"{name}:{frame.f_lineno}" + (f": {code}" if code else "")
+        if not name.startswith((_PACKAGE, "<")):
+            kind = _installed(name)
+            if kind == "":
+                return _line(name, frame.f_lineno)
+            if kind == "package":
+                packaged = packaged or _line(name, frame.f_lineno)
         frame = frame.f_back
-    return ""
+    return packaged
+
+
+def _line(name: str, number: int) -> str:
+    code = linecache.getline(name, number).strip()
+    return f"{name}:{number}" + (f": {code}" if code else "")
+
+
+def _installed(name: str) -> str:
+    """Whether a file is a "package"'s, the "standard" library's or, '', neither's."""
+    packages, standard = _roots()
+    return "package" if name.startswith(packages) else "standard" if name.startswith(standard) else ""
+
+
+@cache
+def _roots() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The folders of installed packages and of the standard library; found when the first error is made."""
+    import site  # noqa: PLC0415 - neither is loaded unless something went wrong
+    import sysconfig  # noqa: PLC0415 - slow to import, and seldom needed
+
+    paths = sysconfig.get_paths()
+    packages = {paths["purelib"], paths["platlib"], *site.getsitepackages(), site.getusersitepackages()}
+    standard = {paths["stdlib"], paths["platstdlib"], os.__file__.rpartition(os.sep)[0]}
+
+    def folders(names: set[str]) -> tuple[str, ...]:
+        return tuple(root + os.sep for name in names if name for root in {name, os.path.realpath(name)})
+
+    return folders(packages), folders(standard)
 
 
 class ChainruleError(Exception):

@@ -11,6 +11,7 @@ from chainrule.core.errors import ArgumentError, LayerError
 from chainrule.nn.activations import Function, get
 from chainrule.nn.images import ImageLayer, Padding, canonical, per_axis
 from chainrule.nn.initializers import Initializer, fetch
+from chainrule.nn.spec import counted
 from chainrule.ops.convolution import conv
 from chainrule.tensor import Tensor
 
@@ -64,14 +65,14 @@ class Convolution(ImageLayer):
         dtype: Any = "float32",
     ) -> None:
         super().__init__(name=name, dtype=dtype)
-        if filters < 1 or groups < 1 or filters % groups:
+        self.filters = counted(type(self).__name__, "filters", filters)
+        self.groups = counted(type(self).__name__, "groups", groups)
+        if self.filters % self.groups:
             raise ArgumentError(f"{type(self).__name__}: filters={filters}, groups={groups}", mend="filters must be a positive multiple of groups")
-        self.filters = filters
         self.kernel_size = per_axis(self, "kernel_size", kernel_size, self.rank)
         self.strides = per_axis(self, "strides", strides, self.rank)
         self.padding = canonical(padding)
         self.dilation_rate = per_axis(self, "dilation_rate", dilation_rate, self.rank)
-        self.groups = groups
         self.activation = get(activation)
         self.use_bias = use_bias
         self.kernel_initializer = fetch(kernel_initializer)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from chainrule.core.aval import Shape
-from chainrule.core.errors import ArgumentError
 from chainrule.nn.activations import Function, get
 from chainrule.nn.initializers import Initializer, fetch
 from chainrule.nn.layer import Layer
-from chainrule.nn.spec import InputSpec
+from chainrule.nn.spec import InputSpec, counted
 from chainrule.ops.linalg import matmul
 from chainrule.tensor import Tensor
 
@@ -62,9 +61,7 @@ class Dense(Layer):
         dtype: Any = "float32",
     ) -> None:
         super().__init__(name=name, dtype=dtype)
-        if units < 1:
-            raise ArgumentError(f"Dense: units={units}", mend="a layer has at least one unit")
-        self.units = units
+        self.units = counted("Dense", "units", units)
         self.activation = get(activation)
         self.use_bias = use_bias
         self.kernel_initializer = fetch(kernel_initializer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import Any
 
 from chainrule.core.errors import ArgumentError
@@ -60,9 +61,12 @@ class ImageLayer(Layer):
 def per_axis(layer: Layer, label: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:
     """A positive integer for every spatial axis."""
     given: Any = value if isinstance(value, Sequence) else (value,) * rank
-    sizes = tuple(int(size) for size in given)
+    try:
+        sizes = tuple(map(index, given))
+    except TypeError:
+        sizes = ()
     if len(sizes) != rank or min(sizes) < 1:
-        raise ArgumentError(f"{type(layer).__name__}: {label}={value}", mend=f"give one positive integer, or {rank} of them")
+        raise ArgumentError(f"{type(layer).__name__}: {label}={value!r}", mend=f"give one positive integer, or {rank} of them")
     return sizes
 
 

@@ -4,9 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
 
 from chainrule.core.aval import Aval, Shape
+from chainrule.core.errors import ArgumentError
+
+
+def counted(kind: str, label: str, value: Any) -> int:
+    """``value``, if it is a positive integer.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not; it names the kind of layer and the argument.
+    """
+    try:
+        count = index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ArgumentError(f"{kind}: {label}={value!r}", mend="give a positive integer")
+    return count
 
 
 @dataclass(frozen=True, slots=True)

@@ -287,9 +287,16 @@ def _eigh_aval(x: Aval) -> tuple[Aval, Aval]:
     return Aval(x.shape[:-1], np.finfo(x.dtype).dtype), x
 
 
+def _finite(x: Any) -> Any:
+    # LAPACK gives plausible numbers for NaN, where the rotations skip it.
+    if not np.isfinite(x).all():
+        raise np.linalg.LinAlgError
+    return x
+
+
 def _eigh(x: Any) -> Any:
     with lapack("eigh", x, says=NO_CONVERGENCE, mend=FIND_NAN):
-        return tuple(np.linalg.eigh(_hermitian(x)))
+        return tuple(np.linalg.eigh(_finite(_hermitian(x))))
 
 
 def _eigh_vjp(ct: Sequence[Any], out: Sequence[Any]) -> Any:
@@ -344,6 +351,8 @@ def eigh(x: Tensor | npt.ArrayLike, /) -> EighResult:
 
     Raises
     ------
+    LinAlgError
+        If a matrix holds NaN or infinity.
     ShapeError
         If the matrices are not square.
 
@@ -368,7 +377,7 @@ def eigh(x: Tensor | npt.ArrayLike, /) -> EighResult:
 
 def _eigvalsh(x: Any) -> Any:
     with lapack("eigvalsh", x, says=NO_CONVERGENCE, mend=FIND_NAN):
-        return np.linalg.eigvalsh(_hermitian(x))
+        return np.linalg.eigvalsh(_finite(_hermitian(x)))
 
 
 def _eigvalsh_vjp(ct: Any, x: Any) -> Any:
@@ -411,6 +420,8 @@ def eigvalsh(x: Tensor | npt.ArrayLike, /) -> Tensor:
 
     Raises
     ------
+    LinAlgError
+        If a matrix holds NaN or infinity.
     ShapeError
         If the matrices are not square.
 

@@ -5,6 +5,7 @@ They have no history, unless it is the history of a tensor that gives the values
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -325,7 +326,7 @@ def meshgrid(*arrays: Tensor | npt.ArrayLike, indexing: str = "xy") -> list[Tens
             [0, 1]])
     """
     if indexing not in ("xy", "ij"):
-        raise ArgumentError(f'meshgrid: indexing is "xy" or "ij", not {indexing!r}')
+        raise ArgumentError(f"meshgrid: there is no indexing {indexing!r}", mend='use "xy" or "ij"')
     lifted = [lift(x) for x in arrays]
     for x in lifted:
         if len(x.shape) > 1:
@@ -347,7 +348,11 @@ def _filled(operation: str, shape: int | Sequence[int], value: Number, dtype: np
         # A graph shall hold the number, not an array of it.
         return functions.broadcast_to(constant(value, target), sizes)
     # 0.0 may be -0.0, so only the integer takes the quick way.
-    return made(np.zeros(sizes, target) if value.__class__ is int and value == 0 else np.full(sizes, value, target))
+    try:
+        return made(np.zeros(sizes, target) if value.__class__ is int and value == 0 else np.full(sizes, value, target))
+    except (MemoryError, ValueError):
+        says = f"{operation}: there is no memory for {math.prod(sizes) * target.itemsize:,} bytes, a {target} array of shape {sizes}"
+        raise ArgumentError(says, mend="make it smaller, or work in parts") from None
 
 
 def _filled_like(operation: str, x: Any, value: Number, dtype: npt.DTypeLike | None, device: str | None) -> Any:
@@ -359,9 +364,9 @@ def _sizes(operation: str, shape: int | Sequence[int]) -> Shape:
     try:
         sizes = tuple(map(operator.index, shape)) if isinstance(shape, Sequence) else (operator.index(shape),)
     except TypeError:
-        raise ShapeError(f"{operation}: a shape is an integer or a sequence of them, not {shape!r}") from None
+        raise ShapeError(f"{operation}: {shape!r} is no shape", mend="pass an integer, or a sequence of them") from None
     if any(size < 0 for size in sizes):
-        raise ShapeError(f"{operation}: negative size in the shape {sizes}")
+        raise ShapeError(f"{operation}: negative size in the shape {sizes}", mend="sizes are 0 or more")
     return sizes
 
 

@@ -70,12 +70,18 @@ def native(index: Any, axes: Axes) -> tuple[Any, ...]:
     return tuple(next(rows) if axis in axes else slice(None) for axis in range(axes[-1] + 1))
 
 
+def in_range(size: int) -> str:
+    """What to do about a position outside of an axis of this size."""
+    return f"positions go from {-size} to {size - 1}" if size else "an empty axis has no positions"
+
+
 def out_of_range(operation: str, index: Any, axes: Axes, shape: Shape) -> AxisError:
     for axis, row in zip(axes, (index,) if len(axes) == 1 else index, strict=True):
         wrong = np.extract((row < -shape[axis]) | (row >= shape[axis]), row)
         if wrong.size:
-            return AxisError(f"{operation}: index {wrong[0]} is out of range for axis {axis} of size {shape[axis]}, in shape {shape}")
-    return AxisError(f"{operation}: an index is out of range for shape {shape}")
+            says = f"{operation}: index {wrong[0]} is out of range for axis {axis} of size {shape[axis]}, in shape {shape}"
+            return AxisError(says, mend=in_range(shape[axis]))
+    return AxisError(f"{operation}: an index is out of range for shape {shape}", mend="positions go from -size to size - 1 of their axis")
 
 
 def _gather_eval(x: Any, index: Any, axes: Axes) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 from chainrule.core.aval import Shape
 from chainrule.core.errors import AxisError, DtypeError, ShapeError
 from chainrule.ops.gate import concrete, describe, lift
-from chainrule.ops.gathering import Axes, positions
+from chainrule.ops.gathering import Axes, in_range, positions
 from chainrule.ops.joining import stack
 from chainrule.ops.movement import broadcast_arrays
 from chainrule.tensor import Tensor
@@ -71,11 +71,11 @@ class Basic:
                 result.append(1)
                 continue
             if axis >= len(shape):
-                raise AxisError(f"getitem: {self} has more entries than shape {shape} has axes")
+                raise AxisError(f"getitem: {self} has more entries than shape {shape} has axes", mend="leave entries out; None adds an axis")
             if isinstance(item, slice):
                 result.append(len(range(*item.indices(shape[axis]))))
             elif not 0 <= item < shape[axis]:
-                raise AxisError(f"getitem: index {item} is out of range for axis {axis} of size {shape[axis]}")
+                raise AxisError(f"getitem: index {item} is out of range for axis {axis} of size {shape[axis]}", mend=in_range(shape[axis]))
             axis += 1
         return (*result, *shape[axis:])
 
@@ -90,7 +90,7 @@ def _written(item: int | slice | None) -> str:
 def _integer(item: int, axis: int, shape: Shape) -> int:
     size = shape[axis]
     if not -size <= item < size:
-        raise AxisError(f"index {item} is out of range for axis {axis} of size {size}, in shape {shape}")
+        raise AxisError(f"getitem: index {item} is out of range for axis {axis} of size {size}, in shape {shape}", mend=in_range(size))
     return item + size if item < 0 else item
 
 
@@ -242,7 +242,7 @@ def _without_ellipsis(entries: list[Any], shape: Shape) -> list[Any]:
         raise AxisError(f"an index for {used} axes is too long for shape {shape}", mend="index at most as many axes as there are")
     dots = [position for position, item in enumerate(entries) if item is ...]
     if len(dots) > 1:
-        raise AxisError("an index can have only one ellipsis (...)")
+        raise AxisError("getitem: an index can have only one ellipsis (...)", mend="write : for the other axes")
     if not dots:
         return entries
     # Even an ellipsis for no axis at all separates the arrays beside it.

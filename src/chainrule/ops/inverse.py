@@ -272,6 +272,8 @@ def matrix_power(x: Tensor | npt.ArrayLike, n: int, /) -> Tensor:
 
     Raises
     ------
+    DtypeError
+        If ``n`` is not an integer.
     LinAlgError
         If ``n`` is negative and a matrix is singular.
     ShapeError
@@ -286,7 +288,10 @@ def matrix_power(x: Tensor | npt.ArrayLike, n: int, /) -> Tensor:
     """
     (base,) = operands("matrix_power", "floating", x)
     square_aval("matrix_power", Aval(base.shape, base.dtype))
-    left = index(n)
+    try:
+        left = index(n)
+    except TypeError:
+        raise DtypeError(f"matrix_power: the exponent is an integer, not {n!r}", mend="use eigh for other powers of symmetric matrices") from None
     if left == 0:
         return broadcast_to(functions.eye(base.shape[-1], dtype=base.dtype), base.shape)
     if left < 0:

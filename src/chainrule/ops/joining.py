@@ -320,6 +320,6 @@ def split(x: Tensor | npt.ArrayLike, parts: int | Sequence[int], /, *, axis: int
     else:
         (count,) = integers(parts, "split")
         if count < 1:
-            raise ArgumentError(f"split: {count} parts; there must be at least one")
+            raise ArgumentError(f"split: {count} parts", mend="there must be at least one")
         sizes = tuple(size // count + (part < size % count) for part in range(count))
     return bind(SPLIT, (values,), {"axis": place, "sizes": sizes})

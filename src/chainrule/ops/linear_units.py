@@ -215,7 +215,7 @@ def gelu(x: Tensor | npt.ArrayLike, /, *, approximate: str = "none") -> Tensor:
         return (0.5 * value) * (1.0 + erf(math.sqrt(0.5) * value))
     if approximate == "tanh":
         return (0.5 * value) * (1.0 + tanh(math.sqrt(2.0 / math.pi) * value * (1.0 + 0.044715 * (value * value))))
-    raise ArgumentError(f'gelu: approximate is "none" or "tanh", not {approximate!r}')
+    raise ArgumentError(f"gelu: there is no approximation {approximate!r}", mend='use "none" or "tanh"')
 
 
 @public

@@ -414,7 +414,7 @@ def moveaxis(x: Tensor | npt.ArrayLike, source: int | Sequence[int], destination
     if len(start) != len(end):
         raise ArgumentError(f"moveaxis: {len(start)} axes cannot go to {len(end)} places", mend="name as many destinations as sources")
     if len(set(start)) < len(start) or len(set(end)) < len(end):
-        raise AxisError(f"moveaxis: an axis stands twice in {source} or {destination}")
+        raise AxisError(f"moveaxis: an axis stands twice in {source} or {destination}", mend="name every axis once")
     order = [axis for axis in range(rank) if axis not in start]
     for place, axis in sorted(zip(end, start, strict=True)):
         order.insert(place, axis)

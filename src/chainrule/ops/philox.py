@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chainrule.core.aval import Aval, Dtype, Shape
+from chainrule.core.aval import Aval, Dtype, Shape, float32
 from chainrule.core.errors import DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Sample
+from chainrule.ops.creation import astype
 from chainrule.ops.gate import as_dtype, describe, gate, lift
 from chainrule.ops.movement import broadcast_to
 from chainrule.tape import bind
@@ -111,7 +113,10 @@ def _some_key(rng: np.random.Generator, *shape: int) -> Array:
 
 def sizes_of(name: str, shape: int | Sequence[int]) -> Shape:
     """A shape as a tuple, checked."""
-    sizes = tuple(size.__index__() for size in (shape if isinstance(shape, Sequence) else (shape,)))
+    try:
+        sizes = tuple(map(index, shape)) if isinstance(shape, Sequence) else (index(shape),)
+    except TypeError:
+        raise DtypeError(f"{name}: {shape!r} is no shape", mend="pass an integer, or a sequence of them") from None
     if any(size < 0 for size in sizes):
         raise ShapeError(f"{name}: a negative size in {sizes}", mend="sizes are 0 or more")
     return sizes
@@ -258,3 +263,20 @@ def fold_in(key: Tensor | npt.ArrayLike, data: Tensor | npt.ArrayLike, /) -> Ten
     words, numbers = lift(key), lift(data)
     _derive_aval(words, numbers)
     return bind(DERIVE, (words, numbers), {})
+
+
+def unit(bits: Any, dtype: Dtype) -> Any:
+    """Numbers in [0, 1), as many as there are multiples of the dtype's precision."""
+    kept = 24 if dtype == float32 else 53
+    return astype(bits >> (dtype.itemsize * 8 - kept), dtype) * 2.0**-kept
+
+
+def open_unit(bits: Any, dtype: Dtype) -> Any:
+    """Numbers in (0, 1], dense near 0: for logarithms."""
+    return (astype(bits, dtype) + 0.5) * 2.0 ** -(dtype.itemsize * 8)
+
+
+def middle(bits: Any, dtype: Dtype) -> Any:
+    """Numbers in (0, 1), as far from 1 as from 0: for logarithms of logarithms."""
+    kept = 23 if dtype == float32 else 52
+    return (astype(bits >> (dtype.itemsize * 8 - kept), dtype) + 0.5) * 2.0**-kept

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +19,12 @@ from chainrule.core.errors import ArgumentError, DtypeError, ShapeError
 from chainrule.ops.arithmetic import sqrt
 from chainrule.ops.creation import astype
 from chainrule.ops.discrete import argmax
-from chainrule.ops.gate import alias, as_dtype, describe, lift
+from chainrule.ops.gate import BARE, alias, as_dtype, describe, lift
 from chainrule.ops.gathering import take
 from chainrule.ops.generator import Generator, default_generator, key, manual_seed, split
 from chainrule.ops.joining import concat
 from chainrule.ops.movement import reshape
-from chainrule.ops.philox import fold_in, random_bits, sizes_of, uint32, uint64
+from chainrule.ops.philox import fold_in, middle, open_unit, random_bits, sizes_of, uint32, uint64, unit
 from chainrule.ops.sorting import argsort
 from chainrule.ops.transcendental import cos, log, sin
 from chainrule.tensor import Tensor
@@ -77,21 +78,13 @@ def _parameters(name: str, shape: int | Sequence[int], dtype: npt.DTypeLike | No
     return broadcast(sizes_of(name, shape), *(p.shape for p in tensors)), kind, lifted
 
 
-def _unit(bits: Any, dtype: Dtype) -> Any:
-    """Numbers in [0, 1), as many as there are multiples of the dtype's precision."""
-    kept = 24 if dtype == float32 else 53
-    return astype(bits >> (dtype.itemsize * 8 - kept), dtype) * 2.0**-kept
-
-
-def _open_unit(bits: Any, dtype: Dtype) -> Any:
-    """Numbers in (0, 1], dense near 0: for logarithms."""
-    return (astype(bits, dtype) + 0.5) * 2.0 ** -(dtype.itemsize * 8)
-
-
-def _middle(bits: Any, dtype: Dtype) -> Any:
-    """Numbers in (0, 1), as far from 1 as from 0: for logarithms of logarithms."""
-    kept = 23 if dtype == float32 else 52
-    return (astype(bits >> (dtype.itemsize * 8 - kept), dtype) + 0.5) * 2.0**-kept
+def _within(name: str, parameter: str, given: Any, most: float = math.inf) -> None:
+    """Refuse a parameter below 0, above ``most`` or NaN, where its values are known."""
+    values: Any = given._value if isinstance(given, Tensor) else given
+    known = values.__class__ is float or isinstance(values, BARE)
+    if known and not np.all((values >= 0) & (values <= most)):
+        span = "0 or more" if most == math.inf else f"between 0 and {most:g}"
+        raise ArgumentError(f"{name}: {parameter}={values}", mend=f"{parameter} must be {span}")
 
 
 def _affine(x: Any, scale: Any, shift: Any) -> Any:
@@ -146,7 +139,7 @@ def uniform(
     True
     """
     sizes, kind, (bottom, top) = _parameters("uniform", shape, dtype, low, high)
-    return _affine(_unit(_draw("uniform", sizes, kind, generator, key), kind), top - bottom, bottom)
+    return _affine(unit(_draw("uniform", sizes, kind, generator, key), kind), top - bottom, bottom)
 
 
 def normal(
@@ -173,6 +166,11 @@ def normal(
     -------
     Tensor
 
+    Raises
+    ------
+    ArgumentError
+        If a standard deviation is negative.
+
     Notes
     -----
     ``mean + std * z``, with z by Box and Muller's method ("A note on the generation of random normal deviates", 1958):
@@ -186,10 +184,11 @@ def normal(
     tensor(10.)
     """
     sizes, kind, (center, scale) = _parameters("normal", shape, dtype, mean, std)
+    _within("normal", "std", scale)
     count = math.prod(sizes)
     bits = _draw("normal", (2, (count + 1) // 2), kind, generator, key)
-    radius = sqrt(log(_open_unit(bits[0], kind)) * -2.0)
-    angle = _unit(bits[1], kind) * (2 * math.pi)
+    radius = sqrt(log(open_unit(bits[0], kind)) * -2.0)
+    angle = unit(bits[1], kind) * (2 * math.pi)
     both = concat([radius * cos(angle), radius * sin(angle)])
     return _affine(reshape(both[:count], sizes), scale, center)
 
@@ -228,7 +227,8 @@ def exponential(
     True
     """
     sizes, kind, (mean,) = _parameters("exponential", shape, dtype, scale)
-    return _affine(-log(_open_unit(_draw("exponential", sizes, kind, generator, key), kind)), mean, 0.0)
+    _within("exponential", "scale", mean)
+    return _affine(-log(open_unit(_draw("exponential", sizes, kind, generator, key), kind)), mean, 0.0)
 
 
 def gumbel(
@@ -266,7 +266,8 @@ def gumbel(
     (2, 3)
     """
     sizes, kind, (mode, spread) = _parameters("gumbel", shape, dtype, loc, scale)
-    u = _middle(_draw("gumbel", sizes, kind, generator, key), kind)
+    _within("gumbel", "scale", spread)
+    u = middle(_draw("gumbel", sizes, kind, generator, key), kind)
     return _affine(-log(-log(u)), spread, mode)
 
 
@@ -292,6 +293,11 @@ def bernoulli(
     -------
     Tensor of bool
 
+    Raises
+    ------
+    ArgumentError
+        If a probability is not between 0 and 1.
+
     Examples
     --------
     >>> import chainrule as cr
@@ -300,7 +306,8 @@ def bernoulli(
             [False,  True]])
     """
     sizes, kind, (chance,) = _parameters("bernoulli", shape, None, p)
-    return _unit(_draw("bernoulli", sizes, kind, generator, key), kind) < chance
+    _within("bernoulli", "p", chance, 1.0)
+    return unit(_draw("bernoulli", sizes, kind, generator, key), kind) < chance
 
 
 def randint(
@@ -330,7 +337,7 @@ def randint(
     Raises
     ------
     ArgumentError
-        If no integer lies between.
+        If no integer lies between, or the limits are not integers.
 
     Notes
     -----
@@ -342,6 +349,10 @@ def randint(
     >>> set(cr.random.randint(100, 1, 4).tolist()) == {1, 2, 3}
     True
     """
+    try:
+        low, high = index(low), index(high)
+    except TypeError:
+        raise ArgumentError(f"randint: low={low!r} and high={high!r} are not both integers", mend="write randint(shape, low, high)") from None
     span = high - low
     if not 0 < span < 2**63:
         raise ArgumentError(f"randint: no integers from {low} to {high}", mend="high must be greater than low, by less than 2**63")

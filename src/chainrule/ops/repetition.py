@@ -62,7 +62,9 @@ def tile(x: Tensor | npt.ArrayLike, repetitions: Sequence[int], /) -> Tensor:
 def _counts(repetitions: Any, operation: str) -> tuple[int, ...]:
     counts = integers(repetitions, operation)
     if min(counts, default=0) < 0:
-        raise ArgumentError(f"{operation}: numbers of repetitions cannot be negative: {repetitions}")
+        raise ArgumentError(
+            f"{operation}: a negative number of repetitions in {repetitions}", mend="numbers are 0 or more; 1 leaves an axis as it is"
+        )
     return counts
 
 
@@ -219,7 +221,7 @@ def _widths(pad_width: Any, rank: int) -> Widths:
     try:
         pairs = np.broadcast_to(np.asarray(pad_width, dtype=np.int64) if np.size(pad_width) else np.zeros((rank, 2), np.int64), (rank, 2))
     except (ValueError, TypeError):
-        raise ArgumentError(f"pad: {pad_width!r} is not a pair (before, after) of integers for each of {rank} axes") from None
+        raise ArgumentError(f"pad: no widths for {rank} axes: {pad_width!r}", mend="give a pair (before, after) of integers for each axis") from None
     if (pairs < 0).any():
         raise ArgumentError(f"pad: widths cannot be negative: {pad_width!r}", mend="slice with x[...] to cut elements off")
     return tuple((before, after) for before, after in pairs.tolist())

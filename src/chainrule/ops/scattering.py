@@ -435,6 +435,6 @@ def scatter_along_axis(indices: Tensor | npt.ArrayLike, values: Tensor | npt.Arr
     (added,) = operands("scatter_along_axis", "numeric", values)
     (count,) = integers(size, "scatter_along_axis")
     if count < 0:
-        raise ArgumentError(f"scatter_along_axis: a size cannot be negative: {size}")
+        raise ArgumentError(f"scatter_along_axis: a negative size, {size}", mend="the size is 0 or more, above every position")
     place = normalize_axis(axis, len(added.shape), "scatter_along_axis")
     return bind(SCATTER_ALONG_AXIS, (positions(indices, "scatter_along_axis"), added), {"axis": place, "size": count})

@@ -286,7 +286,7 @@ def top_k(x: Tensor | npt.ArrayLike, k: int, /, *, axis: int = -1, mode: str = "
     place = normalize_axis(axis, len(values.shape), "top_k")
     (count,) = integers(k, "top_k")
     if not 0 <= count <= values.shape[place]:
-        raise ArgumentError(f"top_k: cannot take {count} of {values.shape[place]} elements along axis {place}")
+        raise ArgumentError(f"top_k: cannot take {count} of {values.shape[place]} elements along axis {place}", mend="choose a smaller k, 0 or more")
     if mode not in ("largest", "smallest"):
         raise ArgumentError(f"top_k: there is no mode {mode!r}", mend='use "largest" or "smallest"')
     return TopK(*bind(TOP_K, (values,), {"k": count, "axis": place, "largest": mode == "largest"}))
