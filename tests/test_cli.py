@@ -7,12 +7,14 @@ import json
 import os
 import random
 import shlex
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,6 +196,66 @@ def test_a_run_folder_that_is_taken_or_missing_is_named(capsys: pytest.CaptureFi
     assert "run has no checkpoint to resume from" in complaint(capsys, "train", "digits", "--resume", "--run-dir", "run")
     Path("run/weights.safetensors").unlink()
     assert "weights.safetensors does not exist" in complaint(capsys, "evaluate", "run")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["train", "digits", "--epochs", "1", "--batch-size", "700", "--run-dir", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def damaged(trained: Path) -> Path:
+    """A run's folder among the usual ones, to be damaged, beside a whole one that is older."""
+    for name in ("whole", "damaged"):
+        shutil.copytree(trained, Path("runs", name), copy_function=shutil.copyfile)
+    os.utime("runs/whole/config.json", (0, 0))
+    return Path("runs/damaged")
+
+
+RUN = json.dumps({"data": "digits", "model": {}, "loss": "softmax_cross_entropy", "metrics": [], "epochs": 1, "batch_size": 700, "seed": 0})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("config.json", '{"data": "digits"}', "has no 'model'"),
+        ("config.json", RUN, "has no 'optimizer'"),
+        ("config.json", RUN[:-1] + ', "optimizer": {"groups": []}}', "'optimizer' cannot be"),
+        ("config.json", RUN[:-1] + ', "optimizer": {"groups": [{"lr": "fast"}]}}', "'optimizer' cannot be"),
+        ("config.json", RUN.replace("700", "null"), "'batch_size' cannot be null"),
+        ("config.json", RUN.replace("[]", "[[]]"), "'metrics' cannot be"),
+        ("config.json", "null", "holds no settings"),
+        ("config.json", "{", "is damaged"),
+        ("metrics.jsonl", "null\n", "is damaged: line 1"),
+        ("metrics.jsonl", '{"kind": "epoch"}\n', "is damaged: line 1"),
+        ("metrics.jsonl", '{"kind": "week", "epoch": 1, "step": 1}\n', "is damaged: line 1"),
+        ("metrics.jsonl", '{"kind": "step", "epoch": 1, "step": 1, "loss": "low"}\n', "is damaged: line 1"),
+    ],
+)
+def test_a_damaged_run_is_named_and_stops_no_other(name: str, text: str, says: str, damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (damaged / name).write_text(text)
+    capsys.readouterr()
+    assert says in complaint(capsys, "train", "digits", "--resume", "--run-dir", str(damaged))
+    if name == "config.json":
+        assert says in complaint(capsys, "evaluate", str(damaged))
+    assert main(["list"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "damaged" in lines["runs/damaged"].split(maxsplit=1)[1]
+    assert "test accuracy" in lines["runs/whole"]
+    if name == "config.json":
+        assert main(["train", "digits", "--epochs", "2", "--resume"]) == 0
+        assert "run folder runs/whole" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model", [{}, {"class": "Constant", "config": {}}, {"class": "Sequential", "config": {"layers": 5}}])
+def test_settings_that_describe_no_model_are_named(model: Any, damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = json.loads((damaged / "config.json").read_text())
+    (damaged / "config.json").write_text(json.dumps({**config, "model": model}))
+    capsys.readouterr()
+    complaint(capsys, "evaluate", str(damaged))
+    complaint(capsys, "train", "digits", "--resume", "--run-dir", str(damaged))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import re
 import signal
 import threading
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from chainrule import nn, optim
 from chainrule.core.errors import ArgumentError, ChainruleError, DataError, LayerError
 from chainrule.core.node import Node
 from chainrule.data import DataLoader, Dataset
-from chainrule.training import Callback, Interrupted, Progress, RunFolder, Trainer, evaluate, fit
+from chainrule.training import Callback, Interrupted, Progress, RunFolder, Trainer, evaluate, fit, store
 from chainrule.training.blas import _controls, blas_threads
 from chainrule.training.files import write_whole
 from chainrule.training.picture import draw
@@ -298,6 +299,33 @@ def test_a_damaged_checkpoint_is_told(tmp_path: Path, keep: int) -> None:
     whole = (run / "checkpoint.safetensors").read_bytes()
     (run / "checkpoint.safetensors").write_bytes(whole[:keep])
     refused(DataError, "checkpoint.safetensors cannot be read", run_dir=run, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda arrays, data: data.pop("optimizer"), "it has no 'optimizer'"),
+        (lambda arrays, data: data.pop("position"), "it has no 'position'"),
+        (lambda arrays, data: arrays.pop("random"), "it has no 'random'"),
+        (lambda arrays, data: data["position"].pop("step"), "is damaged"),
+        (lambda arrays, data: data["position"].update(epoch="one"), "is damaged"),
+        (lambda arrays, data: data["position"].update(means=None), "is damaged"),
+        (lambda arrays, data: data["position"]["means"].update(sums=[1]), "is damaged"),
+        (lambda arrays, data: data.update(optimizer=None), "is damaged"),
+        (lambda arrays, data: data.update(optimizer=[None]), "is damaged"),
+        (lambda arrays, data: arrays.update({"optimizer/momentum": np.ones(1)}), "is damaged"),
+        (lambda arrays, data: arrays.update({"optimizer/first/momentum": np.ones(1)}), "is damaged"),
+    ],
+)
+def test_a_checkpoint_that_lacks_something_is_told(tmp_path: Path, change: Callable[[Any, Any], Any], says: str) -> None:
+    train(tmp_path / "run", epochs=1)
+    folder = RunFolder(tmp_path / "run")
+    arrays, data = folder.read_checkpoint()
+    change(arrays, data)
+    folder.write_checkpoint(arrays, data)
+    refused(DataError, says, run_dir=folder.path, resume=True)
+    store.save(folder.checkpoint_path, arrays, [data])
+    refused(DataError, "checkpoint.safetensors cannot be read", run_dir=folder.path, resume=True)
 
 
 def test_damaged_settings_and_metrics_are_told(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from chainrule.data import Dataset, digits, mnist
 from chainrule.training import Interrupted, Progress, RunFolder, evaluate, fit
 from chainrule.training.blas import blas_threads
 from chainrule.training.progress import as_time, as_words
+from chainrule.training.run import AGAIN
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 RUNS = Path("runs")
@@ -174,7 +175,7 @@ def _settings(given: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
                 f"{given.run_dir} is a run on {config.get('data')}, not {given.data}", mend=f"chainrule train {config.get('data')} --resume"
             )
         if given.data_dir is None and config.get("data_dir"):
-            given.data_dir = Path(config["data_dir"])
+            given.data_dir = Path(str(config["data_dir"]))
         before = {**config, "lr": config["optimizer"]["groups"][0]["lr"]}
     if recipe.needs_folder and given.data_dir is None:
         raise DataError(f"{given.data} is read from files", mend="say in which folder they are: --data-dir DIR")
@@ -193,10 +194,18 @@ def _run_dir(given: argparse.Namespace) -> Path:
     if not given.resume:
         names = (given.data if number == 1 else f"{given.data}-{number}" for number in count(1))
         return next(path for path in (RUNS / name for name in names) if not path.exists())
-    left = [path for path in _runs() if (path / "checkpoint.safetensors").exists() and RunFolder(path).read_config().get("data") == given.data]
+    left = [path for path in _runs() if (path / "checkpoint.safetensors").exists() and _data_of(path) == given.data]
     if not left:
         raise DataError(f"there is no run on {given.data} to resume in {RUNS}/", mend="say which with --run-dir")
     return left[-1]
+
+
+def _data_of(run: Path) -> Any:
+    """What a run was trained on; None if it does not say, or cannot any more."""
+    try:
+        return RunFolder(run).read_config().get("data")
+    except DataError:
+        return None
 
 
 def _runs() -> list[Path]:
@@ -212,14 +221,16 @@ def _resume_command(given: argparse.Namespace) -> str:
 def _evaluate(given: argparse.Namespace) -> None:
     folder = RunFolder.open(given.run)
     config = folder.read_config()
-    recipe = RECIPES.get(config.get("data", ""))
+    recipe = RECIPES.get(str(config.get("data")))
     if recipe is None:
         raise DataError(
             f"{given.run} is a run on {config.get('data')}, which this command does not know", mend="measure it with chainrule.training.evaluate"
         )
     given.data_dir = _first(given.data_dir, config.get("data_dir"), "")
     test = recipe.load(given, "test")
-    model: nn.Layer = nn.deserialize(config["model"])
+    model = nn.deserialize(config["model"])
+    if not isinstance(model, nn.Layer):
+        raise DataError(f"{folder.config_path} is damaged: it describes no model", mend=AGAIN)
     model.initialize((1, *test.image_shape)).load_state_dict(folder.read_weights())
     measured = evaluate(model, test, loss=config["loss"], metrics=config["metrics"])
     _say("   ".join(as_words(f"validation_{name}", value, "test") for name, value in measured.items()) + f"   ({len(test):,} images)")
@@ -235,8 +246,11 @@ def _list(given: argparse.Namespace) -> None:
 
 
 def _summary(folder: RunFolder) -> str:
-    config = folder.read_config()
-    epochs = [record for record in folder.read_metrics() if record["kind"] == "epoch"]
+    try:
+        config, records = folder.read_config(), folder.read_metrics()
+    except DataError as error:
+        return f"damaged: {_one_line(error)}"
+    epochs = [record for record in records if record["kind"] == "epoch"]
     if not epochs:
         return f"{config.get('data')}, no epoch of {config.get('epochs')} done"
     measured = [as_words(name, value, "test") for name, value in epochs[-1].items() if name.startswith("validation_") and value is not None]

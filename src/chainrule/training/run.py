@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,39 @@ from chainrule.training.picture import draw
 Record = dict[str, Any]
 
 _MAY_CHANGE = ("epochs", "data_dir")
+AGAIN = "take an earlier copy, or train again"
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _are_options(value: Any) -> bool:
+    groups = value.get("groups") if isinstance(value, dict) else None
+    return isinstance(groups, list) and bool(groups) and all(isinstance(group, dict) and _is_number(group.get("lr")) for group in groups)
+
+
+_SETTINGS: dict[str, Callable[[Any], bool]] = {
+    "model": lambda value: isinstance(value, dict),
+    "loss": lambda value: isinstance(value, str),
+    "metrics": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+    "batch_size": _is_count,
+    "epochs": _is_count,
+    "seed": lambda value: type(value) is int,
+    "optimizer": _are_options,
+}
+"""What every run's settings hold, and in which form; what more there is belongs to who asked for it."""
+
+
+def _is_record(line: Any) -> bool:
+    """Whether a line of the metrics tells of a step or an epoch, in numbers."""
+    if not isinstance(line, dict) or line.get("kind") not in ("step", "epoch") or not (_is_count(line.get("epoch")) and _is_count(line.get("step"))):
+        return False
+    return all(value is None or _is_number(value) for name, value in line.items() if name != "kind")
 
 
 class RunFolder:
@@ -94,20 +127,36 @@ class RunFolder:
         Raises
         ------
         DataError
-            If the file is missing or damaged.
+            If the file is missing or damaged, or lacks what every run has.
         """
         config = self._json(self.config_path, self._text(self.config_path))
         if not isinstance(config, dict):
-            raise DataError(f"{self.config_path} holds no settings", mend="take an earlier copy, or train again")
+            raise DataError(f"{self.config_path} holds no settings", mend=AGAIN)
+        for name, fits in _SETTINGS.items():
+            if name not in config:
+                raise DataError(f"{self.config_path} is damaged: it has no {name!r}", mend=AGAIN)
+            if not fits(config[name]):
+                raise DataError(f"{self.config_path} is damaged: {name!r} cannot be {_short(config[name])}", mend=AGAIN)
         return config
 
     def write_metrics(self, records: Sequence[Record]) -> None:
         write_whole(self.metrics_path, "".join(json.dumps(_finite(record)) + "\n" for record in records).encode())
 
     def read_metrics(self) -> list[Record]:
+        """The lines of the metrics; none if there is no file yet.
+
+        Raises
+        ------
+        DataError
+            If the file is damaged.
+        """
         if not self.metrics_path.exists():
             return []
-        return [self._json(self.metrics_path, line) for line in self._text(self.metrics_path).splitlines()]
+        records = [self._json(self.metrics_path, line) for line in self._text(self.metrics_path).splitlines()]
+        for number, record in enumerate(records, 1):
+            if not _is_record(record):
+                raise DataError(f"{self.metrics_path} is damaged: line {number} is {_short(record)}", mend=AGAIN)
+        return records
 
     def write_weights(self, state: Mapping[str, Any]) -> None:
         store.save(self.weights_path, state)
@@ -155,13 +204,13 @@ class RunFolder:
         try:
             return path.read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read: {error}", mend="take an earlier copy, or train again") from None
+            raise DataError(f"{path} cannot be read: {error}", mend=AGAIN) from None
 
     def _json(self, path: Path, text: str) -> Any:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise DataError(f"{path} is damaged: {error}", mend="take an earlier copy, or train again") from None
+            raise DataError(f"{path} is damaged: {error}", mend=AGAIN) from None
 
 
 def _finite(record: Record) -> Record:

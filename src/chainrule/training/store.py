@@ -53,7 +53,10 @@ def load(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         with safe_open(path, framework="np") as file:
             arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118, no mapping
             metadata = file.metadata() or {}
-        return arrays, json.loads(metadata.get(_DATA, "{}"))
+        data = json.loads(metadata.get(_DATA, "{}"))
+        if not isinstance(data, dict):
+            raise ValueError("the data beside the arrays is no mapping")
+        return arrays, data
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read: {error}", mend="it is damaged or not a safetensors file; take an earlier copy, or train again"

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from chainrule.core.errors import ArgumentError
+from chainrule.core.errors import ArgumentError, ChainruleError, DataError
 from chainrule.data import DataLoader
 from chainrule.nn import losses
 from chainrule.nn.layer import Layer
@@ -19,7 +19,7 @@ from chainrule.ops.generator import default_generator
 from chainrule.optim import Optimizer
 from chainrule.tensor import Tensor
 from chainrule.training.evaluation import Means, measure, measured, measures
-from chainrule.training.run import Record, RunFolder
+from chainrule.training.run import AGAIN, Record, RunFolder
 from chainrule.training.signals import Interrupted, StopRequest
 
 _LOGGED_PER_EPOCH = 100
@@ -34,6 +34,12 @@ class Position:
     step: int = 0
     seconds: float = 0.0
     means: Means = field(default_factory=Means)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Position:
+        """The position that `asdict` wrote; TypeError, ValueError or KeyError if it is none."""
+        means = Means(int(data["means"]["examples"]), {str(name): float(total) for name, total in data["means"]["sums"].items()})
+        return cls(int(data["epoch"]), int(data["batch"]), int(data["step"]), float(data["seconds"]), means)
 
     def next_step(self, values: Mapping[str, float], count: int) -> None:
         self.batch += 1
@@ -188,6 +194,19 @@ class Trainer:
             If there is no checkpoint, or it does not fit the model or the optimizer.
         """
         arrays, data = folder.read_checkpoint()
+        try:
+            self._take(arrays, data)
+        except ChainruleError:
+            raise
+        except KeyError as error:
+            raise DataError(f"{folder.checkpoint_path} is damaged: it has no {error}", mend=AGAIN) from None
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataError(f"{folder.checkpoint_path} is damaged: {error}", mend=AGAIN) from None
+        reached = {"step": self.position.step, "epoch": self.position.epoch}
+        self.records = [record for record in folder.read_metrics() if record[record["kind"]] <= reached[record["kind"]]]
+
+    def _take(self, arrays: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        position = Position.of(data["position"])
         self.model.load_state_dict({name.removeprefix("model/"): value for name, value in arrays.items() if name.startswith("model/")})
         slots: dict[str, dict[str, Any]] = {}
         for name, value in arrays.items():
@@ -196,10 +215,7 @@ class Trainer:
                 slots.setdefault(place, {})[slot] = value
         self.optimizer.load_state_dict({"state": slots, "groups": data["optimizer"]})
         default_generator.set_state(arrays["random"])
-        means = Means(**data["position"].pop("means"))
-        self.position = Position(**data["position"], means=means)
-        reached = {"step": self.position.step, "epoch": self.position.epoch}
-        self.records = [record for record in folder.read_metrics() if record[record["kind"]] <= reached[record["kind"]]]
+        self.position = position
 
     def _tell(self, event: str) -> None:
         for callback in self.callbacks:
