@@ -81,10 +81,9 @@ else:
     def __dir__() -> list[str]:
         return __all__
 
-    def _is_public(name: str) -> bool:
-        """The standard's own names have underscores around them; of the package's floors only some are namespaces."""
-        if name.startswith("_"):
-            return name.startswith("__array_")
-        return name in _NAMESPACES or not isinstance(globals()[name], _ModuleType)
-
-    __all__ = list[str](sorted({*filter(_is_public, globals()), *_LATER}))
+    # The standard's own names have underscores around them; of the package's modules only some are namespaces.
+    __all__ = [  # pyright: ignore[reportUnsupportedDunderAll], it follows from what the files of the gates make public
+        name
+        for name in sorted({*globals(), *_LATER})
+        if name in (*_NAMESPACES, *_LATER) or name.startswith("__array_") or not (name.startswith("_") or isinstance(globals()[name], _ModuleType))
+    ]
