@@ -276,8 +276,12 @@ def test_assign_keeps_shape_and_dtype():
     x = cr.zeros((2, 3))
     with pytest.raises(ShapeError, match=r"\(2, 3\)"):
         x.assign(cr.ones((3, 2)))
-    with pytest.raises(DtypeError, match="float64"):
-        x.assign(cr.ones((2, 3), dtype=cr.float64))
+    x.assign(cr.ones((2, 3), dtype=cr.float64))
+    assert x.dtype == cr.float32
+    with pytest.raises(DtypeError, match="complex64"):
+        x.assign(cr.ones((2, 3), dtype=cr.complex64))
+    with pytest.raises(DtypeError, match="float32"):
+        cr.zeros(2, dtype=cr.int64).assign([0.5, 0.5])
     with pytest.raises(ShapeError):
         x += cr.ones((4, 2, 3))
 
@@ -366,3 +370,35 @@ def test_a_count_of_gradients_that_does_not_match_is_refused():
 def test_argnums_out_of_range():
     with pytest.raises(ArgumentError, match="argnums=2"):
         cr.grad(lambda x: x, argnums=2)(1.0)
+
+
+def test_gradients_are_names_of_their_own():
+    x, y, ct = leaf([1.0, 2.0]), leaf([3.0, 4.0]), cr.ones(2, dtype=cr.float64)
+    (x + y).backward(ct, create_graph=True)
+    with cr.no_grad():
+        x.grad *= 0.5
+    assert (x.grad.tolist(), y.grad.tolist(), ct.tolist()) == ([0.5, 0.5], [1, 1], [1, 1])
+    _, pull = cr.vjp(lambda a, b: a + b, x.detach(), y.detach())
+    first, second = pull(ct)
+    first += 1
+    assert (second.tolist(), ct.tolist()) == ([1, 1], [1, 1])
+
+
+def test_converting_what_is_being_differentiated_to_numpy_is_an_error():
+    with pytest.raises(GradientError, match="NumPy array"):
+        cr.grad(lambda x: cr.sum(cr.asarray(np.sin(np.asarray(x)))))(cr.ones(2))
+
+
+def test_lists_of_tensors_with_history_are_not_taken_apart_silently():
+    x = leaf(1.0)
+    with pytest.raises(GradientError, match="cr.stack"):
+        cr.asarray([x, 2 * x])
+    with pytest.raises(GradientError, match="cr.stack"):
+        cr.ones(2) + [x, x]
+
+
+@pytest.mark.parametrize("value", [0.0, np.zeros(2), lambda: cr.zeros(3), lambda: cr.zeros(2, dtype=cr.int64)])
+def test_a_gradient_of_another_kind_cannot_be_set(value):
+    x = leaf([1.0, 2.0])
+    with pytest.raises(GradientError, match="cannot be set"):
+        x.grad = value() if callable(value) else value

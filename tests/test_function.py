@@ -172,8 +172,10 @@ def test_second_order_through_numpy_is_an_error():
             return cr.tensor(2 * np.asarray(x) * np.asarray(dz))
 
     assert cr.grad(Cut.apply)(3.0).item() == 6
-    with pytest.raises(FunctionError, match="not computed from what it was given"):
+    with pytest.raises(FunctionError, match="reads a tensor as plain numbers"):
         cr.grad(cr.grad(Cut.apply))(3.0)
+    with pytest.raises(FunctionError, match="reads a tensor as plain numbers"):
+        cr.jvp(Cut.apply, (3.0,), (1.0,))
 
 
 def test_a_forward_that_returns_no_tensor_is_told():
@@ -315,3 +317,81 @@ def test_a_modular_gate_with_a_wrong_backward_is_told():
         net.forward(x=1.0)
         with pytest.raises(FunctionError, match=says):
             net.backward()
+
+
+def test_forward_and_backward_may_rebind_what_they_are_given():
+    class Square(cr.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            x *= x
+            return x
+
+        @staticmethod
+        def backward(ctx, dz):
+            (x,) = ctx.saved_tensors
+            dz *= 2 * x
+            return dz
+
+    x, ct = cr.tensor(3.0, requires_grad=True), cr.tensor(1.0)
+    Square.apply(x).backward(ct, create_graph=True)
+    assert (x.item(), x.grad.item(), ct.item()) == (3, 6, 1)
+    assert cr.jvp(Square.apply, (3.0,), (1.0,))[1].item() == 6
+    assert cr.grad(cr.grad(Square.apply))(3.0).item() == 2
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda ctx, x: ctx.save_for_backward(np.asarray(x)),
+        lambda ctx, x: setattr(ctx, "kept", [x * x]),
+        lambda ctx, x: setattr(ctx, "kept", {"square": x * x}),
+        lambda ctx, x: setattr(ctx, "kept", np.float32(x.item())),
+    ],
+)
+def test_floats_of_unknown_history_are_found_wherever_they_are_kept(keep):
+    class Square(cr.Function):
+        @staticmethod
+        def forward(ctx, x):
+            keep(ctx, x)
+            ctx.double = 2 * x.item()
+            return x * x
+
+        @staticmethod
+        def backward(ctx, dz):
+            return dz * ctx.double
+
+    assert cr.grad(Square.apply)(3.0).item() == 6
+    with pytest.raises(FunctionError, match="history is unknown"):
+        cr.grad(cr.grad(Square.apply))(3.0)
+
+
+def test_arrays_given_as_arguments_are_constants():
+    class Scale(cr.Function):
+        @staticmethod
+        def forward(ctx, x, factor):
+            ctx.factor = factor
+            return x * factor
+
+        @staticmethod
+        def backward(ctx, dz):
+            return dz * ctx.factor, None
+
+    factor = np.full(2, 3.0, "float32")
+    assert cr.grad(lambda x: cr.sum(cr.grad(lambda x: cr.sum(Scale.apply(x * x, factor)))(x)))(cr.ones(2)).tolist() == [6, 6]
+
+
+def test_a_backward_that_is_zero_only_here_is_not_taken_for_a_constant():
+    class Square(cr.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, dz):
+            (x,) = ctx.saved_tensors
+            return cr.tensor(2 * x.detach().numpy() * dz.detach().numpy())
+
+    with pytest.raises(FunctionError, match="not computed from what it was given"):
+        cr.grad(cr.grad(Square.apply))(0.0)

@@ -114,24 +114,24 @@ def item(value: Value, node: Node, index: int, count: int, tags: int) -> Any:
     if value.dtype.kind != "f":
         return new(value)
     one = new(value, make(chain.ITEM, (node,), (), {"index": index, "count": count}, tags, value.shape, value.dtype))
-    for bit, parts in node.cell.tangents.items() if node.cell is not None else ():
-        set_tangent(one, bit, parts[index])
+    for tag, parts in node.cell.tangents.items() if node.cell is not None else ():
+        set_tangent(one, tag, parts[index])
     return one
 
 
 def _push_forward(primitive: Primitive, inputs: Sequence[Any], out: Any, node: Node, params: Mapping[str, Any], bits: int, tracking: int) -> None:
-    for bit in Tag.outermost_first(bits):
-        like = twin(node, bit)
+    for tag in Tag.outermost_first(bits):
+        like = twin(node, tag.bit)
         if primitive.outputs:
             seen: Any = tuple(item(x._value, like, i, len(out), like.tags) for i, x in enumerate(out))
         else:
             seen = new(out._value, like)
-        with interp.tracking(tracking & ~bit), np.errstate(all="ignore"):
-            tangents = chain.push(primitive, [tangent_of(x, bit) for x in inputs], inputs, seen, params, bind)
+        with interp.tracking(tracking & ~tag.bit), np.errstate(all="ignore"):
+            tangents = chain.push(primitive, [tangent_of(x, tag) for x in inputs], inputs, seen, params, bind)
         if primitive.outputs:
-            set_tangents(node, out, bit, (None,) * len(out) if tangents is None else tangents)
+            set_tangents(node, out, tag, (None,) * len(out) if tangents is None else tangents)
         else:
-            set_tangent(out, bit, tangents)
+            set_tangent(out, tag, tangents)
 
 
 def twin(node: Node, bit: int) -> Node:
@@ -146,32 +146,32 @@ def twin(node: Node, bit: int) -> Node:
     return make(node.primitive, node.inputs, node.saved, node.params, node.tags, node.shape, node.dtype, cell)
 
 
-def tangent_of(x: Any, bit: int) -> Any:
+def tangent_of(x: Any, tag: Tag) -> Any:
     """The tangent that ``x`` carries for a forward-mode tag, or None."""
     node = x._node
-    return None if node is None or node.cell is None else node.cell.tangents.get(bit)
+    return None if node is None or node.cell is None else node.cell.tangents.get(tag)
 
 
-def set_tangent(x: Any, bit: int, t: Any) -> None:
+def set_tangent(x: Any, tag: Tag, t: Any) -> None:
     """Let the newly made ``x`` carry a tangent; None: it carries none."""
     node = x._node
     if node is None:
         return
     if t is None:
-        node.tags &= ~bit
+        node.tags &= ~tag.bit
         return
     if node.cell is None:
         node.cell = Cell(retains=False)
-    node.cell.tangents[bit] = t
+    node.cell.tangents[tag] = t
 
 
-def set_tangents(node: Node, outs: Sequence[Any], bit: int, tangents: Sequence[Any]) -> None:
+def set_tangents(node: Node, outs: Sequence[Any], tag: Tag, tangents: Sequence[Any]) -> None:
     """The same for the outputs of a gate that has several; the node keeps them too, for outputs that are named anew."""
     for one, t in zip(outs, tangents, strict=True):
-        set_tangent(one, bit, t)
+        set_tangent(one, tag, t)
     if node.cell is None:
         node.cell = Cell(retains=False)
-    node.cell.tangents[bit] = tuple(tangents)
+    node.cell.tangents[tag] = tuple(tangents)
 
 
 def _wrap(value: Value, node: Node | None) -> Any:
@@ -235,10 +235,10 @@ def reverse(
         with using(inside):
             ct = new(ct) if bare else ct
             for hook in tuple(cell.hooks.values()):
-                changed = hook(ct)
+                changed = hook(_own_name(ct))
                 ct = ct if changed is None else _checked_hook(changed, node)
             if cell.retains and ends is None:
-                cell.grad = ct if cell.grad is None else cell.grad + ct
+                cell.grad = _own_name(ct) if cell.grad is None else cell.grad + ct
         return ct._value if bare else ct
 
     # Another derivative that flows through the same tape will read what it saved.
@@ -251,7 +251,13 @@ def reverse(
         return {node: new(ct) for node, ct in found.items()}
     seeds = [(r, ct) for r, ct in zip(roots, cotangents, strict=True) if r is not None]
     with using(inside), np.errstate(all="ignore"):
-        return chain.sweep(seeds, tag, wrap=_wrap, **options)
+        found = chain.sweep(seeds, tag, wrap=_wrap, **options)
+    return {node: _own_name(ct) for node, ct in found.items()}
+
+
+def _own_name(x: Any) -> Any:
+    """A Tensor that nobody else holds: whoever gets it may rebind it."""
+    return new(x._value, x._node)
 
 
 def _checked_hook(changed: Any, node: Node) -> Any:
@@ -261,7 +267,7 @@ def _checked_hook(changed: Any, node: Node) -> Any:
     return changed
 
 
-def seed(output: Any, gradient: Any) -> Any:
+def seed(output: Any, gradient: Any, tag: int = BASE) -> Any:
     """The cotangent to start from: ``gradient``, or 1 for a scalar output.
 
     Raises
@@ -270,7 +276,7 @@ def seed(output: Any, gradient: Any) -> Any:
         If the output has no history, is not a scalar and no gradient is given, or shapes differ.
     """
     value = output._value
-    if output._node is None or not output._node.tags:
+    if output._node is None or not output._node.tags & tag:
         raise GradientError(
             f"the output {Aval(value.shape, value.dtype)} does not depend on anything that requires a gradient",
             mend="set requires_grad=True on an input, and compute outside of no_grad and without detach",

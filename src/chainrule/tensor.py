@@ -14,8 +14,8 @@ import numpy as np
 
 from chainrule.core.aval import Aval, Dtype, Shape, promote
 from chainrule.core.chain import ITEM
-from chainrule.core.errors import ArgumentError, DtypeError, GradientError, ShapeError
-from chainrule.core.interp import BASE, current
+from chainrule.core.errors import ArgumentError, DtypeError, FunctionError, GradientError, ShapeError
+from chainrule.core.interp import BASE, Tag, current
 from chainrule.core.node import Cell, Node, leaf
 from chainrule.core.primitive import functions
 from chainrule.operators import Operators
@@ -91,7 +91,7 @@ class Tensor(Operators):
     @property
     def requires_grad(self) -> bool:
         node = self._node
-        return node is not None and node.tags != 0
+        return node is not None and node.tags & current().running & ~Tag.forward_bits != 0
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
@@ -101,7 +101,7 @@ class Tensor(Operators):
     def is_leaf(self) -> bool:
         """Whether no gate that is tracked computed this tensor."""
         node = self._node
-        return node is None or node.primitive is None
+        return node is None or node.primitive is None or not self.requires_grad
 
     @property
     def grad(self) -> Tensor | None:
@@ -109,9 +109,11 @@ class Tensor(Operators):
         return None if node is None or node.cell is None else node.cell.grad
 
     @grad.setter
-    def grad(self, value: Tensor | None) -> None:
-        if value is not None and value.shape != self.shape:
-            raise GradientError(f"the gradient of a tensor of shape {self.shape} must be a Tensor of that shape or None")
+    def grad(self, value: Any) -> None:
+        if value is not None and (not isinstance(value, Tensor) or value.shape != self.shape or value.dtype != self.dtype):
+            got = str(Aval(value.shape, value.dtype)) if isinstance(value, Tensor) else type(value).__name__
+            wanted = Aval(self.shape, self.dtype)
+            raise GradientError(f"the gradient of {wanted} cannot be set to {got}", mend=f"assign a Tensor {wanted}, or None")
         if self._node is None:
             self._node = leaf(self.shape, self.dtype, 0, Cell(retains=True))
         if self._node.cell is None:
@@ -135,7 +137,7 @@ class Tensor(Operators):
             raise GradientError(f"a tensor of dtype {self.dtype} cannot require a gradient: {kind}", mend="convert it first: x.astype(cr.float32)")
         if requires_grad != self.requires_grad:
             cell = None if self._node is None else self._node.cell
-            self._node = leaf(self.shape, self.dtype, BASE * requires_grad, cell or Cell(retains=True))
+            self._node = leaf(self.shape, self.dtype, BASE * requires_grad, cell if cell is not None and cell.retains else Cell(retains=True))
         return self
 
     def backward(
@@ -191,7 +193,7 @@ class Tensor(Operators):
         """Let this name stand for another value of the same shape; returns the tensor itself.
 
         A leaf that requires a gradient stays one, with its ``.grad``; like every change of such a
-        leaf it needs `no_grad`.
+        leaf it needs `no_grad`. The dtype stays: floating-point values are rounded to it.
 
         Raises
         ------
@@ -199,10 +201,12 @@ class Tensor(Operators):
             On a leaf that requires a gradient, outside of `no_grad`.
         ShapeError
             If the shape differs.
+        DtypeError
+            If the value is of a higher kind: complex for real, floating-point for integer.
         """
         given: Tensor = functions.asarray(value)
         if given.dtype != self.dtype:
-            if promote(given.dtype, self.dtype) != self.dtype:
+            if promote(given.dtype, self.dtype) != self.dtype and (given.dtype.kind, self.dtype.kind) != ("f", "f"):
                 raise DtypeError(f"a {self.dtype} tensor cannot be assigned a {given.dtype} value without loss", mend="convert it with astype")
             # From the value itself: Python numbers have more digits than the default dtype.
             given = functions.asarray(value, dtype=self.dtype)
@@ -323,10 +327,12 @@ class Tensor(Operators):
         """The only element, as a Python scalar."""
         if self.size != 1:
             raise ShapeError(f"only a tensor of one element has an item, not shape {self.shape}", mend="index it first, or use tolist()")
+        self._check_readable()
         return self._value.item()
 
     def tolist(self) -> Any:
         """Nested lists of Python scalars."""
+        self._check_readable()
         return self._value.tolist()
 
     def numpy(self) -> npt.NDArray[Any]:
@@ -342,6 +348,12 @@ class Tensor(Operators):
         return self.__array__()
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        self._check_readable()
+        if self._node is not None and self._node.tags & current().running & ~BASE:
+            raise GradientError(
+                "a tensor that is being differentiated was converted to a NumPy array, which would lose its derivative",
+                mend="compute with chainrule's functions, or convert x.detach() on purpose",
+            )
         array = np.asarray(self._value, dtype=dtype)
         if copy:
             return array.copy()
@@ -396,7 +408,16 @@ class Tensor(Operators):
                 f"{kind}() of a tensor of shape {self.shape} is ambiguous",
                 mend="reduce it first: x.any(), x.all(), x.sum(); or choose elementwise with cr.where",
             )
+        self._check_readable()
         return self._value.item()
+
+    def _check_readable(self) -> None:
+        """Refuse to become plain numbers where a custom gate's derivative depends on this tensor."""
+        if self._node is not None and self._node.tags & current().opaque:
+            raise FunctionError(
+                "the backward or jvp of a Function is differentiated itself, but reads a tensor as plain numbers, which loses the derivative",
+                mend="compute with the tensor itself, or use x.detach() on purpose",
+            )
 
     def __repr__(self) -> str:
         body = np.array2string(np.asarray(self._value), separator=", ", prefix="tensor(")
@@ -445,7 +466,7 @@ def _restore(value: Any, requires_grad: bool) -> Tensor:
 
 def _watched(tensor: Tensor) -> Cell:
     node = tensor._node
-    if node is None or not node.tags:
+    if node is None or not tensor.requires_grad:
         raise GradientError(
             "no gradient passes through a tensor that does not require one", mend="set requires_grad=True on it or on what it comes from"
         )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chainrule.core.errors import GradientError
-from chainrule.core.interp import BASE, current, tracking
+from chainrule.core.interp import BASE, Tag, current, tracking
 from chainrule.core.node import Cell, Node
 from chainrule.core.primitive import public
 from chainrule.tape import reverse, seed
@@ -28,11 +28,19 @@ def _several(value: Any, count: int | None = None) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _seeds(outputs: Sequence[Tensor], gradients: Any) -> list[Tensor]:
+def _tags(*outputs: Any) -> int:
+    """Whose derivatives flow through any of the outputs."""
+    tags = 0
+    for x in outputs:
+        tags |= 0 if x._node is None else x._node.tags
+    return tags & current().running & ~Tag.forward_bits
+
+
+def _seeds(outputs: Sequence[Tensor], gradients: Any, tag: int = BASE) -> list[Tensor]:
     given = _several(gradients, len(outputs))
     if len(given) != len(outputs):
         raise GradientError(f"{len(outputs)} outputs, but {len(given)} gradients", mend="pass one gradient, or None, per output")
-    return [seed(output, gradient) for output, gradient in zip(outputs, given, strict=True)]
+    return [seed(output, gradient, tag) for output, gradient in zip(outputs, given, strict=True)]
 
 
 @public
@@ -115,7 +123,12 @@ def grad(
     nodes = [_node(x) for x in ends]
     results = _several(outputs)
     retain = create_graph if retain_graph is None else retain_graph
-    found = reverse(results, _seeds(results, grad_outputs), retain=retain, create=create_graph, wanted=nodes, narrow=True)
+    tag = BASE
+    if not any(_tags(x) & BASE for x in results):
+        # Inside a transform, of what depends on its inputs alone: that transform differentiates what comes out.
+        tag = _tags(*results)
+        retain = create_graph = bool(tag)
+    found = reverse(results, _seeds(results, grad_outputs, tag), tag or BASE, retain=retain, create=create_graph, wanted=nodes, narrow=True)
     for position, node in enumerate(nodes):
         if node not in found and not allow_unused:
             raise GradientError(
@@ -125,7 +138,7 @@ def grad(
 
 
 def _node(x: Any) -> Node:
-    if not isinstance(x, Tensor) or x._node is None or not x._node.tags:
+    if not isinstance(x, Tensor) or x._node is None or not x.requires_grad:
         what = f"a tensor of shape {x.shape}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
         raise GradientError(f"a gradient with respect to {what} that does not require one", mend="set requires_grad=True before computing the output")
     return x._node

@@ -8,10 +8,10 @@ from typing import Any
 from chainrule.autodiff.scope import enter, leave, tensors_like
 from chainrule.core import tree
 from chainrule.core.errors import GradientError
-from chainrule.core.interp import Tag, current, tracking
+from chainrule.core.interp import Tag, transforming
 from chainrule.core.primitive import functions
 from chainrule.tape import set_tangent, tangent_of
-from chainrule.tensor import Tensor
+from chainrule.tensor import Tensor, new
 
 __all__ = ["jvp"]
 
@@ -59,11 +59,11 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], 
     if not isinstance(primals, (tuple, list)) or not isinstance(tangents, (tuple, list)):
         raise GradientError("jvp takes a tuple of primals and a tuple of tangents", mend="write cr.jvp(f, (x,), (t,))")
     leaves, structure = tree.flatten(tuple(primals))
-    inside = [enter(x, tag.bit, "an argument") for x in leaves]
+    inside = [enter(x, tag, "an argument") for x in leaves]
     directions = tensors_like(tuple(tangents), structure, inside, "tangents")
     for x, t in zip(inside, directions, strict=True):
-        set_tangent(x, tag.bit, t)
-    with tracking(current().tracking | tag.bit):
+        set_tangent(x, tag, t)
+    with transforming(tag.bit):
         out = f(*structure.rebuild(inside))
     aux = None
     if has_aux:
@@ -71,11 +71,11 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], 
             raise GradientError("with has_aux=True the function must return a pair (output, aux)")
         out, aux = out
     ends, out_structure = tree.flatten(tree.map(functions.asarray, out))
-    carried = out_structure.rebuild(_tangent(x, tag.bit) for x in ends)
+    carried = out_structure.rebuild(_tangent(x, tag) for x in ends)
     result = out_structure.rebuild(leave(x, tag.bit) for x in ends)
     return (result, carried, tree.map(lambda x: leave(x, tag.bit), aux)) if has_aux else (result, carried)
 
 
-def _tangent(x: Tensor, bit: int) -> Tensor:
-    t = tangent_of(x, bit)
-    return functions.zeros_like(leave(x, bit)) if t is None else t
+def _tangent(x: Tensor, tag: Tag) -> Tensor:
+    t = tangent_of(x, tag)
+    return functions.zeros_like(leave(x, tag.bit)) if t is None else new(t._value, t._node)

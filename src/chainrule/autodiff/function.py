@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from chainrule.autodiff.scope import enter, leave, node_of
+from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import FunctionError
-from chainrule.core.interp import EVERYDAY, QUIET, Tag, current, evaluate, tracking, using
+from chainrule.core.interp import EVERYDAY, QUIET, Mode, Tag, current, evaluate, tracking, using
 from chainrule.core.node import Node, make
 from chainrule.core.primitive import Primitive, functions
 from chainrule.tape import item, reverse, set_tangents, tangent_of, twin
@@ -42,11 +43,13 @@ class Context:
 
     def __init__(self) -> None:
         self._saved: tuple[Any, ...] = ()
+        self._constants: tuple[Any, ...] = ()
         self._node: weakref.ref[Node] | None = None
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
         """Keep inputs, outputs or other tensors for backward."""
-        self._saved = tensors
+        # By value: the names may be bound to something else before forward is done.
+        self._saved = tuple(_Saved(x._value, None, None) if isinstance(x, Tensor) else x for x in tensors)
 
     @property
     def saved_tensors(self) -> tuple[Any, ...]:
@@ -62,39 +65,36 @@ class Context:
         return item(entry.value, node, entry.output, len(node.params["outputs"]), node.tags)
 
     def _settle(self, args: Sequence[Any], outputs: Sequence[Tensor]) -> None:
-        """Remember saved inputs and outputs by value: holding an output itself would be a cycle."""
-        settled: list[Any] = []
-        for x in self._saved:
-            if not isinstance(x, Tensor):
-                settled.append(x)
-                continue
-            place = next((i for i, out in enumerate(outputs) if out is x), None)
-            if place is not None:
-                settled.append(_Saved(x._value, None, place))
-            elif any(x is arg for arg in args):
-                settled.append(_Saved(x._value, x._node, None))
-            else:
-                settled.append(x)
-        self._saved = tuple(settled)
+        """Find the history of what was saved: that of an input, or of an output, holding which would be a cycle."""
+        self._constants = tuple(x for x in args if not isinstance(x, Tensor))
+        for entry in self._saved:
+            if isinstance(entry, _Saved):
+                entry.output = next((i for i, out in enumerate(outputs) if out._value is entry.value), None)
+                source = next((x for x in args if isinstance(x, Tensor) and x._value is entry.value), None)
+                entry.node = None if source is None else source._node
+                entry.known = entry.output is not None or source is not None
 
     def _unknown(self) -> str | None:
         """What is kept here of floating point whose dependence on the inputs is unknown, or None."""
-        for position, entry in enumerate(self._saved):
-            if isinstance(entry, Tensor) and entry.dtype.kind in "fc":
-                return f"saved tensor {position}, {Aval(entry.shape, entry.dtype)}"
-        for name, value in vars(self).items():
-            if isinstance(value, (Tensor, np.ndarray)) and value.dtype.kind in "fc":
-                return f"ctx.{name}, {Aval(value.shape, value.dtype)}"
+        kept = {f"saved tensor {i}": entry for i, entry in enumerate(self._saved)}
+        kept |= {f"ctx.{name}": value for name, value in vars(self).items() if not name.startswith("_")}
+        for name, value in kept.items():
+            for x in tree.leaves(value):
+                if isinstance(x, _Saved):
+                    x = None if x.known else x.value
+                if isinstance(x, (Tensor, np.ndarray, np.generic)) and x.dtype.kind in "fc" and not any(x is arg for arg in self._constants):
+                    return f"{name}, {Aval(x.shape, x.dtype)}"
         return None
 
 
 class _Saved:
-    __slots__ = ("node", "output", "value")
+    __slots__ = ("known", "node", "output", "value")
 
     def __init__(self, value: Any, node: Node | None, output: int | None) -> None:
         self.value = value
         self.node = node
         self.output = output
+        self.known = False
 
 
 class Function:
@@ -158,12 +158,13 @@ class Function:
         nodes = tuple(_tracked(x, mode.tracking) for x in args)
         ctx = Context()
         ctx.needs_input_grad = tuple(node is not None for node in nodes)
-        with tracking(0):
-            returned = cls.forward(ctx, *args)
+        # With names of its own, which it may rebind, and free to compute in NumPy.
+        with using(Mode(0, mode.interpret)):
+            returned = cls.forward(ctx, *(new(x._value, x._node) if isinstance(x, Tensor) else x for x in args))
         single = not isinstance(returned, tuple)
         results = (returned,) if single else returned
         outputs = [_output(cls, x) for x in results]
-        ctx._settle(args, results)
+        ctx._settle(args, outputs)
         tags = 0
         for node in nodes:
             tags |= 0 if node is None else node.tags & mode.tracking
@@ -177,16 +178,16 @@ class Function:
 
     @classmethod
     def _push_forward(cls, ctx: Context, node: Node, args: Sequence[Any], outputs: Sequence[Tensor]) -> None:
-        for bit in Tag.outermost_first(node.tags):
-            like, seen = twin(node, bit), ctx
+        for tag in Tag.outermost_first(node.tags):
+            like, seen = twin(node, tag.bit), ctx
             if like is not node:
                 seen = copy(ctx)
                 seen._node = weakref.ref(like)
                 like.params = {**node.params, "ctx": seen}
-            with tracking(current().tracking & ~bit):
-                tangents = [tangent_of(x, bit) if isinstance(x, Tensor) else None for x in args]
+            with tracking(current().tracking & ~tag.bit):
+                tangents = [tangent_of(x, tag) if isinstance(x, Tensor) else None for x in args]
                 pushed = cls._push(seen, tangents, outputs)
-            set_tangents(node, outputs, bit, pushed)
+            set_tangents(node, outputs, tag, pushed)
 
     @classmethod
     def _push(cls, ctx: Context, tangents: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
@@ -208,12 +209,14 @@ class Function:
 def _transposed_twice(cls: type[Function], ctx: Context, tangents: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> list[Tensor | None]:
     """Backward is linear in its cotangents u: the gradient by u of <backward(u), t> is the tangent."""
     tag = Tag()
-    with tracking(current().tracking | tag.bit):
-        us = [enter(functions.zeros_like(x.detach()), tag.bit, "an output") for x in outputs]
-        cts = _several(cls.backward(ctx, *us))
-        terms = [(ct, t) for ct, t in zip(cts, tangents, strict=False) if ct is not None and t is not None]
-    found = reverse([ct for ct, _ in terms], [t for _, t in terms], tag.bit, retain=True, wanted=map(node_of, us))
-    return [found.get(node_of(u)) for u in us]
+    with _watched(tag.bit):
+        us = [enter(functions.zeros_like(x.detach()), tag, "an output") for x in outputs]
+        nodes = [node_of(u) for u in us]
+        cts = _checked_backward(cls, ctx, us, tangents)
+        _check_reached(cls, "backward", cts, tag.bit, "forward mode")
+    terms = [(ct, t) for ct, t in zip(cts, tangents, strict=True) if ct is not None and t is not None]
+    found = reverse([ct for ct, _ in terms], [t for _, t in terms], tag.bit, retain=True, wanted=nodes)
+    return [found.get(node) for node in nodes]
 
 
 @cache
@@ -244,7 +247,8 @@ def _pull(ct: tuple[Any, ...], to: tuple[Any, ...], ctx: Context, function: type
             given = [functions.zeros(aval.shape, dtype=aval.dtype) if x is None else new(x) for x, aval in zip(ct, outputs, strict=True)]
             found = _checked_backward(function, ctx, given, to)
         return tuple(None if x is None else x._value for x in found)
-    given = [functions.zeros(aval.shape, dtype=aval.dtype) if x is None else x for x, aval in zip(ct, outputs, strict=True)]
+    # With names of its own: backward may rebind them.
+    given = [functions.zeros(aval.shape, dtype=aval.dtype) if x is None else new(x._value, x._node) for x, aval in zip(ct, outputs, strict=True)]
     if not current().tracking & _tags(ctx, given):
         return _checked_backward(function, ctx, given, to)
     _check_known(function, "backward", ctx)
@@ -271,16 +275,27 @@ def _check_known(function: type[Function], method: str, ctx: Context) -> None:
 def _probed(function: type[Function], method: str, linear: Callable[..., tuple[Any, ...]], given: Sequence[Tensor | None]) -> tuple[Any, ...]:
     """Apply a linear method with a probe on what it is given: a result that the probe does not reach was computed elsewhere."""
     probe = Tag()
-    with tracking(current().tracking | probe.bit):
-        found = linear(*(None if x is None else enter(x, probe.bit, "a cotangent or tangent") for x in given))
-    for position, x in enumerate(found):
-        if x is not None and (x._node is None or not x._node.tags & probe.bit) and np.any(np.asarray(x._value)):
-            raise FunctionError(
-                f"{function.__name__}.{method} is differentiated again, but its result {position}"
-                " was not computed from what it was given in tensor operations",
-                mend=f"write {method} in tensor operations, without NumPy, detach or no_grad",
-            )
+    with _watched(probe.bit):
+        found = linear(*(None if x is None else enter(x, probe, "a cotangent or tangent") for x in given))
+    _check_reached(function, method, found, probe.bit, "a further derivative")
     return tuple(leave(x, probe.bit) for x in found)
+
+
+def _watched(bit: int) -> Any:
+    """Track a further tag, and let nothing that is tracked be read as a plain number."""
+    mode = current()
+    tracked = mode.tracking | bit
+    return using(Mode(tracked, mode.interpret, tracked, tracked))
+
+
+def _check_reached(function: type[Function], method: str, found: Sequence[Tensor | None], bit: int, purpose: str) -> None:
+    for position, x in enumerate(found):
+        if x is not None and (x._node is None or not x._node.tags & bit):
+            raise FunctionError(
+                f"{function.__name__}.{method} is needed for {purpose}, but its result {position}"
+                " was not computed from what it was given in tensor operations",
+                mend=f"write {method} in tensor operations, without NumPy, detach or no_grad; return None where the derivative is always 0",
+            )
 
 
 def _checked_backward(function: type[Function], ctx: Context, cts: Sequence[Tensor], to: Sequence[Any]) -> tuple[Any, ...]:

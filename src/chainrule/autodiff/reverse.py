@@ -13,7 +13,8 @@ from typing import Any
 from chainrule.autodiff.scope import enter, leave, node_of, tensors_like
 from chainrule.core import tree
 from chainrule.core.errors import ArgumentError, GradientError
-from chainrule.core.interp import Tag, current, tracking
+from chainrule.core.interp import Tag, transforming
+from chainrule.core.node import Node
 from chainrule.core.primitive import functions
 from chainrule.tape import reverse, seed
 from chainrule.tensor import Tensor
@@ -64,9 +65,9 @@ def vjp(f: Callable[..., Tree], /, *primals: Tree, has_aux: bool = False) -> tup
     """
     tag = Tag()
     leaves, structure = tree.flatten(primals)
-    inside = [enter(x, tag.bit, "an argument") for x in leaves]
+    inside = [enter(x, tag, "an argument") for x in leaves]
     nodes = [node_of(x) for x in inside]
-    with tracking(current().tracking | tag.bit):
+    with transforming(tag.bit):
         out = f(*structure.rebuild(inside))
     out, aux = _split(out) if has_aux else (out, None)
     ends, out_structure = tree.flatten(tree.map(functions.asarray, out))
@@ -124,15 +125,17 @@ def value_and_grad(f: Callable[..., Any], /, argnums: int | Sequence[int] = 0, *
         tag = Tag()
         chosen = tuple(args[position] for position in positions)
         leaves, structure = tree.flatten(chosen)
-        inside = [enter(x, tag.bit, "an argument") for x in leaves]
+        inside = [enter(x, tag, "an argument") for x in leaves]
+        # Taken now: the function may rebind its arguments.
+        nodes = [node_of(x) for x in inside]
         entered = structure.rebuild(inside)
         given = list(args)
         for position, x in zip(positions, entered, strict=True):
             given[position] = x
-        with tracking(current().tracking | tag.bit):
+        with transforming(tag.bit):
             out = f(*given, **kwargs)
         out, aux = _split(out) if has_aux else (out, None)
-        gradients = structure.rebuild(_gradients(_scalar(out), inside, leaves, tag.bit))
+        gradients = structure.rebuild(_gradients(_scalar(out), nodes, leaves, tag.bit))
         value = leave(functions.asarray(out), tag.bit)
         return (value, tree.map(lambda x: leave(x, tag.bit), aux)) if has_aux else value, gradients[0] if single else gradients
 
@@ -161,12 +164,11 @@ def grad(f: Callable[..., Any], /, argnums: int | Sequence[int] = 0, *, has_aux:
     return gradient
 
 
-def _gradients(out: Tensor, inside: list[Tensor], outside: list[Any], bit: int) -> list[Tensor]:
+def _gradients(out: Tensor, nodes: list[Node], outside: list[Any], bit: int) -> list[Tensor]:
     node = out._node
     if node is None or not node.tags & bit:
         return [_or_zeros(None, x) for x in outside]
-    nodes = [node_of(x) for x in inside]
-    found = reverse([out], [seed(out, None)], bit, retain=False, wanted=nodes)
+    found = reverse([out], [seed(out, None, bit)], bit, retain=False, wanted=nodes)
     return [_or_zeros(found.get(n), x) for n, x in zip(nodes, outside, strict=True)]
 
 

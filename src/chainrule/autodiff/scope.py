@@ -11,7 +11,7 @@ from typing import Any
 
 from chainrule.core import tree
 from chainrule.core.errors import DtypeError, GradientError
-from chainrule.core.interp import current
+from chainrule.core.interp import Tag, current
 from chainrule.core.node import NO_PARAMS, Cell, Node, make
 from chainrule.core.primitive import Primitive, functions
 from chainrule.tensor import Tensor, new
@@ -28,7 +28,7 @@ ALIAS = Primitive(
 """The identity between a value inside and outside of a transform; part of the tape, not of the table."""
 
 
-def enter(x: Any, bit: int, role: str) -> Tensor:
+def enter(x: Any, tag: Tag, role: str) -> Tensor:
     """``x`` as the transform with this tag sees it.
 
     Raises
@@ -42,9 +42,10 @@ def enter(x: Any, bit: int, role: str) -> Tensor:
         raise GradientError(f"{role} of dtype {x.dtype} cannot be differentiated", mend=hint)
     outside: Node | None = x._node
     tags = 0 if outside is None else outside.tags & current().tracking
-    if outside is None or not tags:
-        return new(x._value, make(None, (), (), NO_PARAMS, bit, x.shape, x.dtype))
-    return new(x._value, _alias(outside, tags | bit))
+    node = _alias(outside, tags | tag.bit) if outside is not None and tags else make(None, (), (), NO_PARAMS, tag.bit, x.shape, x.dtype)
+    node.cell = node.cell or Cell(retains=False)
+    node.cell.tag = tag
+    return new(x._value, node)
 
 
 def node_of(x: Tensor) -> Node:
@@ -57,15 +58,13 @@ def leave(x: Any, bit: int) -> Any:
     """A result without the tag; other derivatives flow through it as before."""
     if not isinstance(x, Tensor) or x._node is None or not x._node.tags & bit:
         return x
-    rest = x._node.tags & ~bit
+    rest = x._node.tags & current().running & ~bit
     return new(x._value, _alias(x._node, rest, bit) if rest else None)
 
 
 def _alias(node: Node, tags: int, left: int = 0) -> Node:
     made = make(ALIAS, (node,), (), NO_PARAMS, tags, node.shape, node.dtype)
-    # A tag is used again once its transform has ended, so nothing of it may outlive it: not the
-    # tangents of ended transforms, nor the left transform's tag on tangents of those around it.
-    tangents = {} if node.cell is None else {bit: leave(t, left) for bit, t in node.cell.tangents.items() if bit & tags}
+    tangents = {} if node.cell is None else {tag: leave(t, left) for tag, t in node.cell.tangents.items() if tag.bit & tags}
     if tangents:
         made.cell = Cell(retains=False)
         made.cell.tangents = tangents

@@ -13,10 +13,11 @@ confused with one another. The tracked set masks what results inherit: `no_grad`
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -29,12 +30,26 @@ BASE = 1
 """The tag of tensors with ``requires_grad``."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Mode:
-    """The interpreter (None: compute and record, the everyday case) and the tags that are tracked."""
+    """What happens to a gate now; never changed once made.
 
-    tracking: int = -1
+    Attributes
+    ----------
+    tracking : int
+        The tags that results inherit.
+    interpret : callable or None
+        The interpreter; None computes and records.
+    running : int
+        The tags that can be tracked: that of `requires_grad` and those of the transforms in progress.
+    opaque : int
+        The tags whose carriers must not be read as plain numbers, because a derivative would be lost.
+    """
+
+    tracking: int = BASE
     interpret: Interpret | None = None
+    running: int = BASE
+    opaque: int = 0
 
 
 EVERYDAY = Mode()
@@ -58,18 +73,18 @@ def using(mode: Mode) -> Generator[None]:
 def tracking_only(tags: int) -> Mode:
     """The mode in force, with only these tags tracked."""
     mode = current()
-    if mode.interpret is None and tags in _PLAIN:
-        return _PLAIN[tags]
-    return replace(mode, tracking=tags)
-
-
-# Gates recognise the everyday modes by identity.
-_PLAIN = {-1: EVERYDAY, 0: QUIET}
+    return mode if tags == mode.tracking else Mode(tags, mode.interpret, mode.running, mode.opaque)
 
 
 def tracking(tags: int) -> Any:
     """Inside the block results inherit only these tags."""
     return using(tracking_only(tags))
+
+
+def transforming(bit: int) -> Any:
+    """Inside the block a transform with this tag is in progress."""
+    mode = current()
+    return using(Mode(mode.tracking | bit, mode.interpret, mode.running | bit, mode.opaque))
 
 
 def evaluate(primitive: Primitive, inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
@@ -83,7 +98,7 @@ ARRAYS = Mode(tracking=0, interpret=evaluate)
 class _Tracking(ContextDecorator):
     """Sets the tracked tags for a block or for every call of a decorated function."""
 
-    _tags: int
+    _records: bool
 
     def __init__(self) -> None:
         self._tokens: list[Token[Mode]] = []
@@ -92,7 +107,7 @@ class _Tracking(ContextDecorator):
         return type(self)()
 
     def __enter__(self) -> None:
-        self._tokens.append(_mode.set(tracking_only(self._tags)))
+        self._tokens.append(_mode.set(tracking_only(current().running if self._records else 0)))
 
     def __exit__(self, *exc: object) -> None:
         _mode.reset(self._tokens.pop())
@@ -111,34 +126,47 @@ class no_grad(_Tracking):
     False
     """
 
-    _tags = 0
+    _records = False
 
 
 class enable_grad(_Tracking):
-    """Context manager and decorator: records history again inside a `no_grad` block."""
+    """Context manager and decorator: records history again inside a `no_grad` block.
 
-    _tags = -1
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> w = cr.tensor(2.0, requires_grad=True)
+    >>> with cr.no_grad(), cr.enable_grad():
+    ...     y = w * 3
+    >>> y.requires_grad
+    True
+    """
+
+    _records = True
 
 
 class Tag:
-    """A bit that no living transform shares; it returns to the pool when its last holder is gone."""
+    """A bit that no transform in progress and no living node shares.
 
-    __slots__ = ("__weakref__", "bit", "forward")
+    Nodes that enter a transform hold its tag, and so does whatever carries its tangents; the bit returns to
+    the pool when the last of them is gone.
+    """
+
+    __slots__ = ("__weakref__", "bit")
 
     _lock = threading.RLock()
     _taken = BASE
-    _forward: ClassVar[dict[int, None]] = {}
+    _forward: ClassVar[dict[int, weakref.ref[Tag]]] = {}
     forward_bits = 0
     """The union of the bits of living forward-mode tags."""
 
     def __init__(self, *, forward: bool = False) -> None:
-        self.forward = forward
         with Tag._lock:
             self.bit = ~Tag._taken & (Tag._taken + 1)
             Tag._taken |= self.bit
             if forward:
                 Tag.forward_bits |= self.bit
-                Tag._forward[self.bit] = None
+                Tag._forward[self.bit] = weakref.ref(self)
 
     def __del__(self) -> None:
         with Tag._lock:
@@ -147,6 +175,7 @@ class Tag:
             Tag._forward.pop(self.bit, None)
 
     @staticmethod
-    def outermost_first(bits: int) -> list[int]:
-        """Those of the bits that belong to forward mode, in the order in which their transforms began."""
-        return [bit for bit in tuple(Tag._forward) if bit & bits]
+    def outermost_first(bits: int) -> list[Tag]:
+        """The forward-mode tags among the bits, in the order in which their transforms began."""
+        found = (made() for bit, made in tuple(Tag._forward.items()) if bit & bits)
+        return [tag for tag in found if tag is not None]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chainrule.core.aval import Dtype, Shape
+    from chainrule.core.interp import Tag
     from chainrule.core.primitive import Primitive
 
 next_order: Callable[[], int] = count(1).__next__
@@ -24,16 +25,19 @@ NO_PARAMS: Mapping[str, Any] = {}
 class Cell:
     """Where gradients arrive: the leaf's ``.grad``, hooks, and forward-mode tangents by tag.
 
+    The node of a value that entered a transform holds that transform's tag here.
+
     A leaf and the names bound to it share one cell, which refers to neither.
     """
 
-    __slots__ = ("grad", "hooks", "retains", "tangents")
+    __slots__ = ("grad", "hooks", "retains", "tag", "tangents")
 
     def __init__(self, *, retains: bool) -> None:
         self.grad: Any = None
         self.retains = retains
         self.hooks: dict[int, Callable[[Any], Any]] = {}
-        self.tangents: dict[int, Any] = {}
+        self.tangents: dict[Tag, Any] = {}
+        self.tag: Tag | None = None
 
 
 class Node:

@@ -13,7 +13,7 @@ import numpy as np
 
 from chainrule.core.aval import float32, float64
 from chainrule.core.errors import DtypeError, ShapeError
-from chainrule.core.interp import ARRAYS, BASE, EVERYDAY, QUIET, Tag, current
+from chainrule.core.interp import ARRAYS, BASE, Tag, current
 from chainrule.core.node import NO_PARAMS, Node, next_order
 from chainrule.core.primitive import Partial, Primitive, Refusal, Rule, Sample, public, register
 from chainrule.ops.gate import BARE, KINDS, batch_elementwise, elementwise_aval, operands
@@ -148,10 +148,10 @@ def unary_function(primitive: Primitive, kinds: str, *, tracked: bool) -> Unary:
 
     def function(x: Any, /) -> Any:
         mode = current()
-        if x.__class__ is Tensor and (mode is EVERYDAY or mode is QUIET):
+        if x.__class__ is Tensor and mode.interpret is None:
             value = x._value
             node = x._node
-            tags = 0 if node is None or mode is QUIET else node.tags
+            tags = 0 if node is None else node.tags & mode.tracking
             dtype = value.dtype
             if (dtype is float32 or dtype is float64) and (tags <= BASE or not tags & Tag.forward_bits):
                 try:
@@ -195,7 +195,7 @@ def binary_function(primitive: Primitive, kinds: str, *, tracked: bool) -> Binar
 
     def function(x1: Any, x2: Any, /) -> Any:
         mode = current()
-        if mode is EVERYDAY or mode is QUIET:
+        if mode.interpret is None:
             n1 = n2 = None
             if x1.__class__ is Tensor:
                 v1 = x1._value
@@ -217,8 +217,9 @@ def binary_function(primitive: Primitive, kinds: str, *, tracked: bool) -> Binar
                 v1 = x1 if plain and v2.__class__ is not _ndarray else _weak(x1, v2)
             else:
                 return general(x1, x2)
-            t1 = 0 if n1 is None or mode is QUIET else n1.tags
-            t2 = 0 if n2 is None or mode is QUIET else n2.tags
+            tracking = mode.tracking
+            t1 = 0 if n1 is None else n1.tags & tracking
+            t2 = 0 if n2 is None else n2.tags & tracking
             tags = t1 | t2
             if (dtype is float32 or dtype is float64) and (tags <= BASE or not tags & Tag.forward_bits):
                 try:
@@ -262,7 +263,7 @@ def comparison_function(primitive: Primitive, kinds: str) -> Binary:
 
     def function(x1: Any, x2: Any, /) -> Any:
         mode = current()
-        if x1.__class__ is Tensor and (mode is EVERYDAY or mode is QUIET):
+        if x1.__class__ is Tensor and mode.interpret is None:
             v1 = x1._value
             kind = v1.dtype.kind
             if x2.__class__ is Tensor:

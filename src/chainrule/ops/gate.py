@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.core.aval import DEFAULT_FLOAT, Aval, Dtype, broadcast, float64, promote
-from chainrule.core.errors import ArgumentError, DtypeError, ShapeError
+from chainrule.core.errors import ArgumentError, DtypeError, GradientError, ShapeError
 from chainrule.core.interp import current, evaluate
 from chainrule.core.primitive import F, Primitive, Rule, functions, public, register
 from chainrule.tape import bind
@@ -127,7 +127,15 @@ def _settled(x: Any) -> bool:
 
 
 def _without_tensors(x: Any) -> Any:
-    return [_without_tensors(item) for item in x] if isinstance(x, (list, tuple)) else np.asarray(x._value) if isinstance(x, Tensor) else x
+    if isinstance(x, (list, tuple)):
+        return [_without_tensors(item) for item in x]
+    if not isinstance(x, Tensor):
+        return x
+    if x._node is not None and x._node.tags & current().running:
+        raise GradientError(
+            "a list of tensors that are being differentiated cannot become one tensor", mend="join them with cr.stack, or detach them"
+        )
+    return np.asarray(x._value)
 
 
 def _holds_arrays(x: Any) -> bool:

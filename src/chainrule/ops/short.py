@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from chainrule.core.aval import float32, float64
-from chainrule.core.interp import ARRAYS, BASE, EVERYDAY, QUIET, Tag, current
+from chainrule.core.interp import ARRAYS, BASE, Tag, current
 from chainrule.core.node import Node, next_order
 from chainrule.core.primitive import Primitive
 from chainrule.tape import bind
@@ -27,12 +27,12 @@ def short(primitive: Primitive) -> Callable[[Any, Mapping[str, Any]], Any]:
         mode = current()
         if mode is ARRAYS:
             return compute(x._value if x.__class__ is Tensor else x, **params)
-        if not (mode is EVERYDAY or mode is QUIET) or x.__class__ is not Tensor:
+        if mode.interpret is not None or x.__class__ is not Tensor:
             return bind(primitive, (x,), params)
         value = x._value
         node = x._node
         dtype = value.dtype
-        tags = 0 if node is None or mode is QUIET else node.tags
+        tags = 0 if node is None else node.tags & mode.tracking
         if not (dtype is float32 or dtype is float64) or (tags > BASE and tags & Tag.forward_bits):
             return bind(primitive, (x,), params)
         try:
