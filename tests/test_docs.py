@@ -53,24 +53,50 @@ def public(module: types.ModuleType) -> dict[str, Any]:
     return {name: thing for name, thing in vars(module).items() if not name.startswith("_") and str(getattr(thing, "__module__", "")).startswith(own)}
 
 
-FUNCTIONS = {
+NAMESPACES = (cr, cr.linalg, cr.random, cr.autograd, cr.nn, cr.optim, cr.data, cr.training)
+CALLABLES = {
     f"{module.__name__}.{name}": thing
-    for module in (cr, cr.linalg, cr.random, cr.autograd)
+    for module in NAMESPACES
     for name, thing in public(module).items()
-    if inspect.isfunction(thing) and thing.__module__.startswith("chainrule")
+    if (inspect.isfunction(thing) or inspect.isclass(thing)) and thing.__module__.startswith("chainrule")
 }
 
+AS_ELSEWHERE = {
+    "chainrule.grad": "value_and_grad",
+    "chainrule.gradgradcheck": "gradcheck",
+    "chainrule.autodiff.autograd.backward": "Tensor.backward",
+}
+"""Those whose parameters are documented with another's, which the docstring names."""
 
-@pytest.mark.parametrize("name", sorted(FUNCTIONS))
-def test_public_function_is_documented(name: str) -> None:
-    function = FUNCTIONS[name]
-    text = inspect.getdoc(function) or ""
+WITHOUT_EXAMPLE = {name for name, thing in CALLABLES.items() if inspect.isclass(thing) and issubclass(thing, BaseException)}
+"""Errors: the functions that raise them say when."""
+
+
+def parameters(thing: Any) -> list[str]:
+    try:
+        found = inspect.signature(thing).parameters.values()
+    except ValueError:
+        return []
+    return [p.name for p in found if not (inspect.isclass(thing) and p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD))]
+
+
+@pytest.mark.parametrize("name", sorted(CALLABLES))
+def test_what_is_public_is_documented(name: str) -> None:
+    thing = CALLABLES[name]
+    text = (inspect.getdoc(thing) if "__doc__" in vars(thing) or inspect.isfunction(thing) else thing.__doc__) or ""
     assert text, "no docstring"
     assert re.match(r"[^\n]+(\n[^\n]+)?\.(\n\n|$)", text), "the docstring begins with one sentence"
-    assert ">>> " in text, "no example"
-    if "Parameters" in text.splitlines():
-        missing = [p for p in inspect.signature(function).parameters if not re.search(rf"\b{p}\b", text)]
-        assert not missing, f"parameters that the docstring does not name: {missing}"
+    inside = [inspect.getdoc(member) or "" for member in vars(thing).values() if callable(member)] if inspect.isclass(thing) else []
+    assert any(">>> " in doc for doc in (text, *inside)) or name in WITHOUT_EXAMPLE, "no example"
+    needed = parameters(thing)
+    if name in AS_ELSEWHERE:
+        assert f"`{AS_ELSEWHERE[name]}`" in text
+    elif needed:
+        # Of records, which have a parameter for every attribute, the attributes are documented.
+        record = inspect.isclass(thing) and (hasattr(thing, "_fields") or hasattr(thing, "__dataclass_fields__"))
+        heading = "Attributes" if record and "Parameters" not in text.splitlines() else "Parameters"
+        assert heading in text.splitlines(), f"no section on {needed}"
+        assert not (missing := [p for p in needed if not re.search(rf"\b{p}\b", text)]), f"parameters that the docstring does not name: {missing}"
 
 
 def test_every_module_says_what_it_is_for() -> None:

@@ -48,8 +48,8 @@ def _installed(name: str) -> str:
 @cache
 def _roots() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The folders of installed packages and of the standard library; found when the first error is made."""
-    import site  # noqa: PLC0415 - neither is loaded unless something went wrong
-    import sysconfig  # noqa: PLC0415 - slow to import, and seldom needed
+    import site  # noqa: PLC0415, neither is loaded unless something went wrong
+    import sysconfig  # noqa: PLC0415, slow to import, and seldom needed
 
     paths = sysconfig.get_paths()
     packages = {paths["purelib"], paths["platlib"], *site.getsitepackages(), site.getusersitepackages()}

@@ -29,6 +29,11 @@ def read_idx(path: str | Path, *, ndim: int | None = None) -> npt.NDArray[Any]:
     ndim : int, optional
         The number of axes that it must have.
 
+    Returns
+    -------
+    ndarray
+        Read-only.
+
     Raises
     ------
     DataError
@@ -38,6 +43,18 @@ def read_idx(path: str | Path, *, ndim: int | None = None) -> npt.NDArray[Any]:
     -----
     Two zero bytes, the type, the number of axes, each size as a big-endian 32-bit integer, then the values in row-major
     order: LeCun, Cortes and Burges, "The MNIST database of handwritten digits".
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import chainrule as cr
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "labels"
+    ...     _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 3]))
+    ...     labels = cr.data.read_idx(path)
+    >>> labels
+    array([7, 3], dtype=uint8)
     """
     path = Path(path)
     data = _bytes(path)

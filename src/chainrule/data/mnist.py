@@ -32,6 +32,15 @@ def mnist(data_dir: str | Path, split: str = "train") -> Dataset:
     ------
     DataError
         If a file is missing, truncated or corrupt, or images and labels do not belong together.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> try:
+    ...     cr.data.mnist("nowhere")
+    ... except cr.DataError as error:
+    ...     print(error.mend)
+    pass the folder that holds the four MNIST files
     """
     if split not in _PREFIXES:
         raise ArgumentError(f"mnist: no split {split!r}", mend='choose "train" or "test"')

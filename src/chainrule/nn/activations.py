@@ -30,6 +30,15 @@ ACTIVATIONS: dict[str, Function] = {"linear": linear, "relu": relu, "sigmoid": s
 def get(identifier: str | Function | None) -> Function:
     """The activation of this name; None is the linear one, and a function stays itself.
 
+    Parameters
+    ----------
+    identifier : str, callable or None
+
+    Returns
+    -------
+    callable
+        A function of one Tensor.
+
     Raises
     ------
     LayerError
@@ -58,6 +67,8 @@ class Activation(Layer):
     ----------
     activation : str or callable
         A name that `get` knows, or a function of one Tensor.
+    name
+        As for `Layer`.
 
     Examples
     --------
@@ -75,7 +86,19 @@ class Activation(Layer):
 
 
 class ReLU(Layer):
-    """``max(0, x)`` as a layer; the derivative at 0 is 0."""
+    """``max(0, x)`` as a layer; the derivative at 0 is 0.
+
+    Parameters
+    ----------
+    name
+        As for `Layer`.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.nn.ReLU()([-1.0, 2.0])
+    tensor([0., 2.])
+    """
 
     def __init__(self, *, name: str | None = None) -> None:
         super().__init__(name=name)

@@ -99,7 +99,26 @@ class Convolution(ImageLayer):
 
 
 class Conv2D(Convolution):
-    """Convolution of images with two spatial axes; parameters as for `Convolution`.
+    """Convolution of images with two spatial axes.
+
+    Parameters
+    ----------
+    filters : int
+        Number of output channels.
+    kernel_size, strides, dilation_rate : int or (int, int)
+        One for both spatial axes, or height and width.
+    padding : str, int or sequence
+        "valid" for none, "same" for as much that strides of 1 keep the size; or zeros on all sides, on
+        each axis, or (front, back) of each axis.
+    data_format : {"channels_last", "channels_first"}
+    groups : int
+        Input and output channels fall into this many groups that do not see each other.
+    activation : str or callable, optional
+        Linear if not given.
+    use_bias : bool
+    kernel_initializer, bias_initializer : str or Initializer
+    name, dtype
+        As for `Layer`.
 
     Raises
     ------

@@ -15,6 +15,8 @@ class Dropout(Layer):
     ----------
     rate : float
         The share that is dropped, in [0, 1).
+    name
+        As for `Layer`.
 
     Notes
     -----

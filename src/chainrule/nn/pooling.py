@@ -48,7 +48,19 @@ class Pooling(ImageLayer):
 
 
 class MaxPooling2D(Pooling):
-    """The largest value of each window; ties share the gradient equally. Parameters as for `Pooling`.
+    """The largest value of each window; ties share the gradient equally.
+
+    Parameters
+    ----------
+    pool_size : int or (int, int)
+        Height and width of the windows.
+    strides : int or (int, int), optional
+        From one window to the next; their size if not given.
+    padding : {"valid", "same"}, int or sequence
+        As for `max_pool`.
+    data_format : {"channels_last", "channels_first"}
+    name
+        As for `Layer`.
 
     Examples
     --------

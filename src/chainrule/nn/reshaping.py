@@ -13,6 +13,11 @@ from chainrule.tensor import Tensor
 class Flatten(Layer):
     """All axes but the first made into one.
 
+    Parameters
+    ----------
+    name
+        As for `Layer`.
+
     Examples
     --------
     >>> import chainrule as cr

@@ -25,6 +25,14 @@ CLASSES: dict[str, Callable[..., Any]] = {"Constant": Constant, "VarianceScaling
 def serialize(layer: Layer) -> dict[str, Any]:
     """The layer's class and arguments, without its parameters, as data for JSON.
 
+    Parameters
+    ----------
+    layer : Layer
+
+    Returns
+    -------
+    dict
+
     Raises
     ------
     LayerError
@@ -53,10 +61,20 @@ def deserialize(data: Mapping[str, Any], custom_objects: Mapping[str, Callable[.
     custom_objects : mapping of str to callable, optional
         Classes and functions of one's own, by name.
 
+    Returns
+    -------
+    Layer
+
     Raises
     ------
     LayerError
         If the data is of another form, or a name is not known.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.nn.deserialize({"class": "Dense", "config": {"units": 3}})
+    Dense(units=3)
     """
     known = {**CLASSES, **(custom_objects or {})}
     name, config = data.get("class"), data.get("config")

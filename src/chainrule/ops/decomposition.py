@@ -133,7 +133,21 @@ def cholesky(x: Tensor | npt.ArrayLike, /, *, upper: bool = False) -> Tensor:
 
 
 class QRResult(NamedTuple):
-    """Orthonormal columns and an upper triangular factor."""
+    """Orthonormal columns and an upper triangular factor.
+
+    Attributes
+    ----------
+    Q : Tensor
+        Orthonormal columns.
+    R : Tensor
+        Upper triangular matrices.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> q, r = cr.linalg.qr([[1.0, 2.0], [0.0, 3.0]]); q.shape
+    (2, 2)
+    """
 
     Q: Tensor
     R: Tensor
@@ -258,7 +272,21 @@ def qr(x: Tensor | npt.ArrayLike, /, *, mode: Literal["reduced", "complete"] = "
 
 
 class EighResult(NamedTuple):
-    """Eigenvalues in ascending order and eigenvectors as columns."""
+    """Eigenvalues in ascending order and eigenvectors as columns.
+
+    Attributes
+    ----------
+    eigenvalues : Tensor
+        Real, in ascending order.
+    eigenvectors : Tensor
+        Orthonormal, as columns in the same order.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.linalg.eigh([[2.0, 0.0], [0.0, 1.0]]).eigenvalues
+    tensor([1., 2.])
+    """
 
     eigenvalues: Tensor
     eigenvectors: Tensor

@@ -170,7 +170,21 @@ def adjugate(x: Tensor | npt.ArrayLike, /) -> Tensor:
 
 
 class SlogdetResult(NamedTuple):
-    """Sign and natural logarithm of the absolute value of determinants."""
+    """Sign and natural logarithm of the absolute value of determinants.
+
+    Attributes
+    ----------
+    sign : Tensor
+        1, -1 or 0; of modulus 1 or 0 for complex matrices.
+    logabsdet : Tensor
+        Real.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.linalg.slogdet([[0.0, 1.0], [1.0, 0.0]]).sign
+    tensor(-1.)
+    """
 
     sign: Tensor
     logabsdet: Tensor

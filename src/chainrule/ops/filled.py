@@ -60,7 +60,23 @@ def zeros(shape: int | Sequence[int], *, dtype: npt.DTypeLike | None = None, dev
 
 @public
 def ones(shape: int | Sequence[int], *, dtype: npt.DTypeLike | None = None, device: str | None = None) -> Tensor:
-    """Ones of a shape; parameters and errors as for `zeros`.
+    """Ones of a shape.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+    dtype : dtype, optional
+        float32 if not given.
+    device : "cpu", optional
+
+    Returns
+    -------
+    Tensor
+
+    Raises
+    ------
+    ShapeError
+        If a size is negative.
 
     Examples
     --------
@@ -75,7 +91,21 @@ def ones(shape: int | Sequence[int], *, dtype: npt.DTypeLike | None = None, devi
 def empty(shape: int | Sequence[int], *, dtype: npt.DTypeLike | None = None, device: str | None = None) -> Tensor:
     """A tensor whose values do not matter; they are zeros, so that programs are repeatable.
 
-    Parameters and errors are those of `zeros`.
+    Parameters
+    ----------
+    shape : int or sequence of int
+    dtype : dtype, optional
+        float32 if not given.
+    device : "cpu", optional
+
+    Returns
+    -------
+    Tensor
+
+    Raises
+    ------
+    ShapeError
+        If a size is negative.
 
     Examples
     --------
@@ -124,6 +154,17 @@ def full(shape: int | Sequence[int], fill_value: Number | Tensor, *, dtype: npt.
 def zeros_like(x: Tensor | npt.ArrayLike, /, *, dtype: npt.DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Zeros of the shape and, unless given, the dtype of ``x``.
 
+    Parameters
+    ----------
+    x : Tensor or array_like
+    dtype : dtype, optional
+        That of ``x`` if not given.
+    device : "cpu", optional
+
+    Returns
+    -------
+    Tensor
+
     Examples
     --------
     >>> import chainrule as cr
@@ -136,6 +177,17 @@ def zeros_like(x: Tensor | npt.ArrayLike, /, *, dtype: npt.DTypeLike | None = No
 @public
 def ones_like(x: Tensor | npt.ArrayLike, /, *, dtype: npt.DTypeLike | None = None, device: str | None = None) -> Tensor:
     """Ones of the shape and, unless given, the dtype of ``x``.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+    dtype : dtype, optional
+        That of ``x`` if not given.
+    device : "cpu", optional
+
+    Returns
+    -------
+    Tensor
 
     Examples
     --------
@@ -150,6 +202,17 @@ def ones_like(x: Tensor | npt.ArrayLike, /, *, dtype: npt.DTypeLike | None = Non
 def empty_like(x: Tensor | npt.ArrayLike, /, *, dtype: npt.DTypeLike | None = None, device: str | None = None) -> Tensor:
     """A tensor of the shape and, unless given, the dtype of ``x``, whose values do not matter; see `empty`.
 
+    Parameters
+    ----------
+    x : Tensor or array_like
+    dtype : dtype, optional
+        That of ``x`` if not given.
+    device : "cpu", optional
+
+    Returns
+    -------
+    Tensor
+
     Examples
     --------
     >>> import chainrule as cr
@@ -162,6 +225,19 @@ def empty_like(x: Tensor | npt.ArrayLike, /, *, dtype: npt.DTypeLike | None = No
 @public
 def full_like(x: Tensor | npt.ArrayLike, /, fill_value: Number | Tensor, *, dtype: npt.DTypeLike | None = None, device: str | None = None) -> Tensor:
     """One value in the shape and, unless given, the dtype of ``x``; see `full`.
+
+    Parameters
+    ----------
+    x : Tensor or array_like
+    fill_value : scalar or Tensor
+        A Tensor must broadcast to the shape of ``x``.
+    dtype : dtype, optional
+        That of ``x`` if not given.
+    device : "cpu", optional
+
+    Returns
+    -------
+    Tensor
 
     Examples
     --------

@@ -26,6 +26,20 @@ if TYPE_CHECKING:
 def key(seed: int, /) -> Tensor:
     """The key of a seed.
 
+    Parameters
+    ----------
+    seed : int
+        Any integer; the key holds its last 64 bits.
+
+    Returns
+    -------
+    Tensor of uint64, shape (2,)
+
+    Raises
+    ------
+    ArgumentError
+        If the seed is not an integer.
+
     Examples
     --------
     >>> import chainrule as cr
@@ -37,6 +51,16 @@ def key(seed: int, /) -> Tensor:
 
 def split(key: Tensor | npt.ArrayLike, count: int = 2, /) -> Tensor:
     """Several keys from one, of shape (count, 2): ``fold_in`` of 0, 1, ....
+
+    Parameters
+    ----------
+    key : Tensor of uint64, shape (2,)
+    count : int
+        How many.
+
+    Returns
+    -------
+    Tensor of uint64, shape (count, 2)
 
     Examples
     --------

@@ -82,7 +82,7 @@ def _within(name: str, parameter: str, given: Any, most: float = math.inf) -> No
     """Refuse a parameter below 0, above ``most`` or NaN, where its values are known."""
     values: Any = given._value if isinstance(given, Tensor) else given
     known = values.__class__ is float or isinstance(values, BARE)
-    if known and not np.all((values >= 0) & (values <= most)):
+    if known and not np.all(np.logical_and(np.greater_equal(values, 0), np.less_equal(values, most))):
         span = "0 or more" if most == math.inf else f"between 0 and {most:g}"
         raise ArgumentError(f"{name}: {parameter}={values}", mend=f"{parameter} must be {span}")
 

@@ -27,7 +27,25 @@ if TYPE_CHECKING:
 
 
 class UniqueAll(NamedTuple):
-    """What `unique_all` returns."""
+    """What `unique_all` returns.
+
+    Attributes
+    ----------
+    values : Tensor
+        The distinct elements in ascending order.
+    indices : Tensor
+        Where each value stands first.
+    inverse_indices : Tensor
+        For every element of the array the position of its value; of its shape.
+    counts : Tensor
+        How often each value stands there.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.unique_all([2, 1, 2]).indices
+    tensor([1, 0])
+    """
 
     values: Tensor
     indices: Tensor
@@ -36,14 +54,42 @@ class UniqueAll(NamedTuple):
 
 
 class UniqueCounts(NamedTuple):
-    """What `unique_counts` returns."""
+    """What `unique_counts` returns.
+
+    Attributes
+    ----------
+    values : Tensor
+        The distinct elements in ascending order.
+    counts : Tensor
+        How often each value stands there.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.unique_counts([2, 1, 2]).counts
+    tensor([1, 2])
+    """
 
     values: Tensor
     counts: Tensor
 
 
 class UniqueInverse(NamedTuple):
-    """What `unique_inverse` returns."""
+    """What `unique_inverse` returns.
+
+    Attributes
+    ----------
+    values : Tensor
+        The distinct elements in ascending order.
+    inverse_indices : Tensor
+        For every element of the array the position of its value; of its shape.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> values, inverse = cr.unique_inverse([2, 1, 2]); inverse
+    tensor([1, 0, 1])
+    """
 
     values: Tensor
     inverse_indices: Tensor

@@ -28,7 +28,23 @@ if TYPE_CHECKING:
 
 
 class SVDResult(NamedTuple):
-    """Left singular vectors as columns, singular values in descending order, right singular vectors as rows."""
+    """Left singular vectors as columns, singular values in descending order, right singular vectors as rows.
+
+    Attributes
+    ----------
+    U : Tensor
+        Orthonormal columns.
+    S : Tensor
+        Singular values, in descending order.
+    Vh : Tensor
+        Orthonormal rows.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.linalg.svd([[0.0, 2.0], [1.0, 0.0]]).S
+    tensor([2., 1.])
+    """
 
     U: Tensor
     S: Tensor

@@ -178,7 +178,21 @@ def argsort(x: Tensor | npt.ArrayLike, /, *, axis: int = -1, descending: bool = 
 
 
 class TopK(NamedTuple):
-    """What `top_k` returns."""
+    """What `top_k` returns.
+
+    Attributes
+    ----------
+    values : Tensor
+        The chosen elements, the best first.
+    indices : Tensor
+        Their positions along the axis, of int64.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> values, indices = cr.top_k([3.0, 1.0, 2.0], 2); indices
+    tensor([0, 2])
+    """
 
     values: Tensor
     indices: Tensor

@@ -17,6 +17,20 @@ NAMES: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 def get(name: str) -> type[Optimizer]:
     """The optimizer class of this name.
 
+    Parameters
+    ----------
+    name : {"sgd", "adam", "adamw"}
+
+    Returns
+    -------
+    type
+        A subclass of `Optimizer`.
+
+    Raises
+    ------
+    ArgumentError
+        If there is none of this name.
+
     Examples
     --------
     >>> import chainrule as cr

@@ -92,6 +92,14 @@ class AdamW(Adam):
     Notes
     -----
     Loshchilov and Hutter, "Decoupled weight decay regularization" (2019), algorithm 2.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> w = cr.tensor([1.0], requires_grad=True)
+    >>> (w * 3.0).sum().backward()
+    >>> cr.optim.AdamW([w], lr=0.1, weight_decay=0.5).step(); w
+    tensor([0.85], requires_grad=True)
     """
 
     def __init__(

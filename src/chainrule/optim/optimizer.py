@@ -35,6 +35,19 @@ class Group:
     """Parameters that are stepped with the same options.
 
     ``group["lr"]`` reads an option, ``group["lr"] = 0.1`` sets it.
+
+    Parameters
+    ----------
+    parameters : iterable of Tensor, or ``layer.parameters()``
+    options : mapping of str to value
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> (group,) = cr.optim.SGD([cr.tensor([1.0], requires_grad=True)], lr=0.1).groups
+    >>> group["lr"] = 0.01
+    >>> group["lr"], len(group.parameters)
+    (0.01, 1)
     """
 
     def __init__(self, parameters: Iterable[Tensor] | Growing, options: Mapping[str, Any]) -> None:
@@ -89,6 +102,19 @@ class Optimizer:
     Attributes
     ----------
     groups : list of Group
+
+    Examples
+    --------
+    A method of one's own says how one parameter is stepped; ``begin`` gives what it remembers between steps.
+
+    >>> import chainrule as cr
+    >>> class Signs(cr.optim.Optimizer):
+    ...     def update(self, parameter, gradient, lr, slots, group):
+    ...         return parameter - lr * cr.sign(gradient)
+    >>> w = cr.tensor([1.0, -1.0], requires_grad=True)
+    >>> (w * w).sum().backward()
+    >>> Signs([w], lr=0.25).step(); w
+    tensor([ 0.75, -0.75], requires_grad=True)
     """
 
     def __init__(self, parameters: Iterable[Tensor] | Growing | Sequence[Mapping[str, Any]], **options: Any) -> None:
