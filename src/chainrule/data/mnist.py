@@ -35,12 +35,17 @@ def mnist(data_dir: str | Path, split: str = "train") -> Dataset:
 
     Examples
     --------
+    Two black images, labelled 7 and 3, in the form of the test data:
+
+    >>> import tempfile
+    >>> from pathlib import Path
     >>> import chainrule as cr
-    >>> try:
-    ...     cr.data.mnist("nowhere")
-    ... except cr.DataError as error:
-    ...     print(error.mend)
-    pass the folder that holds the four MNIST files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     header = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28])
+    ...     _ = (Path(folder) / "t10k-images-idx3-ubyte").write_bytes(header + bytes(2 * 28 * 28))
+    ...     _ = (Path(folder) / "t10k-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 3]))
+    ...     cr.data.mnist(folder, "test")
+    Dataset('mnist test', 2 images of shape (28, 28, 1), 10 classes)
     """
     if split not in _PREFIXES:
         raise ArgumentError(f"mnist: no split {split!r}", mend='choose "train" or "test"')

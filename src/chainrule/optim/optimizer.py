@@ -109,6 +109,9 @@ class Optimizer:
 
     >>> import chainrule as cr
     >>> class Signs(cr.optim.Optimizer):
+    ...     def begin(self, parameter, group):
+    ...         return {}
+    ...
     ...     def update(self, parameter, gradient, lr, slots, group):
     ...         return parameter - lr * cr.sign(gradient)
     >>> w = cr.tensor([1.0, -1.0], requires_grad=True)

@@ -21,7 +21,19 @@ _NAMES = ("scipy_openblas_{}_num_threads64_", "openblas_{}_num_threads64_", "sci
 
 @contextmanager
 def blas_threads(count: int) -> Generator[None]:
-    """Inside the block NumPy's OpenBLAS uses this many threads; another BLAS is left as it is."""
+    """Inside the block NumPy's OpenBLAS uses this many threads; another BLAS is left as it is.
+
+    Parameters
+    ----------
+    count : int
+        The number of threads.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> with cr.training.blas_threads(1):
+    ...     product = cr.ones((2, 3)) @ cr.ones((3, 2))
+    """
     found = _controls()
     if found is None:
         yield

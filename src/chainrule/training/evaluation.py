@@ -38,6 +38,13 @@ def evaluate(
     -------
     dict of str to float
         "loss" and the metrics.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> model = cr.nn.Sequential([cr.nn.Flatten(), cr.nn.Dense(10)])
+    >>> sorted(cr.training.evaluate(model, cr.data.digits("test")))
+    ['accuracy', 'loss']
     """
     loader = data if isinstance(data, DataLoader) else DataLoader(data, batch_size)
     means = Means()

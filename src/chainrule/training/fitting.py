@@ -30,6 +30,14 @@ class History:
     steps : list of dict
         Losses of single steps.
     run_dir : Path or None
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> model = cr.nn.Sequential([cr.nn.Flatten(), cr.nn.Dense(10)])
+    >>> history = cr.training.fit(model, cr.data.digits("train"), progress=False)
+    >>> len(history.epochs), sorted(history.last)[:3]
+    (1, ['accuracy', 'epoch', 'kind'])
     """
 
     epochs: list[Record]

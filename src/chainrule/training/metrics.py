@@ -19,6 +19,16 @@ Metric = Callable[[Tensor, Tensor], Tensor]
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """The share of examples whose label has the largest logit.
 
+    Parameters
+    ----------
+    logits : Tensor of shape (..., classes)
+    labels : Tensor of int, shape (...)
+
+    Returns
+    -------
+    Tensor
+        A number between 0 and 1, of float32.
+
     Examples
     --------
     >>> import chainrule as cr

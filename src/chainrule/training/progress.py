@@ -36,6 +36,18 @@ class Progress(Callback):
         What the validation data is called.
     stream : text stream, optional
         Standard output if not given.
+
+    Examples
+    --------
+    `fit` makes one unless it is told not to; one's own may write elsewhere.
+
+    >>> import io
+    >>> import chainrule as cr
+    >>> model = cr.nn.Sequential([cr.nn.Flatten(), cr.nn.Dense(10)])
+    >>> shown = io.StringIO()
+    >>> _ = cr.training.fit(model, cr.data.digits("train"), progress=False, callbacks=[cr.training.Progress(stream=shown)])
+    >>> "epoch 1" in shown.getvalue()
+    True
     """
 
     def __init__(self, held_out: str = "validation", stream: TextIO | None = None) -> None:

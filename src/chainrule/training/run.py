@@ -70,6 +70,18 @@ class RunFolder:
     Parameters
     ----------
     path : path
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import chainrule as cr
+    >>> model = cr.nn.Sequential([cr.nn.Flatten(), cr.nn.Dense(10)])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = cr.training.fit(model, cr.data.digits("train"), run_dir=folder, progress=False)
+    ...     run = cr.training.RunFolder.open(folder)
+    ...     weights = run.read_weights()
+    >>> sorted(weights)
+    ['layers.1.bias', 'layers.1.kernel']
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -27,7 +27,26 @@ _LOGGED_PER_EPOCH = 100
 
 @dataclass
 class Position:
-    """Where a run is: whole epochs done, batches done of the next one, and the means over those batches."""
+    """Where a run is: whole epochs done, batches done of the next one, and the means over those batches.
+
+    Attributes
+    ----------
+    epoch, batch : int
+        How many are done.
+    step : int
+        Batches done since the beginning.
+    seconds : float
+        Spent on training.
+    means : Means
+        Of the loss and the metrics, over the batches of the epoch in progress.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> position = cr.training.Position(epoch=2, step=90)
+    >>> position.next_epoch(); position.epoch
+    3
+    """
 
     epoch: int = 0
     batch: int = 0
@@ -53,7 +72,19 @@ class Position:
 
 
 class Callback:
-    """What is told how a run goes; every method may be left out."""
+    """What is told how a run goes; every method may be left out.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> class Losses(cr.training.Callback):
+    ...     def epoch(self, trainer, record):
+    ...         print(record["epoch"], record["loss"] < 2)
+    >>> model = cr.nn.Sequential([cr.nn.Flatten(), cr.nn.Dense(10)])
+    >>> _ = cr.training.fit(model, cr.data.digits("train"), lr=0.01, epochs=2, progress=False, callbacks=[Losses()])
+    1 True
+    2 True
+    """
 
     def begin(self, trainer: Trainer) -> None:
         """Before the first step."""
@@ -87,6 +118,16 @@ class Trainer:
         The lines of the metrics so far.
     epochs, batches : int
         Of the run in progress: how many epochs it has, and how many batches an epoch.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> model = cr.nn.Sequential([cr.nn.Flatten(), cr.nn.Dense(10)])
+    >>> trainer = cr.training.Trainer(model, cr.optim.Adam(model.parameters()))
+    >>> batch = next(iter(cr.data.DataLoader(cr.data.digits("train"), 32)))
+    >>> loss, outputs = trainer.step(*batch)
+    >>> outputs.shape
+    (32, 10)
     """
 
     def __init__(
