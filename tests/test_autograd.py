@@ -402,3 +402,51 @@ def test_a_gradient_of_another_kind_cannot_be_set(value):
     x = leaf([1.0, 2.0])
     with pytest.raises(GradientError, match="cannot be set"):
         x.grad = value() if callable(value) else value
+
+
+INF = float("inf")
+SPOILT = np.array([[-INF, -INF, np.nan], [1.0, 2.0, 4.0]])
+ROWS = np.array([[False], [True]])
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: cr.softmax(x),
+        lambda x: cr.log_softmax(x),
+        lambda x: cr.logsumexp(x, axis=1, keepdims=True),
+        lambda x: cr.prod(x, axis=1, keepdims=True),
+        lambda x: cr.var(x, axis=1, keepdims=True),
+        lambda x: cr.cumulative_prod(x, axis=1),
+        lambda x: x @ cr.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], dtype=cr.float64),
+        lambda x: cr.layer_norm(x),
+        lambda x: cr.einsum("ij,ij->i", x, x)[:, None],
+    ],
+)
+def test_rows_not_taken_spoil_no_gradient_of_any_gate(f):
+    def loss(x):
+        return cr.sum(cr.where(ROWS, f(x), 0.0) ** 2)
+
+    clean = SPOILT[1:]
+    with np.errstate(all="ignore"):
+        found = cr.grad(loss)(SPOILT)
+        second = cr.grad(lambda x: cr.sum(cr.grad(loss)(x)[1]))(SPOILT)
+    expected = cr.grad(lambda x: cr.sum(f(x) ** 2))(clean)
+    np.testing.assert_allclose(found, np.vstack([np.zeros((1, 3)), np.asarray(expected)]), rtol=1e-12)
+    again = cr.grad(lambda x: cr.sum(cr.grad(lambda x: cr.sum(f(x) ** 2))(x)))(clean)
+    np.testing.assert_allclose(np.asarray(second)[1:], np.asarray(again), rtol=1e-9, atol=1e-12)
+
+
+def test_weights_see_no_infinity_of_rows_that_are_not_taken():
+    x = np.where(np.isnan(SPOILT), INF, SPOILT)
+    w = leaf(np.ones((3, 2)))
+    with np.errstate(all="ignore"):
+        cr.sum(cr.where(ROWS, x @ w, 0.0)).backward()
+    assert w.grad.tolist() == [[1, 1], [2, 2], [4, 4]]
+
+
+def test_nan_that_is_taken_stays():
+    with np.errstate(all="ignore"):
+        found = cr.grad(lambda x: cr.sum(cr.where(~ROWS, cr.softmax(x), 0.0)))(SPOILT)
+    assert np.isnan(np.asarray(found)[0]).all()
+    assert np.asarray(found)[1].tolist() == [0, 0, 0]

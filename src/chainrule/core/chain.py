@@ -136,11 +136,11 @@ def sweep(
         if primitive.special or key in masked:
             if primitive.outputs:
                 ct = ct.complete()
-            elif primitive.masks or key in masked:
-                pulls = primitive.masked_pulls
-                masked.update(-source.order for source in inputs if source is not None)
             if not isinstance(pulls, tuple):
                 pulls = _pulls_of_all(pulls, ct, saved, node, tag, needed)
+            if primitive.masks or key in masked:
+                masked.update(-source.order for source in inputs if source is not None)
+                pulls = primitive.masked_pulls if primitive.partials is not None else tuple(map(_unspoilt, pulls)) if saved else pulls
         for source, pull in zip(inputs, pulls):
             if source is None or pull is None or not source.tags & tag or (needed is not None and source not in needed):
                 continue
@@ -274,5 +274,40 @@ def _pulls_of_all(pull: Any, ct: Value, saved: tuple[Any, ...], node: Node, tag:
         Aval(source.shape, source.dtype) if source is not None and source.tags & tag and (needed is None or source in needed) else None
         for source in node.inputs
     )
-    shares = pull(ct, saved, node, wants)
-    return tuple((lambda ct, saved, node, to, share=share: share) for share in shares)
+    shares: list[tuple[Any, Sequence[Value | None]]] = []
+
+    def share_of(i: int, ct: Value, saved: tuple[Any, ...], node: Node) -> Value:
+        if not shares or shares[0][0] is not saved:
+            shares[:] = [(saved, pull(ct, saved, node, wants))]
+        return shares[0][1][i]
+
+    return tuple((lambda ct, saved, node, to, i=i: share_of(i, ct, saved, node)) for i in range(len(wants)))
+
+
+def _unspoilt(pull: Any) -> Any:
+    """A rule behind a `where`: infinities and NaN of what was not taken do not reach other elements.
+
+    Zero cotangents make such values drop out of the linear map, but for 0 times infinity. What the result
+    does not depend on may be replaced by any number, so it is computed with two of them: where both agree, the
+    undefined value was multiplied by zero.
+    """
+    if pull is None:
+        return None
+
+    def apply(ct: Value, saved: tuple[Any, ...], node: Node, to: Any) -> Value:
+        share = pull(ct, saved, node, to)
+        if share is None or share.shape is None or bool(functions.all(functions.isfinite(share))):
+            return share
+        first, second = (pull(ct, tuple(_finite(value, fill) for value in saved), node, to) for fill in (0.0, 1.0))
+        return functions.where(functions.isfinite(share) | (first != second), share, first)
+
+    return apply
+
+
+def _finite(value: Any, fill: float) -> Any:
+    """A saved value with ``fill`` in place of what is not finite."""
+    if isinstance(value, tuple):
+        return tuple(_finite(part, fill) for part in value)
+    if value is None or getattr(getattr(value, "dtype", None), "kind", "") != "f":
+        return value
+    return functions.where(functions.isfinite(value), value, fill)
