@@ -11,7 +11,7 @@ import numpy as np
 from chainrule.core.aval import DEFAULT_INT, Aval, bool_, normalize_axis, reduced
 from chainrule.core.errors import AxisError, DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Rule, Sample
-from chainrule.ops.gate import gate, lift, operands
+from chainrule.ops.gate import gate, gate_of, lift, operands
 from chainrule.ops.movement import reshape
 from chainrule.ops.reduction import add, reducer, refusals
 from chainrule.ops.shifting import batch_axes, batch_axis
@@ -36,8 +36,8 @@ def _aval(dtype: np.dtype[Any]) -> Rule:
     return lambda x, axis, keepdims: Aval(reduced(x.shape, axis, keepdims), dtype)
 
 
-def _truth(name: str, combined: Callable[..., Any]) -> Primitive:
-    return Primitive(
+def _truth(name: str, combined: Callable[..., Any], which: str, are: str, empty: str, prints: str):
+    primitive = Primitive(
         name=name,
         inputs=("x",),
         aval=_aval(bool_),
@@ -47,78 +47,42 @@ def _truth(name: str, combined: Callable[..., Any]) -> Primitive:
         samples=_samples,
         refuses=refusals,
     )
+    reduce = reducer(primitive)
+
+    def truth(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """Whether {which} along axes {are} true, or not zero.
+
+        Parameters
+        ----------
+        x : Tensor or array_like
+        axis : int or tuple of int, optional
+            Axes to reduce; all of them if not given.
+        keepdims : bool
+            Keep reduced axes with size 1.
+
+        Returns
+        -------
+        Tensor
+            Of dtype bool; {empty} for no elements.
+
+        Raises
+        ------
+        AxisError
+            If an axis is out of range or stands twice.
+
+        Examples
+        --------
+        >>> import chainrule as cr
+        >>> cr.{name}([[0, 1], [0, 0], [1, 1]], axis=1)
+        tensor({prints})
+        """
+        return reduce(lift(x), axis, keepdims)
+
+    return gate_of(primitive, truth, which=which, are=are, empty=empty, prints=prints)
 
 
-ANY = _truth("any", np.logical_or.reduce)
-ALL = _truth("all", np.logical_and.reduce)
-
-
-_any = reducer(ANY)
-
-
-@gate(ANY)
-def any(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Whether any element along axes is true, or not zero.
-
-    Parameters
-    ----------
-    x : Tensor or array_like
-    axis : int or tuple of int, optional
-        Axes to reduce; all of them if not given.
-    keepdims : bool
-        Keep reduced axes with size 1.
-
-    Returns
-    -------
-    Tensor
-        Of dtype bool; False for no elements.
-
-    Raises
-    ------
-    AxisError
-        If an axis is out of range or stands twice.
-
-    Examples
-    --------
-    >>> import chainrule as cr
-    >>> cr.any([[0, 1], [0, 0]], axis=1)
-    tensor([ True, False])
-    """
-    return _any(lift(x), axis, keepdims)
-
-
-_all = reducer(ALL)
-
-
-@gate(ALL)
-def all(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Whether all elements along axes are true, or not zero.
-
-    Parameters
-    ----------
-    x : Tensor or array_like
-    axis : int or tuple of int, optional
-        Axes to reduce; all of them if not given.
-    keepdims : bool
-        Keep reduced axes with size 1.
-
-    Returns
-    -------
-    Tensor
-        Of dtype bool; True for no elements.
-
-    Raises
-    ------
-    AxisError
-        If an axis is out of range or stands twice.
-
-    Examples
-    --------
-    >>> import chainrule as cr
-    >>> cr.all([[1, 1], [0, 1]], axis=1)
-    tensor([ True, False])
-    """
-    return _all(lift(x), axis, keepdims)
+any = _truth("any", np.logical_or.reduce, "any element", "is", "False", "[ True, False,  True]")
+all = _truth("all", np.logical_and.reduce, "all elements", "are", "True", "[False, False,  True]")
 
 
 COUNT_NONZERO = Primitive(
@@ -167,7 +131,7 @@ def count_nonzero(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: 
     return _count_nonzero(lift(x), axis, keepdims)
 
 
-def _search(name: str, onnx: str) -> Primitive:
+def _search(name: str, onnx: str, which: str, prints: str):
     function = getattr(np, name)
 
     def aval(x: Aval, axis: int, keepdims: bool) -> Aval:
@@ -175,7 +139,7 @@ def _search(name: str, onnx: str) -> Primitive:
             raise ShapeError(f"{name} of no elements: {x} along axis {axis}", mend="search axes that are not empty")
         return Aval(reduced(x.shape, (axis,), keepdims), DEFAULT_INT)
 
-    return Primitive(
+    primitive = Primitive(
         name=name,
         inputs=("x",),
         aval=aval,
@@ -198,87 +162,47 @@ def _search(name: str, onnx: str) -> Primitive:
         ],
     )
 
+    def search(x: Tensor | npt.ArrayLike, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        """Position of the {which} element, the first of them if several tie; that of the first NaN if there is one.
 
-ARGMAX = _search("argmax", "ArgMax")
-ARGMIN = _search("argmin", "ArgMin")
+        Parameters
+        ----------
+        x : Tensor or array_like
+            Real numbers.
+        axis : int, optional
+            Along which to search; if not given, among all elements in row-major order.
+        keepdims : bool
+            Keep reduced axes with size 1.
 
+        Returns
+        -------
+        Tensor
+            Of dtype int64.
 
-def _found(primitive: Primitive, x: Any, axis: int | None, keepdims: bool) -> Any:
-    (values,) = operands(primitive.name, "real", x)
-    shape = values.shape
-    if axis is not None:
-        return bind(primitive, (values,), {"axis": normalize_axis(axis, len(shape), primitive.name), "keepdims": bool(keepdims)})
-    found = bind(primitive, (reshape(values, (math.prod(shape),)),), {"axis": 0, "keepdims": False})
-    return reshape(found, (1,) * len(shape)) if keepdims else found
+        Raises
+        ------
+        AxisError
+            If the axis is out of range.
+        DtypeError
+            For complex or boolean values.
+        ShapeError
+            If there are no elements to choose from.
 
+        Examples
+        --------
+        >>> import chainrule as cr
+        >>> cr.{name}([[1, 3], [4, 2]], axis=1)
+        tensor({prints})
+        """
+        (values,) = operands(name, "real", x)
+        shape = values.shape
+        if axis is not None:
+            return bind(primitive, (values,), {"axis": normalize_axis(axis, len(shape), name), "keepdims": bool(keepdims)})
+        found = bind(primitive, (reshape(values, (math.prod(shape),)),), {"axis": 0, "keepdims": False})
+        return reshape(found, (1,) * len(shape)) if keepdims else found
 
-@gate(ARGMAX)
-def argmax(x: Tensor | npt.ArrayLike, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
-    """Position of the largest element, the first of them if several tie; that of the first NaN if there is one.
-
-    Parameters
-    ----------
-    x : Tensor or array_like
-        Real numbers.
-    axis : int, optional
-        Along which to search; if not given, among all elements in row-major order.
-    keepdims : bool
-        Keep reduced axes with size 1.
-
-    Returns
-    -------
-    Tensor
-        Of dtype int64.
-
-    Raises
-    ------
-    AxisError
-        If the axis is out of range.
-    DtypeError
-        For complex or boolean values.
-    ShapeError
-        If there are no elements to choose from.
-
-    Examples
-    --------
-    >>> import chainrule as cr
-    >>> cr.argmax([[1, 3], [4, 2]], axis=1)
-    tensor([1, 0])
-    """
-    return _found(ARGMAX, x, axis, keepdims)
+    return gate_of(primitive, search, which=which, prints=prints)
 
 
-@gate(ARGMIN)
-def argmin(x: Tensor | npt.ArrayLike, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
-    """Position of the smallest element, the first of them if several tie; that of the first NaN if there is one.
-
-    Parameters
-    ----------
-    x : Tensor or array_like
-        Real numbers.
-    axis : int, optional
-        Along which to search; if not given, among all elements in row-major order.
-    keepdims : bool
-        Keep reduced axes with size 1.
-
-    Returns
-    -------
-    Tensor
-        Of dtype int64.
-
-    Raises
-    ------
-    AxisError
-        If the axis is out of range.
-    DtypeError
-        For complex or boolean values.
-    ShapeError
-        If there are no elements to choose from.
-
-    Examples
-    --------
-    >>> import chainrule as cr
-    >>> cr.argmin([[1, 3], [4, 2]], axis=1)
-    tensor([0, 1])
-    """
-    return _found(ARGMIN, x, axis, keepdims)
+argmax = _search("argmax", "ArgMax", "largest", "[1, 0]")
+argmin = _search("argmin", "ArgMin", "smallest", "[0, 1]")

@@ -303,6 +303,16 @@ def _gather_aval(t: Aval, x: Aval, out: Aval, window: Shape, stride: Shape, low:
     return out
 
 
+def _routed(primitive: Primitive, moved: Any, x: Any, window: int | Sequence[int], stride: int | Sequence[int] | None, padding: Padding) -> Any:
+    """A cotangent or tangent carried where the maxima of ``max_pool(x, window)`` are."""
+    moved, image = operands(primitive.name, "real floating", moved, x)
+    layout = _Geometry(primitive.name, image, window, stride, padding)
+    out = bind(MAX_POOL, (image,), layout)
+    placed = {name: layout[name] for name in ("window", "stride", "low")}
+    primitive.aval(moved, image, out, **placed)
+    return bind(primitive, (moved, image, out), placed)
+
+
 MAX_POOL_SPREAD = Primitive(
     name="max_pool_spread",
     inputs=("ct", "x", "out"),
@@ -327,12 +337,7 @@ def max_pool_spread(
     padding: Padding = 0,
 ) -> Tensor:
     """A cotangent of ``max_pool(x, window)`` carried to the elements of x that attain the maxima, shared among ties."""
-    cotangent, image = operands("max_pool_spread", "real floating", ct, x)
-    layout = _Geometry("max_pool_spread", image, window, stride, padding)
-    out = bind(MAX_POOL, (image,), layout)
-    placed = layout["window"], layout["stride"], layout["low"]
-    _spread_aval(cotangent, image, out, *placed)
-    return _max_spread(cotangent, image, out, *placed)
+    return _routed(MAX_POOL_SPREAD, ct, x, window, stride, padding)
 
 
 MAX_POOL_GATHER = Primitive(
@@ -359,12 +364,7 @@ def max_pool_gather(
     padding: Padding = 0,
 ) -> Tensor:
     """A tangent of x carried through ``max_pool(x, window)``: its mean over the elements that attain the maximum."""
-    tangent, image = operands("max_pool_gather", "real floating", t, x)
-    layout = _Geometry("max_pool_gather", image, window, stride, padding)
-    out = bind(MAX_POOL, (image,), layout)
-    placed = layout["window"], layout["stride"], layout["low"]
-    _gather_aval(tangent, image, out, *placed)
-    return _max_gather(tangent, image, out, *placed)
+    return _routed(MAX_POOL_GATHER, t, x, window, stride, padding)
 
 
 AVG_POOL = Primitive(

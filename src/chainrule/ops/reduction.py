@@ -16,7 +16,7 @@ import numpy as np
 from chainrule.core.aval import DEFAULT_INT, Aval, Shape, normalize_axes, reduced
 from chainrule.core.errors import AxisError, DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Rule, Sample, functions
-from chainrule.ops.gate import as_dtype, gate, lift, operands, to_dtype
+from chainrule.ops.gate import as_dtype, gate, gate_of, lift, operands, to_dtype
 from chainrule.ops.movement import inverse, permute_dims, repeated_to, reshape, to_shape
 from chainrule.ops.shifting import batch_axes, flip
 from chainrule.ops.short import short
@@ -279,8 +279,8 @@ def shares(x: Any, out: Any, axis: Axes, keepdims: bool) -> Any:
     return ties / sum(ties, axis=axis, keepdims=True)
 
 
-def _extremum(name: str, extreme: Callable[..., Any], onnx: str) -> Primitive:
-    return Primitive(
+def _extremum(name: str, extreme: Callable[..., Any], onnx: str, which: str, prints: str):
+    primitive = Primitive(
         name=name,
         inputs=("x",),
         aval=reduction_aval(name, "iuf", empty=False),
@@ -298,90 +298,47 @@ def _extremum(name: str, extreme: Callable[..., Any], onnx: str) -> Primitive:
             Refusal((np.array([True]),), DtypeError, "takes"),
         ],
     )
+    reduce = reducer(primitive)
+
+    def extremum(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """The {which} element along axes; NaN if there is one.
+
+        Elements that tie share the gradient equally.
+
+        Parameters
+        ----------
+        x : Tensor or array_like
+            Real numbers.
+        axis : int or tuple of int, optional
+            Axes to reduce; all of them if not given.
+        keepdims : bool
+            Keep reduced axes with size 1.
+
+        Returns
+        -------
+        Tensor
+            Without the reduced axes, or with size 1 there.
+
+        Raises
+        ------
+        AxisError
+            If an axis is out of range or stands twice.
+        DtypeError
+            For complex or boolean values.
+        ShapeError
+            If there are no elements to choose from.
+
+        Examples
+        --------
+        >>> import chainrule as cr
+        >>> x = cr.tensor([1.0, 3.0, 3.0], requires_grad=True)
+        >>> cr.{name}(x).backward(); x.grad
+        tensor({prints})
+        """
+        return reduce(operands(name, "real", x)[0], axis, keepdims)
+
+    return gate_of(primitive, extremum, which=which, prints=prints)
 
 
-MAX = _extremum("max", maximum, "ReduceMax")
-MIN = _extremum("min", minimum, "ReduceMin")
-
-
-_max = reducer(MAX)
-
-
-@gate(MAX)
-def max(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """The largest element along axes; NaN if there is one.
-
-    Elements that tie share the gradient equally.
-
-    Parameters
-    ----------
-    x : Tensor or array_like
-        Real numbers.
-    axis : int or tuple of int, optional
-        Axes to reduce; all of them if not given.
-    keepdims : bool
-        Keep reduced axes with size 1.
-
-    Returns
-    -------
-    Tensor
-        Without the reduced axes, or with size 1 there.
-
-    Raises
-    ------
-    AxisError
-        If an axis is out of range or stands twice.
-    DtypeError
-        For complex or boolean values.
-    ShapeError
-        If there are no elements to choose from.
-
-    Examples
-    --------
-    >>> import chainrule as cr
-    >>> x = cr.tensor([1.0, 3.0, 3.0], requires_grad=True)
-    >>> cr.max(x).backward(); x.grad
-    tensor([0. , 0.5, 0.5])
-    """
-    return _max(operands("max", "real", x)[0], axis, keepdims)
-
-
-_min = reducer(MIN)
-
-
-@gate(MIN)
-def min(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """The smallest element along axes; NaN if there is one.
-
-    Elements that tie share the gradient equally.
-
-    Parameters
-    ----------
-    x : Tensor or array_like
-        Real numbers.
-    axis : int or tuple of int, optional
-        Axes to reduce; all of them if not given.
-    keepdims : bool
-        Keep reduced axes with size 1.
-
-    Returns
-    -------
-    Tensor
-        Without the reduced axes, or with size 1 there.
-
-    Raises
-    ------
-    AxisError
-        If an axis is out of range or stands twice.
-    DtypeError
-        For complex or boolean values.
-    ShapeError
-        If there are no elements to choose from.
-
-    Examples
-    --------
-    >>> import chainrule as cr
-    >>> cr.min([[3, 1], [2, 4]], axis=1)
-    tensor([1, 2])
-    """
-    return _min(operands("min", "real", x)[0], axis, keepdims)
+max = _extremum("max", maximum, "ReduceMax", "largest", "[0. , 0.5, 0.5]")
+min = _extremum("min", minimum, "ReduceMin", "smallest", "[1., 0., 0.]")
