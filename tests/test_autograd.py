@@ -391,10 +391,10 @@ def test_converting_what_is_being_differentiated_to_numpy_is_an_error():
 
 def test_lists_of_tensors_with_history_are_not_taken_apart_silently():
     x = leaf(1.0)
-    with pytest.raises(GradientError, match="cr.stack"):
+    with pytest.raises(GradientError, match=r"cr\.stack"):
         cr.asarray([x, 2 * x])
-    with pytest.raises(GradientError, match="cr.stack"):
-        cr.ones(2) + [x, x]
+    with pytest.raises(GradientError, match=r"cr\.stack"):
+        cr.add(cr.ones(2), [x, x])
 
 
 @pytest.mark.parametrize("value", [0.0, np.zeros(2), lambda: cr.zeros(3), lambda: cr.zeros(2, dtype=cr.int64)])
