@@ -161,6 +161,11 @@ class Tensor(Operators):
         GradientError
             If nothing here requires a gradient, the output is not scalar and no gradient is given,
             or the graph was freed.
+
+        Notes
+        -----
+        With ``create_graph`` the leaf holds a gradient whose history holds the leaf, until ``.grad`` is
+        cleared; `autograd.grad` makes no such cycle.
         """
         functions.backward([self], [gradient], retain_graph=retain_graph, create_graph=create_graph, inputs=inputs)
 
