@@ -82,7 +82,7 @@ else:
         return __all__
 
     # The standard's own names have underscores around them; of the package's modules only some are namespaces.
-    __all__ = [  # pyright: ignore[reportUnsupportedDunderAll], it follows from what the files of the gates make public
+    __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] - it follows from what the files of the gates make public
         name
         for name in sorted({*globals(), *_LATER})
         if name in (*_NAMESPACES, *_LATER) or name.startswith("__array_") or not (name.startswith("_") or isinstance(globals()[name], _ModuleType))

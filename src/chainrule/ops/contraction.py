@@ -107,8 +107,8 @@ def _terms(subscripts: str, shapes: tuple[Shape, ...]) -> tuple[list[str], str]:
     given = [letter for letter in right if letter != "."]
     for letter in given:
         if letter not in left or given.count(letter) > 1:
-            says = f"einsum({subscripts!r}): the output has an index {letter!r} that no operand has, or has it twice"
-            raise ArgumentError(says, mend="write each index of the output once; it must stand in an operand")
+            says = f"einsum({subscripts!r}): the output's index {letter!r} must stand in the operands, and in the output once"
+            raise ArgumentError(says, mend="name axes of the operands only, each once")
     full = [term.replace("...", dots[widest - more :] if more else "") for term, more in zip(terms, lengths, strict=True)]
     return full, right.replace("...", dots)
 
