@@ -450,3 +450,14 @@ def test_nan_that_is_taken_stays():
         found = cr.grad(lambda x: cr.sum(cr.where(~ROWS, cr.softmax(x), 0.0)))(SPOILT)
     assert np.isnan(np.asarray(found)[0]).all()
     assert np.asarray(found)[1].tolist() == [0, 0, 0]
+
+
+def test_numpy_functions_on_tensors_are_ours_or_a_clear_error():
+    x = leaf([0.5, 1.0])
+    np.arctan2(x, x).sum().backward()
+    assert x.grad.tolist() == [0, 0]
+    with pytest.raises(DtypeError, match=r"NumPy's add\.reduce"):
+        np.add.reduce(x)
+    array = np.ones(2)
+    with pytest.raises(DtypeError, match="add, out="):
+        array += x

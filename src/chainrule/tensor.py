@@ -367,10 +367,11 @@ class Tensor(Operators):
         return array
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        function = getattr(functions, {"power": "pow"}.get(ufunc.__name__, ufunc.__name__), None)
-        if method != "__call__" or function is None or kwargs:
-            return NotImplemented
-        return function(*inputs)
+        function = functions.ufunc(ufunc.__name__)
+        if method == "__call__" and function is not None and not kwargs:
+            return function(*inputs)
+        called = ufunc.__name__ + ("" if method == "__call__" else f".{method}") + "".join(f", {name}=" for name in kwargs)
+        raise DtypeError(f"NumPy's {called} does not compute with Tensors", mend="use chainrule's function, or convert with np.asarray(x)")
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         return functions.array_namespace(api_version)

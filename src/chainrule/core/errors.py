@@ -24,7 +24,7 @@ def user_line() -> str:
     packaged = ""
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith((_PACKAGE, "<frozen", "<__array_function__")):
+        if not name.startswith((_PACKAGE, "<frozen", "<__array_function__", "<string>")):
             kind = _installed(name)
             if kind == "":
                 return _line(name, frame.f_lineno)
