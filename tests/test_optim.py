@@ -50,7 +50,7 @@ def run(make: Make, steps: int, dtype: str = "float64") -> list[np.ndarray]:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_numbers_are_pytorchs(case: str, dtype: str) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
     name, options = CASES[case]
     w, b = (torch.tensor(value, dtype=getattr(torch, dtype), requires_grad=True) for value in start())
     x = torch.tensor(np.random.default_rng(1).normal(size=(5, 4)), dtype=getattr(torch, dtype))

@@ -12,7 +12,7 @@ import pytest
 from chainrule.core.aval import Aval
 from chainrule.core.errors import DtypeError
 from chainrule.core.primitive import TABLE, Primitive, functions
-from chainrule.core.scalar import REQUIRED, Builder
+from chainrule.core.scalar import Builder
 from gates import Gate, calls_of
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1.5, 2.5, -2.5, 3.0, 1e-300, 5e-324, 30.0, -30.0, 700.0, -700.0, 1e300, -1e300, np.inf, -np.inf, np.nan]
@@ -21,21 +21,18 @@ NAMES |= {name: f"arc{name[1:]}" for name in ("asin", "acos", "atan", "asinh", "
 LOWERED = sorted(name for name, primitive in TABLE.items() if primitive.scalar is not None)
 
 
-class Minimal(Builder):
-    """A target on NumPy's arrays that has the required operations and nothing else."""
-
-    def convert(self, x: Any, dtype: Any) -> Any:
-        return np.asarray(x).astype(dtype)
-
-
-class Native(Minimal):
-    """A target that has them all, for integers and complex values too."""
+def of_numpy(*operations: str) -> dict[str, Any]:
+    """NumPy's functions for these operations, as methods."""
+    found = {name: getattr(np, NAMES.get(name, name), None) for name in operations}
+    return {name: staticmethod(function) for name, function in found.items() if function is not None}
 
 
-for operation, _ in inspect.getmembers(Builder, inspect.isfunction):
-    function = getattr(np, NAMES.get(operation, operation), None)
-    if function is not None and operation != "convert":
-        setattr(Minimal if operation in REQUIRED else Native, operation, staticmethod(function))
+REQUIRED = Builder.__abstractmethods__
+ALL = [name for name, _ in inspect.getmembers(Builder, inspect.isfunction)]
+CONVERT = {"convert": lambda self, x, dtype: np.asarray(x).astype(dtype)}
+# A target on NumPy's arrays that has the required operations and nothing else; and one that has them all, for integers and complex values too.
+Minimal = type("Minimal", (Builder,), of_numpy(*REQUIRED) | CONVERT)
+Native = type("Native", (Builder,), of_numpy(*ALL) | CONVERT)
 
 
 @pytest.fixture(autouse=True)

@@ -6,20 +6,18 @@ Nothing here knows any target.
 
 Values carry Python's operators, among each other and with Python numbers: ``+ - * /`` and unary ``-``;
 the comparisons, which give conditions; ``& | ^ ~`` on conditions and integers, ``<< >>`` on integers.
-Operations named in `REQUIRED` every target has; the others are written here in terms of them, to a
+The abstract operations every target has; the others are written here in terms of them, to a
 few units in the last place of double precision, and a target overrides those it does better.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 # A value is the target's own business: an array, a register, a piece of source text.
 Value = Any
-
-REQUIRED = ("select", "abs", "floor", "sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "atan", "pow", "fmod", "nextafter", "convert")
-"""Operations without which a target cannot lower every real gate; complex ones add `real`, `imag`, `conj`."""
 
 _LN2 = math.log(2.0)
 _HALF_PI = math.pi / 2
@@ -29,67 +27,84 @@ _LARGE = 1e8
 _WHOLE = 2.0**52
 
 
-class Builder:
+class Builder(ABC):
     """Base of the targets; arguments are values, or Python numbers where at least one is a value."""
 
+    @abstractmethod
     def select(self, condition: Value, a: Value, b: Value) -> Value:
         """``a`` where the condition holds, else ``b``; bits of the other one never matter."""
-        raise NotImplementedError
 
+    @abstractmethod
     def abs(self, x: Value) -> Value:
-        raise NotImplementedError
+        """The absolute value."""
 
+    @abstractmethod
     def floor(self, x: Value) -> Value:
-        raise NotImplementedError
+        """The largest whole number not above ``x``."""
 
+    @abstractmethod
     def sqrt(self, x: Value) -> Value:
-        raise NotImplementedError
+        """The square root."""
 
+    @abstractmethod
     def exp(self, x: Value) -> Value:
-        raise NotImplementedError
+        """The exponential."""
 
+    @abstractmethod
     def expm1(self, x: Value) -> Value:
-        raise NotImplementedError
+        """``exp(x) - 1``, exact near 0."""
 
+    @abstractmethod
     def log(self, x: Value) -> Value:
-        raise NotImplementedError
+        """The natural logarithm."""
 
+    @abstractmethod
     def log1p(self, x: Value) -> Value:
-        raise NotImplementedError
+        """``log(1 + x)``, exact near 0."""
 
+    @abstractmethod
     def sin(self, x: Value) -> Value:
-        raise NotImplementedError
+        """The sine."""
 
+    @abstractmethod
     def cos(self, x: Value) -> Value:
-        raise NotImplementedError
+        """The cosine."""
 
+    @abstractmethod
     def tanh(self, x: Value) -> Value:
-        raise NotImplementedError
+        """The hyperbolic tangent."""
 
+    @abstractmethod
     def atan(self, x: Value) -> Value:
-        raise NotImplementedError
+        """The arc tangent."""
 
+    @abstractmethod
     def pow(self, x: Value, y: Value) -> Value:
-        raise NotImplementedError
+        """``x`` to the power of ``y``."""
 
+    @abstractmethod
     def fmod(self, x: Value, y: Value) -> Value:
         """The exact remainder with the sign of ``x``, as C's fmod."""
-        raise NotImplementedError
 
+    @abstractmethod
     def nextafter(self, x: Value, y: Value) -> Value:
-        raise NotImplementedError
+        """The next number after ``x`` towards ``y``."""
 
+    @abstractmethod
     def convert(self, x: Value, dtype: Any) -> Value:
-        raise NotImplementedError
+        """``x`` in another dtype."""
 
     def real(self, x: Value) -> Value:
-        raise NotImplementedError
+        """The real part; of real values themselves."""
+        return x
 
     def imag(self, x: Value) -> Value:
-        raise NotImplementedError
+        """The imaginary part; of real values 0."""
+        return 0.0 * x
 
     def conj(self, x: Value) -> Value:
-        raise NotImplementedError
+        """The complex conjugate; of real values themselves."""
+        return x
 
     def isnan(self, x: Value) -> Value:
         return x != x
