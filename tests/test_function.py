@@ -347,6 +347,8 @@ def test_forward_and_backward_may_rebind_what_they_are_given():
         lambda ctx, x: setattr(ctx, "kept", [x * x]),
         lambda ctx, x: setattr(ctx, "kept", {"square": x * x}),
         lambda ctx, x: setattr(ctx, "kept", np.float32(x.item())),
+        lambda ctx, x: setattr(ctx, "kept", x.item()),
+        lambda ctx, x: setattr(ctx, "kept", float(np.asarray(x).sum())),
     ],
 )
 def test_floats_of_unknown_history_are_found_wherever_they_are_kept(keep):
@@ -354,7 +356,7 @@ def test_floats_of_unknown_history_are_found_wherever_they_are_kept(keep):
         @staticmethod
         def forward(ctx, x):
             keep(ctx, x)
-            ctx.double = 2 * x.item()
+            ctx.double = 2 * int(x)
             return x * x
 
         @staticmethod
@@ -395,3 +397,20 @@ def test_a_backward_that_is_zero_only_here_is_not_taken_for_a_constant():
 
     with pytest.raises(FunctionError, match="not computed from what it was given"):
         cr.grad(cr.grad(Square.apply))(0.0)
+
+
+def test_python_numbers_that_were_not_read_off_a_tensor_are_constants():
+    class Power(cr.Function):
+        @staticmethod
+        def forward(ctx, x, power):
+            ctx.save_for_backward(x)
+            ctx.power = power
+            ctx.scale = 0.5
+            return ctx.scale * x**power
+
+        @staticmethod
+        def backward(ctx, ct):
+            (x,) = ctx.saved_tensors
+            return ctx.scale * ctx.power * x ** (ctx.power - 1.0) * ct, None
+
+    assert cr.grad(cr.grad(lambda x: Power.apply(x, 3.0)))(2.0).item() == 6

@@ -187,3 +187,38 @@ def test_autograd_grad_of_what_depends_on_the_transform_alone() -> None:
 def test_backward_where_only_the_transform_would_get_a_gradient_is_told() -> None:
     with pytest.raises(cr.errors.GradientError, match="requires a gradient"):
         cr.grad(lambda x: (x * x).backward() or x)(2.0)
+
+
+@pytest.mark.parametrize("modes", list(product((forward, reverse), repeat=2)))
+def test_factorizations_whose_rules_invert_what_they_computed(modes: tuple[Callable[[Scalar], Scalar], ...]) -> None:
+    A = np.array([[3.0, 0.4], [0.4, 2.0]])
+
+    def f(x: cr.Tensor) -> cr.Tensor:
+        q, r = cr.linalg.qr(A + x * x * np.eye(2))
+        return cr.sum(cr.linalg.cholesky(A * x) * r) + cr.sum(q)
+
+    derivative, x, h = f, 1.3, 1e-4
+    for mode in modes:
+        derivative = mode(derivative)
+    near = [cr.grad(f)(np.float64(x + sign * h)).item() for sign in (1, -1)]
+    assert derivative(cr.tensor(x, dtype="float64")).item() == pytest.approx((near[0] - near[1]) / (2 * h), rel=1e-6)
+
+
+@pytest.mark.parametrize("mode", [reverse, forward])
+def test_assigning_to_a_leaf_inside_a_transform_loses_nothing_silently(mode: Callable[[Scalar], Scalar]) -> None:
+    frozen, trained = cr.tensor(1.0, requires_grad=True).requires_grad_(False), cr.tensor(1.0, requires_grad=True)
+
+    def assigns_to(w: cr.Tensor) -> Scalar:
+        return lambda z: w.assign(z * z) * z
+
+    with cr.no_grad():
+        assert mode(assigns_to(frozen))(cr.tensor(2.0)).item() == 12
+        with pytest.raises(cr.errors.GradientError, match="transform in progress"):
+            mode(assigns_to(trained))(cr.tensor(2.0))
+
+
+@pytest.mark.parametrize("mode", [reverse, forward])
+def test_what_would_cut_a_running_derivative_is_an_error(mode: Callable[[Scalar], Scalar]) -> None:
+    for cut in (lambda z: z.requires_grad_() * z, lambda z: z * cr.asarray(np.from_dlpack(z)), lambda z: z * np.asarray(z)):
+        with pytest.raises(cr.errors.GradientError):
+            mode(cut)(cr.tensor(3.0))

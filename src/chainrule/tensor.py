@@ -128,6 +128,10 @@ class Tensor(Operators):
         GradientError
             If the tensor is not floating point, or is computed by tracked gates.
         """
+        if self._node is not None and self._node.tags & current().running & ~BASE:
+            raise GradientError(
+                "requires_grad_ on a tensor that a transform in progress differentiates", mend="use x.detach().requires_grad_() for a leaf of its own"
+            )
         if not self.is_leaf:
             if requires_grad:
                 return self
@@ -221,11 +225,17 @@ class Tensor(Operators):
                 mend="make the shapes equal; broadcast_to repeats a value",
             )
         node = self._node
-        tracking = current().tracking & BASE
+        tracking = current().tracking
         if node is not None and node.primitive is None and node.cell is not None and node.cell.retains:
-            if tracking and node.tags & BASE:
+            flows = given._node is not None and given._node.tags & tracking
+            if node.tags & BASE and flows and not tracking & BASE:
+                raise GradientError(
+                    "a leaf that requires a gradient is assigned a value that a transform in progress differentiates",
+                    mend="pass it to the function as an argument, or assign value.detach()",
+                )
+            if tracking & node.tags & BASE:
                 raise GradientError("a leaf that requires a gradient is changed in place", mend="do it inside `with cr.no_grad():`, or on x.detach()")
-            if not tracking or given._node is None:
+            if not flows:
                 self._node = leaf(self.shape, self.dtype, node.tags, node.cell)
                 self._value = given._value
                 return self
@@ -353,12 +363,7 @@ class Tensor(Operators):
         return self.__array__()
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        self._check_readable()
-        if self._node is not None and self._node.tags & current().running & ~BASE:
-            raise GradientError(
-                "a tensor that is being differentiated was converted to a NumPy array, which would lose its derivative",
-                mend="compute with chainrule's functions, or convert x.detach() on purpose",
-            )
+        self._check_convertible()
         array = np.asarray(self._value, dtype=dtype)
         if copy:
             return array.copy()
@@ -386,6 +391,7 @@ class Tensor(Operators):
     ) -> Any:
         if self.requires_grad:
             raise GradientError("a tensor that requires a gradient cannot be exported", mend="export x.detach()")
+        self._check_convertible()
         return np.asarray(self._value).__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device, copy=copy)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -417,9 +423,21 @@ class Tensor(Operators):
         self._check_readable()
         return self._value.item()
 
+    def _check_convertible(self) -> None:
+        """Refuse to become another library's array where a transform in progress would lose sight of it."""
+        self._check_readable()
+        if self._node is not None and self._node.tags & current().running & ~BASE:
+            raise GradientError(
+                "a tensor that is being differentiated was converted to a NumPy array, which would lose its derivative",
+                mend="compute with chainrule's functions, or convert x.detach() on purpose",
+            )
+
     def _check_readable(self) -> None:
         """Refuse to become plain numbers where a custom gate's derivative depends on this tensor."""
-        if self._node is not None and self._node.tags & current().opaque:
+        mode = current()
+        if mode.readings is not None:
+            mode.readings.append(None)
+        if self._node is not None and self._node.tags & mode.opaque:
             raise FunctionError(
                 "the backward or jvp of a Function is differentiated itself, but reads a tensor as plain numbers, which loses the derivative",
                 mend="compute with the tensor itself, or use x.detach() on purpose",

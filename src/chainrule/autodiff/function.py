@@ -44,6 +44,7 @@ class Context:
     def __init__(self) -> None:
         self._saved: tuple[Any, ...] = ()
         self._constants: tuple[Any, ...] = ()
+        self._read = False
         self._node: weakref.ref[Node] | None = None
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
@@ -64,9 +65,10 @@ class Context:
         assert node is not None, "a node outlives its own backward"
         return item(entry.value, node, entry.output, len(node.params["outputs"]), node.tags)
 
-    def _settle(self, args: Sequence[Any], outputs: Sequence[Tensor]) -> None:
+    def _settle(self, args: Sequence[Any], outputs: Sequence[Tensor], *, read: bool) -> None:
         """Find the history of what was saved: that of an input, or of an output, holding which would be a cycle."""
         self._constants = tuple(x for x in args if not isinstance(x, Tensor))
+        self._read = read
         for entry in self._saved:
             if isinstance(entry, _Saved):
                 entry.output = next((i for i, out in enumerate(outputs) if out._value is entry.value), None)
@@ -84,6 +86,9 @@ class Context:
                     x = None if x.known else x.value
                 if isinstance(x, (Tensor, np.ndarray, np.generic)) and x.dtype.kind in "fc" and not any(x is arg for arg in self._constants):
                     return f"{name}, {Aval(x.shape, x.dtype)}"
+                # A Python number is a constant, unless forward read a tensor as numbers.
+                if self._read and x.__class__ in (float, complex) and not any(x is arg for arg in self._constants):
+                    return f"{name}, the number {x:.6g}"
         return None
 
 
@@ -159,12 +164,13 @@ class Function:
         ctx = Context()
         ctx.needs_input_grad = tuple(node is not None for node in nodes)
         # With names of its own, which it may rebind, and free to compute in NumPy.
-        with using(Mode(0, mode.interpret)):
+        readings: list[None] = []
+        with using(Mode(0, mode.interpret, readings=readings)):
             returned = cls.forward(ctx, *(new(x._value, x._node) if isinstance(x, Tensor) else x for x in args))
         single = not isinstance(returned, tuple)
         results = (returned,) if single else returned
         outputs = [_output(cls, x) for x in results]
-        ctx._settle(args, outputs)
+        ctx._settle(args, outputs, read=bool(readings))
         tags = 0
         for node in nodes:
             tags |= 0 if node is None else node.tags & mode.tracking
@@ -191,6 +197,8 @@ class Function:
 
     @classmethod
     def _push(cls, ctx: Context, tangents: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        if all(t is None for t in tangents):
+            return (None,) * len(outputs)
         again = any(x is not None and x._node is not None and x._node.tags & current().tracking for x in (*tangents, *outputs))
         if again:
             _check_known(cls, "jvp", ctx)

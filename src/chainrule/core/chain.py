@@ -201,6 +201,8 @@ def push(
 ) -> Value:
     """The tangent of a gate's output from those of its inputs; None where no tangent reaches it."""
     present = [i for i, t in enumerate(tangents) if t is not None]
+    if not present:
+        return None
     if primitive.partials is not None:
         terms = [_push_partial(primitive, i, tangents[i], inputs, out, params) for i in present]
         return _fit(_total(terms), out)

@@ -44,12 +44,15 @@ class Mode:
         The tags that can be tracked: that of `requires_grad` and those of the transforms in progress.
     opaque : int
         The tags whose carriers must not be read as plain numbers, because a derivative would be lost.
+    readings : list or None
+        Where it is noted that a tensor was read as plain numbers, if anyone wants to know.
     """
 
     tracking: int = BASE
     interpret: Interpret | None = None
     running: int = BASE
     opaque: int = 0
+    readings: list[None] | None = None
 
 
 EVERYDAY = Mode()
