@@ -319,7 +319,7 @@ def test_absent_is_not_zero():
     assert gw is None
 
 
-def test_where_lets_no_nan_of_the_branch_not_taken_into_gradients_of_any_order():
+def test_where_lets_no_nan_of_the_branch_not_taken_into_first_and_second_derivatives():
     def safe_log(x):
         return cr.where(x > 0, cr.log(x), 0.0)
 

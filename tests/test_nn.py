@@ -413,3 +413,8 @@ def test_a_hidden_layer_learns_exclusive_or() -> None:
         optimizer.step()
     assert loss.item() < 0.05
     assert model(x).argmax(axis=-1).tolist() == labels.tolist()
+
+
+def test_a_layer_that_defines_no_call_says_so() -> None:
+    with pytest.raises(LayerError, match="Empty does not define what it computes"):
+        type("Empty", (nn.Layer,), {})()(cr.ones(2))

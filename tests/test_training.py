@@ -419,7 +419,7 @@ def test_progress_as_a_live_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_blas_threads_are_put_back() -> None:
     controls = _controls()
     if controls is None:
-        pytest.skip("NumPy does not use OpenBLAS here")
+        pytest.skip("needs a NumPy that uses OpenBLAS, as the wheels of pip install numpy do")
     get, put = controls
     before = get()
     try:

@@ -6,6 +6,7 @@ An initializer is plain frozen data, called with a shape; its values come from t
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -18,9 +19,10 @@ from chainrule.ops import random
 from chainrule.tensor import Tensor, new
 
 
-class Initializer:
+class Initializer(ABC):
     """Makes the first value of a parameter; the base of all initializers."""
 
+    @abstractmethod
     def __call__(self, shape: Shape, dtype: Any = "float32", fans: tuple[int, int] | None = None) -> Tensor:
         """A value of this shape and dtype.
 
@@ -30,7 +32,6 @@ class Initializer:
             How many inputs an output depends on, and how many outputs an input reaches; read off the
             shape (sizes of a window, inputs, outputs) if not given.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ class Layer:
 
     def call(self, *inputs: Any, **options: Any) -> Any:
         """The layer's output."""
-        raise NotImplementedError(f"{type(self).__name__} does not define call")
+        raise LayerError(f"{type(self).__name__} does not define what it computes", mend="define its method call(self, x)")
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """The layer's output for these inputs.

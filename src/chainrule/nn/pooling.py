@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from chainrule.nn.images import ImageLayer, Padding, canonical, per_axis
@@ -9,7 +10,7 @@ from chainrule.ops.pooling import max_pool
 from chainrule.tensor import Tensor
 
 
-class Pooling(ImageLayer):
+class Pooling(ImageLayer, ABC):
     """Base of the pooling layers; ``rank`` is the number of spatial axes.
 
     Parameters
@@ -42,9 +43,9 @@ class Pooling(ImageLayer):
     def call(self, x: Tensor) -> Tensor:
         return self.on_channels_last(self.pool, x)
 
+    @abstractmethod
     def pool(self, x: Tensor) -> Tensor:
         """The pooled images, channels last."""
-        raise NotImplementedError
 
 
 class MaxPooling2D(Pooling):

@@ -7,6 +7,7 @@ names stand for new values.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -89,7 +90,7 @@ class Group:
         return iter(self._options)
 
 
-class Optimizer:
+class Optimizer(ABC):
     """Base of the optimizers.
 
     Parameters
@@ -151,13 +152,13 @@ class Optimizer:
         for group in self.groups:
             group["lr"] = value
 
+    @abstractmethod
     def begin(self, parameter: Tensor, group: Group) -> dict[str, Any]:
         """What is remembered of a parameter from step to step: names and first values."""
-        raise NotImplementedError
 
+    @abstractmethod
     def update(self, parameter: Tensor, gradient: Tensor, lr: Tensor, slots: Slots, group: Group) -> Tensor:
         """The parameter's next value; assigns the slots theirs."""
-        raise NotImplementedError
 
     def step(self) -> None:
         """Move every parameter that has a gradient."""
