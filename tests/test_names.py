@@ -32,7 +32,8 @@ def test_namespaces_show_public_names_only(namespace: types.ModuleType) -> None:
 
 
 def test_functions_of_the_extension_alone_stand_in_it_alone() -> None:
-    assert set(cr.linalg.__all__) & set(cr.__all__) == {"matmul", "matrix_transpose", "tensordot", "vecdot"}
+    # cr.trace writes a function down as a graph.
+    assert set(cr.linalg.__all__) & set(cr.__all__) == {"matmul", "matrix_transpose", "tensordot", "trace", "vecdot"}
 
 
 UFUNCS = [name for name, ufunc in vars(np).items() if isinstance(ufunc, np.ufunc) and functions.ufunc(ufunc.__name__)]

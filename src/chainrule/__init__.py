@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from chainrule.autodiff import autograd as autograd
+from chainrule.autodiff import symbolic as symbolic
 from chainrule.autodiff.check import gradcheck as gradcheck
 from chainrule.autodiff.check import gradgradcheck as gradgradcheck
 from chainrule.autodiff.forward import jvp as jvp
@@ -23,6 +24,8 @@ from chainrule.autodiff.reverse import vjp as vjp
 from chainrule.core import errors as errors
 from chainrule.core.interp import enable_grad as enable_grad
 from chainrule.core.interp import no_grad as no_grad
+from chainrule.graph.ir import Graph as Graph
+from chainrule.graph.trace import trace as trace
 from chainrule.ops import linalg as linalg
 from chainrule.ops import random as random
 from chainrule.ops.activation import *

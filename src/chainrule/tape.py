@@ -243,7 +243,8 @@ def reverse(
 
     # Another derivative that flows through the same tape will read what it saved.
     retain = retain or any(root is not None and root.tags & mode.tracking & ~tag for root in roots)
-    options: dict[str, Any] = {"retain": retain, "arrive": arrive, "wanted": ends, "needed": needed}
+    label = None if mode.tracer is None else mode.tracer.gradient
+    options: dict[str, Any] = {"retain": retain, "arrive": arrive, "wanted": ends, "needed": needed, "label": label}
     if bare:
         seeds = [(r, ct._value) for r, ct in zip(roots, cotangents, strict=True) if r is not None]
         with using(ARRAYS), np.errstate(all="ignore"):
@@ -287,7 +288,7 @@ def seed(output: Any, gradient: Any, tag: int = BASE) -> Any:
                 f"a gradient can start implicitly from a scalar only, not from shape {value.shape}",
                 mend="reduce the output first (loss.sum()), or pass gradient= of its shape",
             )
-        return new(np.ones(value.shape, value.dtype))
+        return functions.ones(value.shape, dtype=value.dtype)
     gradient = functions.asarray(gradient)
     if gradient._value.shape != value.shape:
         raise GradientError(f"gradient has shape {gradient._value.shape}, the output {value.shape}", mend="pass a gradient of the output's shape")

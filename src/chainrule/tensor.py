@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chainrule.conversions import Conversions
 from chainrule.core.aval import Aval, Dtype, Shape, promote
 from chainrule.core.chain import ITEM
-from chainrule.core.errors import ArgumentError, DtypeError, FunctionError, GradientError, ShapeError
+from chainrule.core.errors import ArgumentError, DtypeError, GradientError, ShapeError
 from chainrule.core.interp import BASE, Tag, current
 from chainrule.core.node import Cell, Node, leaf
 from chainrule.core.primitive import functions
+from chainrule.core.variable import Variable
 from chainrule.operators import Operators
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ Scalar = bool | int | float | complex
 Axis = int | Sequence[int] | None
 
 
-class Tensor(Operators):
+class Tensor(Operators, Conversions):
     """An immutable n-dimensional array that remembers how it was computed.
 
     Made by `chainrule.tensor`, `chainrule.asarray`, the creation functions and every gate.
@@ -105,7 +107,7 @@ class Tensor(Operators):
 
     @property
     def grad(self) -> Tensor | None:
-        node = self._node
+        node = self._node if current().tracer is None else seen(self)._node
         return None if node is None or node.cell is None else node.cell.grad
 
     @grad.setter
@@ -114,11 +116,12 @@ class Tensor(Operators):
             got = str(Aval(value.shape, value.dtype)) if isinstance(value, Tensor) else type(value).__name__
             wanted = Aval(self.shape, self.dtype)
             raise GradientError(f"the gradient of {wanted} cannot be set to {got}", mend=f"assign a Tensor {wanted}, or None")
-        if self._node is None:
-            self._node = leaf(self.shape, self.dtype, 0, Cell(retains=True))
-        if self._node.cell is None:
-            self._node.cell = Cell(retains=False)
-        self._node.cell.grad = value
+        own = seen(self)
+        if own._node is None:
+            own._node = leaf(own.shape, own.dtype, 0, Cell(retains=True))
+        if own._node.cell is None:
+            own._node.cell = Cell(retains=False)
+        own._node.cell.grad = value if value is None else seen(value)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Ask (or stop asking) for this leaf's gradient; returns the tensor itself.
@@ -175,7 +178,7 @@ class Tensor(Operators):
 
     def detach(self) -> Tensor:
         """The same value without history."""
-        return new(self._value)
+        return new((self if current().tracer is None else seen(self))._value)
 
     def retain_grad(self) -> None:
         """Keep the gradient that passes through this tensor in ``.grad``, as leaves do."""
@@ -224,7 +227,8 @@ class Tensor(Operators):
                 f"a tensor of shape {self.shape} cannot be assigned a value of shape {given.shape}",
                 mend="make the shapes equal; broadcast_to repeats a value",
             )
-        node = self._node
+        own = seen(self)
+        node = own._node
         tracking = current().tracking
         if node is not None and node.primitive is None and node.cell is not None and node.cell.retains:
             flows = given._node is not None and given._node.tags & tracking
@@ -236,10 +240,10 @@ class Tensor(Operators):
             if tracking & node.tags & BASE:
                 raise GradientError("a leaf that requires a gradient is changed in place", mend="do it inside `with cr.no_grad():`, or on x.detach()")
             if not flows:
-                self._node = leaf(self.shape, self.dtype, node.tags, node.cell)
-                self._value = given._value
+                own._node = leaf(own.shape, own.dtype, node.tags, node.cell)
+                own._value = given._value
                 return self
-        self._value, self._node = given._value, given._node
+        own._value, own._node = given._value, given._node
         return self
 
     def __setitem__(self, index: Any, value: Tensor | npt.ArrayLike) -> None:
@@ -336,114 +340,11 @@ class Tensor(Operators):
         return iter(functions.unstack(self))
 
     def __contains__(self, value: Any) -> bool:
-        return bool((self._value == (value._value if isinstance(value, Tensor) else value)).any())
-
-    def item(self) -> Any:
-        """The only element, as a Python scalar."""
-        if self.size != 1:
-            raise ShapeError(f"only a tensor of one element has an item, not shape {self.shape}", mend="index it first, or use tolist()")
-        self._check_readable()
-        return self._value.item()
-
-    def tolist(self) -> Any:
-        """Nested lists of Python scalars."""
-        self._check_readable()
-        return self._value.tolist()
-
-    def numpy(self) -> npt.NDArray[Any]:
-        """The value as a read-only NumPy array, without copying.
-
-        Raises
-        ------
-        GradientError
-            If the tensor requires a gradient, which NumPy could not see.
-        """
-        if self.requires_grad:
-            raise GradientError("numpy() on a tensor that requires a gradient", mend="use x.detach().numpy() to leave the graph on purpose")
-        return self.__array__()
-
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        self._check_convertible()
-        array = np.asarray(self._value, dtype=dtype)
-        if copy:
-            return array.copy()
-        array = array.view()
-        array.flags.writeable = False
-        return array
-
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        function = functions.ufunc(ufunc.__name__)
-        if method == "__call__" and function is not None and not kwargs:
-            return function(*inputs)
-        called = ufunc.__name__ + ("" if method == "__call__" else f".{method}") + "".join(f", {name}=" for name in kwargs)
-        raise DtypeError(f"NumPy's {called} does not compute with Tensors", mend="use chainrule's function, or convert with np.asarray(x)")
-
-    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
-        return functions.array_namespace(api_version)
-
-    def __dlpack__(
-        self,
-        *,
-        stream: Any = None,
-        max_version: tuple[int, int] | None = None,
-        dl_device: tuple[int, int] | None = None,
-        copy: bool | None = None,
-    ) -> Any:
-        if self.requires_grad:
-            raise GradientError("a tensor that requires a gradient cannot be exported", mend="export x.detach()")
-        self._check_convertible()
-        return np.asarray(self._value).__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device, copy=copy)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return np.asarray(self._value).__dlpack_device__()
-
-    def __bool__(self) -> bool:
-        return bool(self._single("bool"))
-
-    def __float__(self) -> float:
-        return float(self._single("float"))
-
-    def __int__(self) -> int:
-        return int(self._single("int"))
-
-    def __complex__(self) -> complex:
-        return complex(self._single("complex"))
-
-    def __index__(self) -> int:
-        if self.dtype.kind not in "iu" or self.shape:
-            raise DtypeError(f"only an integer tensor without axes can be an index, not {Aval(self.shape, self.dtype)}")
-        return int(self._value)
-
-    def _single(self, kind: str) -> Any:
-        if self.size != 1:
-            raise ShapeError(
-                f"{kind}() of a tensor of shape {self.shape} is ambiguous",
-                mend="reduce it first: x.any(), x.all(), x.sum(); or choose elementwise with cr.where",
-            )
-        self._check_readable()
-        return self._value.item()
-
-    def _check_convertible(self) -> None:
-        """Refuse to become another library's array where a transform in progress would lose sight of it."""
-        self._check_readable()
-        if self._node is not None and self._node.tags & current().running & ~BASE:
-            raise GradientError(
-                "a tensor that is being differentiated was converted to a NumPy array, which would lose its derivative",
-                mend="compute with chainrule's functions, or convert x.detach() on purpose",
-            )
-
-    def _check_readable(self) -> None:
-        """Refuse to become plain numbers where a custom gate's derivative depends on this tensor."""
-        mode = current()
-        if mode.readings is not None:
-            mode.readings.append(None)
-        if self._node is not None and self._node.tags & mode.opaque:
-            raise FunctionError(
-                "the backward or jvp of a Function is differentiated itself, but reads a tensor as plain numbers, which loses the derivative",
-                mend="compute with the tensor itself, or use x.detach() on purpose",
-            )
+        return bool(functions.any(functions.equal(self, value)))
 
     def __repr__(self) -> str:
+        if isinstance(self._value, Variable):
+            return f"tensor({self._value}: {Aval(self.shape, self.dtype)})"
         body = np.array2string(np.asarray(self._value), separator=", ", prefix="tensor(")
         notes = [body]
         if self.dtype.name not in ("float32", "int64", "bool") or not self.size:
@@ -456,7 +357,8 @@ class Tensor(Operators):
         return format(self.item(), spec) if spec and self.size == 1 else format(str(self), spec)
 
     def __copy__(self) -> Tensor:
-        return new(self._value, self._node)
+        same = self if current().tracer is None else seen(self)
+        return new(same._value, same._node)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if not self.is_leaf:
@@ -476,6 +378,12 @@ def new(value: Any, node: Node | None = None) -> Tensor:
     return tensor
 
 
+def seen(tensor: Tensor) -> Tensor:
+    """The tensor itself; while a function is traced, the traced one that stands for it."""
+    tracer = current().tracer
+    return tensor if tracer is None else tracer.seen(tensor)
+
+
 def _gate_name(node: Node | None) -> str:
     """The gate that made this node; of one output among several, the gate that has them."""
     while node is not None and node.primitive is ITEM:
@@ -489,7 +397,7 @@ def _restore(value: Any, requires_grad: bool) -> Tensor:
 
 
 def _watched(tensor: Tensor) -> Cell:
-    node = tensor._node
+    node = seen(tensor)._node
     if node is None or not tensor.requires_grad:
         raise GradientError(
             "no gradient passes through a tensor that does not require one", mend="set requires_grad=True on it or on what it comes from"

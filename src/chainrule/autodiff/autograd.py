@@ -13,7 +13,7 @@ from chainrule.core.interp import BASE, Tag, current, tracking
 from chainrule.core.node import Cell, Node
 from chainrule.core.primitive import public
 from chainrule.tape import reverse, seed
-from chainrule.tensor import Tensor
+from chainrule.tensor import Tensor, seen
 
 __all__ = ["backward", "grad"]
 
@@ -63,13 +63,13 @@ def backward(
     >>> cr.autograd.backward([x * x, 2 * x], [1.0, 10.0]); x.grad
     tensor(26.)
     """
-    outputs = _several(tensors)
+    outputs = [seen(x) for x in _several(tensors)]
     cotangents = _seeds(outputs, grad_tensors)
     retain = create_graph if retain_graph is None else retain_graph
     if inputs is None:
         reverse(outputs, cotangents, retain=retain, create=create_graph)
         return
-    nodes = [_node(x) for x in _several(inputs)]
+    nodes = [_node(seen(x) if isinstance(x, Tensor) else x) for x in _several(inputs)]
     found = reverse(outputs, cotangents, retain=retain, create=create_graph, wanted=nodes, narrow=True)
     with tracking(current().tracking if create_graph else current().tracking & ~BASE):
         for node, ct in found.items():
@@ -119,9 +119,9 @@ def grad(
     >>> cr.autograd.grad(g, [x])
     (tensor(2.),)
     """
-    ends = _several(inputs)
+    ends = [seen(x) if isinstance(x, Tensor) else x for x in _several(inputs)]
     nodes = [_node(x) for x in ends]
-    results = _several(outputs)
+    results = [seen(x) for x in _several(outputs)]
     retain = create_graph if retain_graph is None else retain_graph
     tag = BASE
     if not any(_tags(x) & BASE for x in results):

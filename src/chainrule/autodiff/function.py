@@ -19,11 +19,11 @@ from chainrule.autodiff.scope import enter, leave, node_of
 from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import FunctionError
-from chainrule.core.interp import EVERYDAY, QUIET, Mode, Tag, current, evaluate, tracking, using
+from chainrule.core.interp import BASE, EVERYDAY, QUIET, Tag, current, evaluate, tracking, using
 from chainrule.core.node import Node, make
 from chainrule.core.primitive import Primitive, functions
 from chainrule.tape import item, reverse, set_tangents, tangent_of, twin
-from chainrule.tensor import Tensor, new
+from chainrule.tensor import Tensor, new, seen
 
 __all__ = ["Context", "Function"]
 
@@ -160,12 +160,14 @@ class Function:
             with using(EVERYDAY):
                 out = cls.apply(*(new(x) if isinstance(x, (np.ndarray, np.generic)) else x for x in args))
             return tuple(x._value for x in out) if isinstance(out, tuple) else out._value
+        if mode.tracer is not None:
+            args = tuple(seen(x) if isinstance(x, Tensor) else x for x in args)
         nodes = tuple(_tracked(x, mode.tracking) for x in args)
         ctx = Context()
         ctx.needs_input_grad = tuple(node is not None for node in nodes)
         # With names of its own, which it may rebind, and free to compute in NumPy.
         readings: list[None] = []
-        with using(Mode(0, mode.interpret, readings=readings)):
+        with using(mode.but(tracking=0, running=BASE, opaque=0, readings=readings)):
             returned = cls.forward(ctx, *(new(x._value, x._node) if isinstance(x, Tensor) else x for x in args))
         single = not isinstance(returned, tuple)
         results = (returned,) if single else returned
@@ -293,7 +295,7 @@ def _watched(bit: int) -> Any:
     """Track a further tag, and let nothing that is tracked be read as a plain number."""
     mode = current()
     tracked = mode.tracking | bit
-    return using(Mode(tracked, mode.interpret, tracked, tracked))
+    return using(mode.but(tracking=tracked, running=tracked, opaque=tracked))
 
 
 def _check_reached(function: type[Function], method: str, found: Sequence[Tensor | None], bit: int, purpose: str) -> None:

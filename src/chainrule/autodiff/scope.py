@@ -45,6 +45,9 @@ def enter(x: Any, tag: Tag, role: str) -> Tensor:
     node = _alias(outside, tags | tag.bit) if outside is not None and tags else make(None, (), (), NO_PARAMS, tag.bit, x.shape, x.dtype)
     node.cell = node.cell or Cell(retains=False)
     node.cell.tag = tag
+    tracer = current().tracer
+    if tracer is not None:
+        tracer.named(node, x._value)
     return new(x._value, node)
 
 

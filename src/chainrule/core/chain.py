@@ -17,6 +17,7 @@ import numpy as np
 
 from chainrule.core.aval import Aval, Shape
 from chainrule.core.errors import GradientError, ShapeError
+from chainrule.core.interp import current
 from chainrule.core.node import Node
 from chainrule.core.primitive import Primitive, call, functions
 
@@ -69,6 +70,7 @@ def sweep(
     arrive: Arrive,
     wanted: Mapping[Node, Any] | None = None,
     needed: Container[Node] | None = None,
+    label: Callable[[Node, Value], None] | None = None,
 ) -> dict[Node, Value]:
     """Carry cotangents from outputs back to everything tagged that they depend on.
 
@@ -90,6 +92,8 @@ def sweep(
         Nodes whose cotangents are returned; the sweep does not go beyond a node that is wanted and a leaf.
     needed : container of Node, optional
         Only these nodes are entered, if given.
+    label : callable, optional
+        ``label(node, ct)`` is told every complete cotangent: a tracer names it.
 
     Returns
     -------
@@ -117,6 +121,8 @@ def sweep(
             ct = arrive(node, ct)
         if wanted is not None and node in wanted:
             found[node] = ct
+        if label is not None:
+            label(node, ct)
         primitive = node.primitive
         if primitive is None:
             continue
@@ -298,7 +304,9 @@ def _unspoilt(pull: Any) -> Any:
 
     def apply(ct: Value, saved: tuple[Any, ...], node: Node, to: Any) -> Value:
         share = pull(ct, saved, node, to)
-        if share is None or share.shape is None or bool(functions.all(functions.isfinite(share))):
+        if share is None or share.shape is None:
+            return share
+        if current().tracer is None and bool(functions.all(functions.isfinite(share))):
             return share
         first, second = (pull(ct, tuple(_finite(value, fill) for value in saved), node, to) for fill in (0.0, 1.0))
         return functions.where(functions.isfinite(share) | (first != second), share, first)

@@ -13,6 +13,7 @@ from functools import cache
 
 # Not pathlib, which would be the slowest import of the library.
 _PACKAGE = __file__.rpartition("core")[0]
+_OURS = (_PACKAGE, "<frozen", "<__array_function__", "<string>")
 
 
 def user_line() -> str:
@@ -24,7 +25,7 @@ def user_line() -> str:
     packaged = ""
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith((_PACKAGE, "<frozen", "<__array_function__", "<string>")):
+        if not name.startswith(_OURS):
             kind = _installed(name)
             if kind == "":
                 return _line(name, frame.f_lineno)
@@ -32,6 +33,11 @@ def user_line() -> str:
                 packaged = packaged or _line(name, frame.f_lineno)
         frame = frame.f_back
     return packaged
+
+
+def is_users(filename: str) -> bool:
+    """Whether a file is the caller's own: not the library's, nor the standard one's or an installed package's."""
+    return not filename.startswith(_OURS) and _installed(filename) == ""
 
 
 def _line(name: str, number: int) -> str:
@@ -113,6 +119,10 @@ class LinAlgError(ChainruleError, ValueError):
 
 class GradientError(ChainruleError, RuntimeError):
     """A gradient that was asked for cannot be computed."""
+
+
+class TraceError(ChainruleError, RuntimeError):
+    """A function that cannot be written down as a graph, or a traced value used where there is none."""
 
 
 class FunctionError(ChainruleError, RuntimeError):

@@ -18,9 +18,10 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
+    from chainrule.core.node import Node
     from chainrule.core.primitive import Primitive
 
 # What flows through an interpreter is its own business: Tensors, arrays, graph names.
@@ -28,6 +29,34 @@ Interpret = Callable[["Primitive", Sequence[Any], Mapping[str, Any]], Any]
 
 BASE = 1
 """The tag of tensors with ``requires_grad``."""
+
+
+class Tracer(Protocol):
+    """Who writes a function down as a graph; Tensors go in and come out."""
+
+    def seen(self, x: Any) -> Any:
+        """The traced Tensor that stands for ``x`` while the function is traced."""
+        ...
+
+    def constant(self, value: Any) -> Any:
+        """A traced Tensor of a fixed value."""
+        ...
+
+    def named(self, node: Node, value: Any) -> None:
+        """Remember the traced value of a node of the tape."""
+        ...
+
+    def gradient(self, node: Node, ct: Any) -> None:
+        """Name the cotangent of a node after its value."""
+        ...
+
+    def follow(self, operation: Any) -> None:
+        """Give what is written next the names of an operation of another graph; None: the caller's own again."""
+        ...
+
+    def building(self) -> None:
+        """A layer is about to make its parameters."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +75,14 @@ class Mode:
         The tags whose carriers must not be read as plain numbers, because a derivative would be lost.
     readings : list or None
         Where it is noted that a tensor was read as plain numbers, if anyone wants to know.
+    tracer : Tracer or None
+        Who writes down what happens, while a function is traced.
+    scope : tuple of str
+        The path of the layer that is being traced.
+    layer : object
+        That layer.
+    examples : tuple
+        While a function is traced for one example of a batch, the number of that example, a traced value, per enclosing batch.
     """
 
     tracking: int = BASE
@@ -53,6 +90,21 @@ class Mode:
     running: int = BASE
     opaque: int = 0
     readings: list[None] | None = None
+    tracer: Tracer | None = None
+    scope: tuple[str, ...] = ()
+    layer: Any = None
+    examples: tuple[Any, ...] = ()
+
+    def but(self, *, tracking: int, running: int | None = None, opaque: int | None = None, readings: list[None] | None = None) -> Mode:
+        """The same mode with other tags; ``readings`` are not handed on."""
+        running = self.running if running is None else running
+        opaque = self.opaque if opaque is None else opaque
+        return Mode(tracking, self.interpret, running, opaque, readings, self.tracer, self.scope, self.layer, self.examples)
+
+    def inside(self, name: str, layer: Any) -> Mode:
+        """The same mode in a layer of the one in which it was."""
+        scope = (*self.scope, *([name] if name else []))
+        return Mode(self.tracking, self.interpret, self.running, self.opaque, self.readings, self.tracer, scope, layer, self.examples)
 
 
 EVERYDAY = Mode()
@@ -76,7 +128,7 @@ def using(mode: Mode) -> Generator[None]:
 def tracking_only(tags: int) -> Mode:
     """The mode in force, with only these tags tracked."""
     mode = current()
-    return mode if tags == mode.tracking else Mode(tags, mode.interpret, mode.running, mode.opaque)
+    return mode if tags == mode.tracking else mode.but(tracking=tags)
 
 
 def tracking(tags: int) -> Any:
@@ -87,7 +139,7 @@ def tracking(tags: int) -> Any:
 def transforming(bit: int) -> Any:
     """Inside the block a transform with this tag is in progress."""
     mode = current()
-    return using(Mode(mode.tracking | bit, mode.interpret, mode.running | bit, mode.opaque))
+    return using(mode.but(tracking=mode.tracking | bit, running=mode.running | bit))
 
 
 def evaluate(primitive: Primitive, inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:

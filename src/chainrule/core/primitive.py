@@ -33,7 +33,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from chainrule.core.aval import Aval
-from chainrule.core.errors import ArgumentError, ChainruleError, LinAlgError
+from chainrule.core.errors import ArgumentError, ChainruleError, LinAlgError, TraceError
+from chainrule.core.variable import Variable
 
 # Rules take and give whatever is interpreted now, hence Any.
 Rule = Callable[..., Any]
@@ -181,6 +182,9 @@ class Primitive:
 
     def diagnose(self, values: Sequence[Any], params: Mapping[str, Any], error: Exception) -> Exception:
         """The clear error for an evaluation that failed with ``error``."""
+        outside = next((v for v in values if isinstance(v, Variable)), None)
+        if outside is not None:
+            return leaked(outside)
         avals = [Aval(np.shape(v), np.result_type(v)) for v in values]
         try:
             self.aval(*avals, **params)
@@ -193,6 +197,15 @@ class Primitive:
         kind = LinAlgError if isinstance(error, np.linalg.LinAlgError) else ArgumentError
         operands = ", ".join(map(str, avals))
         return kind(f"{self.name}({operands}): {error}")
+
+
+def leaked(value: Variable) -> TraceError:
+    """The error for a traced value that outlived its trace."""
+    what = f"{value.name}, {value.aval}," if value.name else f"a tensor {value.aval}"
+    return TraceError(
+        f"{what} was made while a function was traced, and has no value outside of it",
+        mend="return it from the function, or keep it with state.assign(value) in a tensor that exists before",
+    )
 
 
 class _Keeps(dict[int, tuple[bool, ...]]):

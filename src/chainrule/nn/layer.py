@@ -16,7 +16,7 @@ import numpy as np
 from chainrule.core import tree
 from chainrule.core.aval import Dtype, Shape
 from chainrule.core.errors import ChainruleError, LayerError
-from chainrule.core.interp import EVERYDAY, no_grad, using
+from chainrule.core.interp import EVERYDAY, current, no_grad, using
 from chainrule.nn.initializers import Initializer, fetch, name_of
 from chainrule.nn.spec import InputSpec
 from chainrule.ops.creation import asarray
@@ -112,13 +112,20 @@ class Layer:
                 self._check(inputs)
             if not self.built:
                 self._build(inputs)
-            out = self.call(*inputs, **options)
+            if current().tracer is None:
+                out = self.call(*inputs, **options)
+            else:
+                with using(current().inside(self._name_in(current().layer), self)):
+                    out = self.call(*inputs, **options)
             return alias(out) if inputs and out is inputs[0] else out
         except ChainruleError as error:
             _locate(error, self)
             raise
 
     def _build(self, inputs: tuple[Any, ...]) -> None:
+        tracer = current().tracer
+        if tracer is not None:
+            tracer.building()
         # Parameters are values even where the first call is being traced.
         with using(EVERYDAY):
             self.build(*(_shapes(x) for x in inputs))
@@ -135,6 +142,10 @@ class Layer:
         """What messages call the layer."""
         kind = type(self).__name__
         return kind if self.name is None else f"{kind} {self.name!r}"
+
+    def _name_in(self, outer: Layer | None) -> str:
+        """The name of this layer among another's attributes, or ''."""
+        return "" if outer is None else next((name for name, member in outer._members() if member is self), "")
 
     # Parameters, buffers and sublayers.
 
@@ -375,8 +386,7 @@ def _locate(error: ChainruleError, layer: Layer) -> None:
     if not trail or trail[-1] is not layer:
         trail.append(layer)
     path = [trail[-1].label]
-    for outer, inner in zip(trail[:0:-1], trail[-2::-1], strict=True):
-        path.append(next((name for name, member in outer._members() if member is inner), inner.label))
+    path += [inner._name_in(outer) or inner.label for outer, inner in zip(trail[:0:-1], trail[-2::-1], strict=True)]
     error.layer = ".".join(path) + (f" ({trail[0].label})" if len(trail) > 1 else "")
 
 

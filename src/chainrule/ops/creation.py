@@ -52,7 +52,11 @@ def tensor(data: Any, *, dtype: npt.DTypeLike | None = None, requires_grad: bool
     >>> cr.tensor([1.0, 2.0], requires_grad=True)
     tensor([1., 2.], requires_grad=True)
     """
-    leaf = constant(np.asarray(data._value) if isinstance(data, Tensor) else data, None if dtype is None else as_dtype(dtype, "tensor"))
+    target = None if dtype is None else as_dtype(dtype, "tensor")
+    if isinstance(data, Tensor) and current().tracer is not None:
+        leaf = data.detach() if target is None else astype(data.detach(), target)
+    else:
+        leaf = constant(np.asarray(data._value) if isinstance(data, Tensor) else data, target)
     return leaf.requires_grad_() if requires_grad else leaf
 
 

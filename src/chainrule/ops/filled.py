@@ -14,7 +14,7 @@ import numpy as np
 
 from chainrule.core.aval import DEFAULT_FLOAT, Shape, promote
 from chainrule.core.errors import ArgumentError, ShapeError
-from chainrule.core.interp import current, evaluate
+from chainrule.core.interp import current
 from chainrule.core.primitive import functions, public
 from chainrule.ops.creation import asarray
 from chainrule.ops.gate import as_dtype, check_device, constant, lift, made
@@ -419,10 +419,10 @@ def _filled(operation: str, shape: int | Sequence[int], value: Number, dtype: np
     check_device(device)
     sizes = _sizes(operation, shape)
     target = DEFAULT_FLOAT if dtype is None else as_dtype(dtype, operation)
-    mode = current()
-    if mode.interpret is not None and mode.interpret is not evaluate:
+    if current().tracer is not None:
         # A graph shall hold the number, not an array of it.
-        return functions.broadcast_to(constant(value, target), sizes)
+        number = constant(value, target)
+        return functions.broadcast_to(number, sizes) if sizes else number
     # 0.0 may be -0.0, so only the integer takes the quick way.
     try:
         return made(np.zeros(sizes, target) if value.__class__ is int and value == 0 else np.full(sizes, value, target))

@@ -8,6 +8,7 @@ end. No gate is defined here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from chainrule.core.errors import ArgumentError, DtypeError, GradientError, Shap
 from chainrule.core.interp import current, evaluate
 from chainrule.core.primitive import F, Primitive, Rule, functions, public, register
 from chainrule.tape import bind
-from chainrule.tensor import Tensor, new
+from chainrule.tensor import Tensor, new, seen
 
 KINDS = {
     "any": "biufc",
@@ -66,14 +67,17 @@ def lift(x: Any) -> Any:
     DtypeError
         If ``x`` is nothing that an array of numbers can be made of.
     """
-    if current().interpret is evaluate:
+    mode = current()
+    if mode.interpret is None:
+        return x if x.__class__ is Tensor or isinstance(x, Tensor) else constant(x)
+    if mode.interpret is evaluate:
         return x if isinstance(x, BARE) else x._value if isinstance(x, Tensor) else constant(x)._value
-    return x if x.__class__ is Tensor or isinstance(x, Tensor) else constant(x)
+    return seen(x) if isinstance(x, Tensor) else constant(x)
 
 
 def alias(x: Any) -> Any:
     """``x`` under a name of its own, so that rebinding one (``y += 1``) leaves the other; what is no Tensor stays itself."""
-    return new(x._value, x._node) if isinstance(x, Tensor) else x
+    return copy(x) if isinstance(x, Tensor) else x
 
 
 def constant(x: Any, dtype: Dtype | None = None) -> Tensor:
@@ -92,7 +96,13 @@ def constant(x: Any, dtype: Dtype | None = None) -> Tensor:
         what = f"cannot make a tensor of {type(x).__name__}" if dtype is None else f"cannot make a {dtype} tensor of {type(x).__name__}"
         raise DtypeError(f"{what}: {error}", mend="pass numbers, or lists of equal lengths") from None
     check_values(value, type(x).__name__)
-    return new(value if value.shape else value[()])
+    return _name(value if value.shape else value[()])
+
+
+def _name(value: Any) -> Tensor:
+    """A name for a fixed value; in a graph that is being traced, a constant of it."""
+    tracer = current().tracer
+    return new(value) if tracer is None else tracer.constant(value)
 
 
 def check_values(value: Any, kind: str) -> None:
@@ -170,7 +180,7 @@ def made(value: Any) -> Any:
     """A freshly made array under a name; bare under the arrays' interpreter, where nothing has one."""
     if not value.shape:
         value = value[()]
-    return value if current().interpret is evaluate else new(value)
+    return value if current().interpret is evaluate else _name(value)
 
 
 def as_dtype(dtype: Any, operation: str) -> Dtype:
@@ -247,7 +257,7 @@ def to_dtype(x: Any, dtype: Dtype) -> Any:
         value = dtype.type(x)
     except OverflowError:
         raise DtypeError(f"{x!r} does not fit {dtype}", mend="convert the other operand to a wider dtype with astype") from None
-    return value if current().interpret is evaluate else new(value)
+    return value if current().interpret is evaluate else _name(value)
 
 
 def describe(x: Any) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chainrule.core.errors import ArgumentError
+from chainrule.core.interp import current
 from chainrule.ops.arithmetic import add
 from chainrule.ops.gate import lift, made
 from chainrule.ops.philox import check_key, fold_in, uint64
@@ -103,13 +104,15 @@ class Generator:
 
     def next(self) -> Tensor:
         """The next key; the state, a tensor like others, moves on."""
-        current = copy.copy(self._state)
-        self._state.assign(add(current, new(_ONE_DRAW)))
-        return current
+        words = copy.copy(self._state)
+        self._state.assign(add(words, made(_ONE_DRAW)))
+        for example in current().examples:
+            words = fold_in(words, example)
+        return words
 
     def manual_seed(self, seed: int) -> Generator:
         """Start again from a seed; returns the generator itself."""
-        self._state.assign(new(_words(seed)))
+        self._state.assign(made(_words(seed)))
         return self
 
     def get_state(self) -> Tensor:

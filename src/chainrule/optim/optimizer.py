@@ -183,8 +183,7 @@ class Optimizer(ABC):
         """Forget the gradients of all parameters."""
         for group in self.groups:
             for parameter in group.parameters:
-                if parameter.grad is not None:
-                    parameter.grad = None
+                parameter.grad = None
 
     def _slots_of(self, parameter: Tensor, group: Group) -> Slots:
         key = id(parameter)
@@ -246,7 +245,7 @@ class Optimizer(ABC):
 
 def power(base: float, exponent: Tensor) -> Tensor:
     """A number to the power of a count of steps, in double precision: in single, 1 - 0.999**1 is off by 1e-5."""
-    return new(np.float64(base)) ** astype(exponent, float64)
+    return asarray(np.float64(base)) ** astype(exponent, float64)
 
 
 def check_at_least(name: str, value: float, least: float) -> None:

@@ -1,0 +1,47 @@
+"""The gradient of a graph as another graph: reverse mode run under a tracer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from chainrule.autodiff.reverse import grad
+from chainrule.core.errors import ArgumentError
+from chainrule.core.primitive import public
+from chainrule.graph.ir import Graph
+from chainrule.graph.trace import trace_with
+
+
+@public
+def gradient_of_graph(graph: Graph, wrt: int | str | Sequence[int | str] | None) -> Graph:
+    """See `Graph.grad`."""
+    arguments = graph.arguments.children
+    first = [0]
+    for argument in arguments:
+        first.append(first[-1] + argument.leaf_count)
+    names = [x.name for x in graph.parameters]
+    if wrt is None:
+        chosen: Any = [i for i in range(len(arguments)) if all(x.dtype.kind == "f" for x in graph.parameters[first[i] : first[i + 1]])]
+    elif isinstance(wrt, (int, str)):
+        chosen = _position(graph, wrt, first, names)
+    else:
+        chosen = [_position(graph, one, first, names) for one in wrt]
+
+    def gradient(*args: Any) -> Any:
+        return grad(graph.run, argnums=chosen)(*args)
+
+    gradient.__name__ = f"grad_{graph.name}"
+    made, _ = trace_with(gradient, [x.aval for x in graph.parameters], graph.arguments, names=names)
+    return made
+
+
+def _position(graph: Graph, which: int | str, first: list[int], names: list[str]) -> int:
+    count = len(first) - 1
+    if isinstance(which, int) and -count <= which < count:
+        return which % count
+    found = [i for i in range(count) if isinstance(which, str) and names[first[i] : first[i + 1]] == [which]]
+    if not found:
+        raise ArgumentError(
+            f"{graph.name} has no argument {which!r}", mend=f"choose a position, 0 to {count - 1}, or a name among {', '.join(names)}"
+        )
+    return found[0]

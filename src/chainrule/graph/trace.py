@@ -1,0 +1,350 @@
+"""Tracing: a function is called with names in the place of numbers, and every gate is written down.
+
+Tensors from outside are never touched: while the trace runs, a traced Tensor stands for each, with a leaf of its own
+where the other is one, so that an assignment, a backward pass or an error in the function leaves everything outside as it was.
+What was assigned is read off the stand-ins at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter, signature
+from typing import Any
+
+import numpy as np
+
+from chainrule.core import tree
+from chainrule.core.aval import Aval
+from chainrule.core.errors import ArgumentError, ChainruleError
+from chainrule.core.interp import BASE, Mode, current, using
+from chainrule.core.node import Cell, Node, leaf
+from chainrule.core.primitive import Primitive, functions
+from chainrule.core.variable import Variable
+from chainrule.graph.ir import Captured, Gradient, Graph, Operation, State
+from chainrule.graph.naming import caller, name_in_caller
+from chainrule.tape import record
+from chainrule.tensor import Tensor, new
+
+__all__ = ["trace"]
+
+# Containers of Tensors have no narrower type.
+Tree = Any
+_DEPTH = 3
+_SMALL = 16
+
+
+class _StandInCell(Cell):
+    """Where gradients of a stand-in arrive; tells what ``.grad`` was before, and whether anyone asked."""
+
+    __slots__ = ("_grad", "before", "changed", "observed", "tracer")
+
+    def __init__(self, tracer: GraphTracer, before: Tensor) -> None:
+        self.tracer = tracer
+        self.before = before
+        self.changed = self.observed = False
+        self._grad: Any = None
+        super().__init__(retains=True)
+        self.changed = False
+
+    @property
+    def grad(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride] - it is written like one
+        if not self.changed and not self.observed:
+            self.observed = True
+            self._grad = self.tracer.gradient_before(self.before)
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        self.changed = True
+        self._grad = value
+
+
+class GraphTracer:
+    """Writes one function down.
+
+    Parameters
+    ----------
+    inline : bool
+        Whether layers that are met may make their parameters now.
+    """
+
+    def __init__(self, *, may_build: bool = True) -> None:
+        self.owner = object()
+        self.nodes: list[Operation] = []
+        self.constants: dict[Variable, Any] = {}
+        self.may_build = may_build
+        self._numbers: dict[Any, Variable] = {}
+        self._stand_ins: dict[int, tuple[Tensor, Tensor, Variable]] = {}
+        self._gradients: dict[int, tuple[Tensor, Variable | None]] = {}
+        self._cells: list[_StandInCell] = []
+        self._values: dict[int, Variable] = {}
+        self._followed: Operation | None = None
+
+    # What the library asks of a tracer.
+
+    def apply(self, primitive: Primitive, inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
+        """Write down a gate: the interpreter in force while a function is traced."""
+        given = [self.seen(x) if isinstance(x, Tensor) else self.constant(x) for x in inputs]
+        values: list[Variable] = [x._value for x in given]
+        try:
+            avals = primitive.aval(*(value.aval for value in values), **params)
+        except ChainruleError:
+            raise
+        except Exception as error:
+            operands = ", ".join(str(value.aval) for value in values)
+            raise ArgumentError(f"{primitive.name}({operands}): {error}", mend="pass operands that the gate takes") from None
+        several = primitive.outputs
+        outputs = tuple(Variable(aval, "", self.owner) for aval in (avals if several else (avals,)))
+        self._write(primitive, tuple(values), params, outputs)
+        out = record(primitive, given, values, outputs if several else outputs[0], params, current().tracking)
+        for one in out if several else (out,):
+            if one._node is not None:
+                self._values[one._node.order] = one._value
+        return out
+
+    def seen(self, x: Tensor) -> Tensor:
+        """The traced Tensor that stands for ``x``."""
+        value = x._value
+        if value.__class__ is Variable and value.owner is self.owner:
+            return x
+        known = self._stand_ins.get(id(x))
+        if known is None:
+            return self._stand_in(x)
+        if not known[2].name:
+            known[2].name = self._outside_name(x)
+        return known[1]
+
+    def constant(self, value: Any) -> Tensor:
+        """A traced Tensor of a fixed value."""
+        value = value if isinstance(value, (np.ndarray, np.generic)) else np.asarray(value)
+        key = (value.dtype.str, value.shape, value.tobytes()) if value.size <= _SMALL else None
+        variable = None if key is None else self._numbers.get(key)
+        if variable is None:
+            variable = Variable(Aval(value.shape, value.dtype), "" if value.ndim == 0 else "c", self.owner)
+            self.constants[variable] = value
+            if key is not None:
+                self._numbers[key] = variable
+        return new(variable)
+
+    def named(self, node: Node, value: Any) -> None:
+        """Remember the value of a node of the tape."""
+        self._values[node.order] = value
+
+    def gradient(self, node: Node, ct: Any) -> None:
+        """Name a cotangent after the value that it belongs to."""
+        value = self._values.get(node.order)
+        if value is None or not value.name or not isinstance(ct, Tensor):
+            return
+        own = ct._value
+        if isinstance(own, Variable) and not own.name and own not in self.constants:
+            own.name = f"grad_{value.name}"
+
+    def follow(self, operation: Operation | None) -> None:
+        """Give what is written next the names of an operation of another graph."""
+        self._followed = operation
+
+    def building(self) -> None:
+        """A layer is about to make its parameters."""
+        if not self.may_build:
+            raise Unbuilt
+
+    # Stand-ins.
+
+    def _stand_in(self, x: Tensor) -> Tensor:
+        variable = Variable(Aval(x.shape, x.dtype), self._outside_name(x), self.owner)
+        stand_in = new(variable)
+        node = x._node
+        if node is not None and node.tags & BASE and current().running & BASE:
+            cell = _StandInCell(self, x)
+            if node.cell is not None:
+                cell.hooks = dict(node.cell.hooks)
+                cell.retains = node.cell.retains
+            self._cells.append(cell)
+            stand_in._node = leaf(x.shape, x.dtype, BASE, cell)
+            self._values[stand_in._node.order] = variable
+        self._stand_ins[id(x)] = (x, stand_in, variable)
+        return stand_in
+
+    def _outside_name(self, x: Tensor) -> str:
+        name, of_layer = name_in_caller(_DEPTH, x)
+        scope = current().scope if of_layer else ()
+        return "_".join((*scope, name)).replace(".", "_") if name else ""
+
+    def gradient_before(self, x: Tensor) -> Tensor | None:
+        """The traced Tensor for the ``.grad`` that a tensor from outside has already."""
+        cell = None if x._node is None else x._node.cell
+        before = None if cell is None else cell.grad
+        if before is None:
+            self._gradients[id(x)] = (x, None)
+            return None
+        name = self._stand_ins[id(x)][2].name
+        variable = Variable(Aval(before.shape, before.dtype), f"{name}_grad" if name else "", self.owner)
+        self._gradients[id(x)] = (x, variable)
+        return new(variable)
+
+    # Writing.
+
+    def _write(self, primitive: Primitive, inputs: tuple[Variable, ...], params: Mapping[str, Any], outputs: tuple[Variable, ...]) -> None:
+        followed = self._followed
+        if followed is not None and followed.primitive is primitive:
+            scope, line = followed.scope, followed.line
+            names = tuple(x.name for x in followed.outputs)
+        else:
+            names, line = caller(_DEPTH)
+            scope = current().scope
+            if followed is not None:
+                names, scope, line = (), followed.scope, followed.line
+        if len(names) == len(outputs):
+            for x, name in zip(outputs, names, strict=True):
+                x.name = name
+        self.nodes.append(Operation(primitive, inputs, params, outputs, scope, line))
+
+    def finish(self, name: str, inputs: Sequence[Variable], arguments: tree.Structure, out: Tree) -> Graph:
+        """The graph, once the function has returned ``out``."""
+        leaves, results = tree.flatten(out)
+        statics = {i: x for i, x in enumerate(leaves) if not isinstance(x, Tensor)}
+        returned = [self.seen(x)._value for x in leaves if isinstance(x, Tensor)]
+        updated: list[tuple[Captured, Variable]] = []
+        cleared: list[Captured] = []
+        for x, stand_in, variable in self._stand_ins.values():
+            if stand_in._value is not variable:
+                updated.append((State(x), stand_in._value))
+        for cell in self._cells:
+            if not cell.changed:
+                continue
+            _, before = self._gradients.get(id(cell.before), (None, None))
+            after = cell._grad
+            if after is None:
+                cleared.append(Gradient(cell.before))
+            elif after._value is not before:
+                updated.append((Gradient(cell.before), after._value))
+        captured: list[tuple[Captured, Variable]] = [(State(x), variable) for x, _, variable in self._stand_ins.values()]
+        captured += [(Gradient(x), variable) for x, variable in self._gradients.values() if variable is not None]
+        return Graph(
+            name,
+            (*inputs, *(variable for _, variable in captured)),
+            tuple(self.nodes),
+            (*returned, *(variable for _, variable in updated)),
+            self.constants,
+            arguments,
+            results,
+            statics,
+            tuple(source for source, _ in captured),
+            tuple(target for target, _ in updated),
+            tuple(cleared),
+        )
+
+    def missing_gradients(self) -> list[Tensor]:
+        """Tensors from outside whose ``.grad`` was asked for and None."""
+        return [x for x, variable in self._gradients.values() if variable is None]
+
+
+class Unbuilt(Exception):  # noqa: N818, it never leaves the library
+    """A layer would have made its parameters in a trace that must not."""
+
+
+def trace(f: Callable[..., Tree], /, *examples: Tree) -> Graph:
+    """Write a function down as a graph.
+
+    The function is called once, with traced tensors in the place of the examples. Values get the names of the variables
+    in which the function keeps them. Layers make their parameters if they have none yet.
+
+    Parameters
+    ----------
+    f : callable
+        A function of Tensors, or nested containers of them, with such a result.
+    *examples : Tensor, array_like or containers of them
+        Arguments of the shapes and dtypes with which the graph will be run; their values do not matter.
+
+    Returns
+    -------
+    Graph
+
+    Raises
+    ------
+    TraceError
+        If the function asks for the value of a traced tensor, to branch on it, say; it quotes the line and names the mend.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> def neuron(w, x):
+    ...     s = w * x
+    ...     return cr.sigmoid(s)
+    >>> print(cr.trace(neuron, 2.0, -1.0))
+    def neuron(w: float32(), x: float32()):
+        s = w * x  # float32()
+        t1 = sigmoid(s)  # float32()
+        return t1
+    """
+    leaves, structure = tree.flatten(examples)
+    avals = [_aval_of(x) for x in leaves]
+    graph, _ = trace_with(f, avals, structure, names=_argument_names(f, examples))
+    return graph
+
+
+def trace_with(
+    f: Callable[..., Tree],
+    avals: Sequence[Aval],
+    structure: tree.Structure,
+    *,
+    names: Sequence[str] = (),
+    tracer: GraphTracer | None = None,
+    examples: tuple[Any, ...] | None = None,
+    fill: Callable[[list[Tensor]], Sequence[Any]] | None = None,
+) -> tuple[Graph, GraphTracer]:
+    """Trace a function of arguments of these avals.
+
+    Parameters
+    ----------
+    names : sequence of str, optional
+        Of the arguments.
+    tracer : GraphTracer, optional
+    examples : tuple, optional
+        See `core.interp.Mode`; those in force if not given.
+    fill : callable, optional
+        Makes the leaves of the arguments from the traced Tensors; they are those if not given.
+    """
+    tracer = GraphTracer() if tracer is None else tracer
+    mode = current()
+    names = names or ("",) * len(avals)
+    inputs = [Variable(aval, name, tracer.owner) for aval, name in zip(avals, names, strict=True)]
+    tensors = [new(x) for x in inputs]
+    tracking = mode.tracking & BASE
+    inside = Mode(tracking, tracer.apply, BASE, 0, None, tracer, mode.scope, mode.layer, mode.examples if examples is None else examples)
+    with using(inside):
+        out = f(*structure.rebuild(tensors if fill is None else fill(tensors)))
+        graph = tracer.finish(_name_of(f), inputs, structure, out)
+    return graph, tracer
+
+
+def _name_of(f: Callable[..., Any]) -> str:
+    name = str(getattr(f, "__name__", type(f).__name__))
+    return name if name.isidentifier() else "f"
+
+
+def _aval_of(x: Any) -> Aval:
+    x = functions.asarray(x)
+    return Aval(x.shape, x.dtype)
+
+
+def _argument_names(f: Callable[..., Any], examples: tuple[Tree, ...]) -> list[str]:
+    """The parameters' names; of containers with the keys or positions behind them."""
+    try:
+        found = list(signature(f).parameters.values())
+    except (TypeError, ValueError):
+        found = []
+    plain = [p.name for p in found if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    rest = next((p.name for p in found if p.kind is Parameter.VAR_POSITIONAL), "x")
+    names = [plain[i] if i < len(plain) else f"{rest}{i - len(plain)}" for i in range(len(examples))]
+    return [name for base, example in zip(names, examples, strict=True) for name in _leaf_names(base, example)]
+
+
+def _leaf_names(base: str, example: Tree) -> list[str]:
+    if isinstance(example, dict):
+        return [name for key, part in example.items() for name in _leaf_names(f"{base}_{key}", part)]
+    if hasattr(example, "_fields"):
+        return [name for key, part in zip(example._fields, example, strict=True) for name in _leaf_names(f"{base}_{key}", part)]
+    if isinstance(example, (list, tuple)):
+        return [name for i, part in enumerate(example) for name in _leaf_names(f"{base}_{i}", part)]
+    return [] if example is None else [base]
