@@ -13,7 +13,7 @@ from functools import cache
 
 # Not pathlib, which would be the slowest import of the library.
 _PACKAGE = __file__.rpartition("core")[0]
-_OURS = (_PACKAGE, "<frozen", "<__array_function__", "<string>")
+_GENERATED = ("<frozen", "<__array_function__", "<string>")
 
 
 def user_line() -> str:
@@ -25,19 +25,19 @@ def user_line() -> str:
     packaged = ""
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith(_OURS):
-            kind = _installed(name)
-            if kind == "":
-                return _line(name, frame.f_lineno)
-            if kind == "package":
-                packaged = packaged or _line(name, frame.f_lineno)
+        kind = _kind(name)
+        if kind == "":
+            return _line(name, frame.f_lineno)
+        if kind == "package":
+            packaged = packaged or _line(name, frame.f_lineno)
         frame = frame.f_back
     return packaged
 
 
+@cache
 def is_users(filename: str) -> bool:
     """Whether a file is the caller's own: not the library's, nor the standard one's or an installed package's."""
-    return not filename.startswith(_OURS) and _installed(filename) == ""
+    return _kind(filename) == ""
 
 
 def _line(name: str, number: int) -> str:
@@ -45,8 +45,10 @@ def _line(name: str, number: int) -> str:
     return f"{name}:{number}" + (f": {code}" if code else "")
 
 
-def _installed(name: str) -> str:
-    """Whether a file is a "package"'s, the "standard" library's or, '', neither's."""
+def _kind(name: str) -> str:
+    """Whether a file is of this "library", a "package", the "standard" library or, '', none of these."""
+    if name.startswith((_PACKAGE, *_GENERATED)):
+        return "library"
     packages, standard = _roots()
     return "package" if name.startswith(packages) else "standard" if name.startswith(standard) else ""
 
