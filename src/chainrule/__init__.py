@@ -21,6 +21,7 @@ from chainrule.autodiff.modular import Gate as Gate
 from chainrule.autodiff.reverse import grad as grad
 from chainrule.autodiff.reverse import value_and_grad as value_and_grad
 from chainrule.autodiff.reverse import vjp as vjp
+from chainrule.compiler.jit import *
 from chainrule.core import errors as errors
 from chainrule.core.interp import enable_grad as enable_grad
 from chainrule.core.interp import no_grad as no_grad

@@ -143,5 +143,9 @@ class DataError(ChainruleError, ValueError):
     """A file that is missing, truncated, corrupt or of another format."""
 
 
+class CompileWarning(UserWarning):
+    """A function is compiled again and again."""
+
+
 class MissingExtraError(ChainruleError, ImportError):
     """An optional library that the feature needs is not installed."""

@@ -58,6 +58,10 @@ class Tracer(Protocol):
         """A layer is about to make its parameters."""
         ...
 
+    def depends(self, owner: Any, label: str) -> None:
+        """What is traced may read the attributes of ``owner``, which are no tensors."""
+        ...
+
 
 @dataclass(slots=True, eq=False)
 class Mode:
@@ -107,6 +111,17 @@ class Mode:
         return Mode(self.tracking, self.interpret, self.running, self.opaque, self.readings, self.tracer, scope, layer, self.examples)
 
 
+class Settings:
+    """Counts every change of a layer's or optimizer's attributes, so that a compiled step need not look at them all."""
+
+    __slots__ = ("version",)
+
+    def __init__(self) -> None:
+        self.version = 0
+
+
+settings = Settings()
+
 EVERYDAY = Mode()
 QUIET = Mode(tracking=0)
 """Compute and record nothing: the mode of `no_grad`."""
@@ -128,7 +143,9 @@ def using(mode: Mode) -> Generator[None]:
 def tracking_only(tags: int) -> Mode:
     """The mode in force, with only these tags tracked."""
     mode = current()
-    return mode if tags == mode.tracking else mode.but(tracking=tags)
+    if tags == mode.tracking:
+        return mode
+    return QUIET if mode is EVERYDAY and not tags else mode.but(tracking=tags)
 
 
 def tracking(tags: int) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 
 from chainrule.core import tree
 from chainrule.core.aval import Aval
-from chainrule.core.errors import ArgumentError, ChainruleError
+from chainrule.core.errors import ArgumentError, ChainruleError, TraceError
 from chainrule.core.interp import BASE, Mode, current, using
 from chainrule.core.node import Cell, Node, leaf
 from chainrule.core.primitive import Primitive, functions
@@ -79,6 +79,8 @@ class GraphTracer:
         self._cells: list[_StandInCell] = []
         self._values: dict[int, Variable] = {}
         self._followed: Operation | None = None
+        self._owners: dict[int, tuple[Any, str]] = {}
+        self.live: tuple[bool, ...] = ()
 
     # What the library asks of a tracer.
 
@@ -148,6 +150,15 @@ class GraphTracer:
         if not self.may_build:
             raise Unbuilt
 
+    def depends(self, owner: Any, label: str) -> None:
+        """What is traced may read the attributes of ``owner``."""
+        self._owners.setdefault(id(owner), (owner, label))
+
+    @property
+    def owners(self) -> list[tuple[Any, str]]:
+        """The layers and option groups that the function went through, and what to call them."""
+        return list(self._owners.values())
+
     # Stand-ins.
 
     def _stand_in(self, x: Tensor) -> Tensor:
@@ -203,7 +214,9 @@ class GraphTracer:
         """The graph, once the function has returned ``out``."""
         leaves, results = tree.flatten(out)
         statics = {i: x for i, x in enumerate(leaves) if not isinstance(x, Tensor)}
-        returned = [self.seen(x)._value for x in leaves if isinstance(x, Tensor)]
+        ends = [self.seen(x) for x in leaves if isinstance(x, Tensor)]
+        returned = [x._value for x in ends]
+        self.live = tuple(_differentiable(x._node) for x in ends)
         updated: list[tuple[Captured, Variable]] = []
         cleared: list[Captured] = []
         for x, stand_in, variable in self._stand_ins.values():
@@ -237,6 +250,22 @@ class GraphTracer:
     def missing_gradients(self) -> list[Tensor]:
         """Tensors from outside whose ``.grad`` was asked for and None."""
         return [x for x, variable in self._gradients.values() if variable is None]
+
+
+def _differentiable(node: Node | None) -> bool:
+    """Whether a backward pass can start from here: gradients are recorded, and none has gone through."""
+    if node is None or not node.tags & BASE:
+        return False
+    seen = {node}
+    stack = [node]
+    while stack:
+        one = stack.pop()
+        if one.saved is None:
+            return False
+        fresh = [source for source in one.inputs if source is not None and source not in seen]
+        seen.update(fresh)
+        stack += fresh
+    return True
 
 
 class Unbuilt(Exception):  # noqa: N818, it never leaves the library
@@ -279,7 +308,7 @@ def trace(f: Callable[..., Tree], /, *examples: Tree) -> Graph:
     """
     leaves, structure = tree.flatten(examples)
     avals = [_aval_of(x) for x in leaves]
-    graph, _ = trace_with(f, avals, structure, names=_argument_names(f, examples))
+    graph, _ = trace_with(f, avals, structure, names=leaf_names(f, examples))
     return graph
 
 
@@ -292,11 +321,14 @@ def trace_with(
     tracer: GraphTracer | None = None,
     examples: tuple[Any, ...] | None = None,
     fill: Callable[[list[Tensor]], Sequence[Any]] | None = None,
+    leaves: Sequence[bool] = (),
 ) -> tuple[Graph, GraphTracer]:
     """Trace a function of arguments of these avals.
 
     Parameters
     ----------
+    leaves : sequence of bool, optional
+        Which arguments are leaves that require a gradient.
     names : sequence of str, optional
         Of the arguments.
     tracer : GraphTracer, optional
@@ -310,11 +342,20 @@ def trace_with(
     names = names or ("",) * len(avals)
     inputs = [Variable(aval, name, tracer.owner) for aval, name in zip(avals, names, strict=True)]
     tensors = [new(x) for x in inputs]
+    cells = [Cell(retains=True) for needed in leaves if needed]
+    for x, cell in zip((x for x, needed in zip(tensors, leaves, strict=False) if needed), cells, strict=True):
+        x._node = leaf(x.shape, x.dtype, BASE, cell)
+        tracer.named(x._node, x._value)
     tracking = mode.tracking & BASE
     inside = Mode(tracking, tracer.apply, BASE, 0, None, tracer, mode.scope, mode.layer, mode.examples if examples is None else examples)
     with using(inside):
         out = f(*structure.rebuild(tensors if fill is None else fill(tensors)))
         graph = tracer.finish(_name_of(f), inputs, structure, out)
+    if any(cell.grad is not None for cell in cells):
+        raise TraceError(
+            f"{graph.name}: a backward pass inside reaches an argument that requires a gradient, whose .grad a graph cannot fill",
+            mend="pass x.detach(), or let the function return the gradient with cr.grad or cr.autograd.grad",
+        )
     return graph, tracer
 
 
@@ -328,16 +369,20 @@ def _aval_of(x: Any) -> Aval:
     return Aval(x.shape, x.dtype)
 
 
-def _argument_names(f: Callable[..., Any], examples: tuple[Tree, ...]) -> list[str]:
-    """The parameters' names; of containers with the keys or positions behind them."""
+def leaf_names(f: Callable[..., Any] | str, examples: tuple[Tree, ...]) -> list[str]:
+    """Names of the arguments' leaves: the parameters', in containers with the keys or positions behind them; or all after one name."""
+    plain, rest = ([f], "") if isinstance(f, str) else _parameter_names(f)
+    names = [plain[i] if i < len(plain) else f"{rest}{i - len(plain)}" for i in range(len(examples))]
+    return [name for base, example in zip(names, examples, strict=True) for name in _leaf_names(base, example)]
+
+
+def _parameter_names(f: Callable[..., Any]) -> tuple[list[str], str]:
     try:
         found = list(signature(f).parameters.values())
     except (TypeError, ValueError):
         found = []
     plain = [p.name for p in found if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
-    rest = next((p.name for p in found if p.kind is Parameter.VAR_POSITIONAL), "x")
-    names = [plain[i] if i < len(plain) else f"{rest}{i - len(plain)}" for i in range(len(examples))]
-    return [name for base, example in zip(names, examples, strict=True) for name in _leaf_names(base, example)]
+    return plain, next((p.name for p in found if p.kind is Parameter.VAR_POSITIONAL), "x")
 
 
 def _leaf_names(base: str, example: Tree) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 from chainrule.core import tree
 from chainrule.core.aval import Dtype, Shape
 from chainrule.core.errors import ChainruleError, LayerError
-from chainrule.core.interp import EVERYDAY, current, no_grad, using
+from chainrule.core.interp import EVERYDAY, current, no_grad, settings, using
 from chainrule.nn.initializers import Initializer, fetch, name_of
 from chainrule.nn.spec import InputSpec
 from chainrule.ops.creation import asarray
@@ -87,6 +87,7 @@ class Layer:
     def __setattr__(self, name: str, value: Any) -> None:
         if value.__class__ is Tensor and value.is_leaf and value.requires_grad:
             self._parameters[name] = None
+        settings.version += 1
         object.__setattr__(self, name, value)
 
     # What a layer of one's own defines.
@@ -112,10 +113,13 @@ class Layer:
                 self._check(inputs)
             if not self.built:
                 self._build(inputs)
-            if current().tracer is None:
+            mode = current()
+            if mode.tracer is None:
                 out = self.call(*inputs, **options)
             else:
-                with using(current().inside(self._name_in(current().layer), self)):
+                inside = mode.inside(self._name_in(mode.layer), self)
+                mode.tracer.depends(self, ".".join(inside.scope) or self.label)
+                with using(inside):
                     out = self.call(*inputs, **options)
             return alias(out) if inputs and out is inputs[0] else out
         except ChainruleError as error:
@@ -124,7 +128,7 @@ class Layer:
 
     def _build(self, inputs: tuple[Any, ...]) -> None:
         tracer = current().tracer
-        if tracer is not None:
+        if tracer is not None and type(self).build is not Layer.build:
             tracer.building()
         # Parameters are values even where the first call is being traced.
         with using(EVERYDAY):

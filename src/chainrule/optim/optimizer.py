@@ -15,7 +15,7 @@ import numpy as np
 
 from chainrule.core.aval import Dtype, float64
 from chainrule.core.errors import ArgumentError
-from chainrule.core.interp import EVERYDAY, no_grad, using
+from chainrule.core.interp import EVERYDAY, current, no_grad, settings, using
 from chainrule.ops.creation import asarray, astype
 from chainrule.tensor import Tensor, new
 
@@ -85,6 +85,7 @@ class Group:
                 self._rate.assign(np.float64(value))
         else:
             self._options[name] = value
+            settings.version += 1
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._options)
@@ -163,7 +164,10 @@ class Optimizer(ABC):
     def step(self) -> None:
         """Move every parameter that has a gradient."""
         moved: list[tuple[Tensor, Tensor]] = []
-        for group in self.groups:
+        tracer = current().tracer
+        for number, group in enumerate(self.groups):
+            if tracer is not None:
+                tracer.depends(group, f"group {number} of {type(self).__name__}")
             rates: dict[Dtype, Tensor] = {}
             for parameter in group.parameters:
                 gradient = parameter.grad

@@ -1,0 +1,368 @@
+"""cr.compile: a Python function, a training step and all, becomes one compiled call per signature.
+
+The function is traced once for every combination of shapes, dtypes and other arguments, and again when something that
+the trace took for granted has changed; every such time says why. What a call costs beside its work is one generated
+function (`compiler.signature`).
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from functools import update_wrapper
+from threading import RLock
+from types import MethodType
+from typing import Any, overload
+
+import numpy as np
+
+from chainrule.compiler.call import call
+from chainrule.compiler.guards import Attributes, Name, names_of
+from chainrule.compiler.pipeline import Executable, build
+from chainrule.compiler.signature import MISS, Fixed, Signature, Step, Traced, hand_over, state_nodes, word
+from chainrule.core import tree
+from chainrule.core.aval import Aval
+from chainrule.core.errors import ArgumentError, ChainruleError, CompileWarning
+from chainrule.core.interp import BASE, EVERYDAY, QUIET, current, evaluate, settings
+from chainrule.core.primitive import functions
+from chainrule.core.size import parse_bytes
+from chainrule.graph.ir import Graph, State
+from chainrule.graph.trace import GraphTracer, Unbuilt, leaf_names, trace_with
+from chainrule.tensor import Tensor, new
+
+__all__ = ["compile"]
+
+_MOST = 64
+"""Compiled steps that one function keeps; the one that was used longest ago goes first."""
+_MANY = 16
+"""Compilations of one function after which it is told that they may be too many."""
+
+
+class Entry:
+    """A step compiled for one signature."""
+
+    def __init__(self, signature: Signature, graph: Graph, executable: Executable, tracer: GraphTracer, names: Sequence[Name]) -> None:
+        self.signature = signature
+        self.graph = graph
+        self.executable = executable
+        self.names = names
+        self.attributes = [Attributes(owner, label) for owner, label in tracer.owners]
+        self.required = [source.tensor.requires_grad for source in graph.captured]
+        self.live = tracer.live
+        self._nodes = state_nodes(graph)
+        self._version = [settings.version]
+        self._absent = tracer.missing_gradients()
+        guards = [(name.kind, name.name, (name.owner, name.value)) for name in names]
+        self.hand_over = hand_over(signature, Step(graph, executable.run, self._nodes, self._absent, guards, settings, self._version))
+
+    def change(self) -> str:
+        """What the trace took for granted and is not so any more, in words; '' if all is as it was."""
+        for name in self.names:
+            if not name.holds():
+                return name.change()
+        for attributes in self.attributes:
+            change = attributes.change()
+            if change:
+                return change
+        for source, required in zip(self.graph.captured, self.required, strict=True):
+            if source.tensor.requires_grad != required:
+                return f"a tensor from outside {'no longer requires' if required else 'requires'} a gradient"
+            if not isinstance(source, State) and source.tensor.grad is None:
+                return "a gradient that was there is None"
+        if any(tensor.grad is not None for tensor in self._absent):
+            return "a gradient that was None is there"
+        return ""
+
+    def refresh(self) -> None:
+        """Take what is outside as it is now: it was found right."""
+        self._nodes[:] = state_nodes(self.graph)
+        self._version[0] = settings.version
+
+    def run(self, leaves: Sequence[Any]) -> Any:
+        """The result, the long way: with histories, whatever the arguments carry."""
+        given = [functions.asarray(x) for x, leaf in zip(leaves, self.signature.leaves, strict=True) if isinstance(leaf, Traced)]
+        tracked = current().tracking
+        captured = self.graph.read()
+        wanted = any(x._node is not None and x._node.tags & tracked for x in given) or any(self.live)
+        wanted = wanted or any(x._node is not None and x._node.tags & tracked & ~BASE for x in captured)
+        if wanted:
+            outs = call(self.graph, [*given, *captured])
+        else:
+            outs = [new(value) for value in self.executable.run(*(x._value for x in (*given, *captured)))]
+        count = len(self.graph.returned)
+        self.graph.write([x.detach() for x in outs[count:]])
+        return self.graph.rebuild(outs[:count])
+
+
+class Compiled:
+    """A function that runs compiled; made by `chainrule.compile`."""
+
+    __name__: str
+
+    def __init__(self, function: Callable[..., Any], backend: str, memory_budget: int | None) -> None:
+        self.__name__ = type(function).__name__
+        self.function = function
+        self.backend = backend
+        self.memory_budget = memory_budget
+        self._entries: OrderedDict[Signature, Entry] = OrderedDict()
+        # By what is tracked: nothing, or what requires a gradient.
+        self._latest: list[Callable[[tuple[Any, ...], dict[str, Any]], Any]] = [_nothing, _nothing]
+        self._lock = RLock()
+        self._history: list[dict[str, Any]] = []
+        update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function's result; compiled first, if it is not yet for such arguments."""
+        mode = current()
+        if mode is EVERYDAY or mode is QUIET:
+            try:
+                out = self._latest[mode.tracking](args, kwargs)
+            except Exception as error:
+                raise self._clear(error, args, kwargs) from None
+            if out is not MISS:
+                return out
+        return self._call(args, kwargs)
+
+    def __get__(self, owner: Any, kind: type | None = None) -> Any:
+        return self if owner is None else MethodType(self, owner)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        mode = current()
+        if mode.tracer is not None or mode.interpret is evaluate:
+            return self.function(*args, **kwargs)
+        leaves, structure = tree.flatten((args, kwargs))
+        signature = Signature(structure, tuple(self._leaf(x, i, args, kwargs) for i, x in enumerate(leaves)), mode.tracking & BASE)
+        with self._lock:
+            entry = self._entries.get(signature)
+            reason = "" if entry is None else entry.change()
+            if entry is None or reason:
+                try:
+                    entry = self._compile(signature, leaves, reason, args, kwargs)
+                except Unbuilt:
+                    # Layers make their parameters in the order in which an eager call would.
+                    return self.function(*args, **kwargs)
+            entry.refresh()
+            self._entries.move_to_end(signature)
+            self._latest[mode.tracking & BASE] = _nothing if any(entry.live) else entry.hand_over
+        try:
+            return entry.run(leaves)
+        except Exception as error:
+            raise self._clear(error, args, kwargs) from None
+
+    def _leaf(self, x: Any, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced | Fixed:
+        if isinstance(x, (Tensor, np.ndarray, np.generic)):
+            requires = isinstance(x, Tensor) and x._node is not None and x._node.tags & current().tracking != 0
+            return Traced(Aval(x.shape, x.dtype), requires)
+        try:
+            hash(x)
+        except TypeError:
+            name = self._argument_names(args, kwargs)[position]
+            says = f"{self.__name__}: the argument {name}, a {type(x).__name__}, can be neither traced nor compared"
+            raise ArgumentError(
+                says, mend="pass tensors, numbers, strings, or containers of them; let the function find other objects outside"
+            ) from None
+        return Fixed.of(x)
+
+    def _argument_names(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
+        return [*leaf_names(self.function, args), *(name for key, part in kwargs.items() for name in leaf_names(key, (part,)))]
+
+    def _compile(self, signature: Signature, leaves: Sequence[Any], reason: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
+        began = time.perf_counter()
+        names = self._argument_names(args, kwargs)
+        tracer = GraphTracer(may_build=False)
+        traced = [i for i, leaf in enumerate(signature.leaves) if isinstance(leaf, Traced)]
+        kinds: list[Traced] = [leaf for leaf in signature.leaves if isinstance(leaf, Traced)]
+
+        def fill(tensors: list[Tensor]) -> list[Any]:
+            full = list(leaves)
+            for i, x in zip(traced, tensors, strict=True):
+                full[i] = x
+            return full
+
+        def body(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return self.function(*args, **kwargs)
+
+        body.__name__ = self.__name__
+        graph, tracer = trace_with(
+            body,
+            [leaf.aval for leaf in kinds],
+            signature.structure,
+            names=[names[i] for i in traced],
+            tracer=tracer,
+            fill=fill,
+            leaves=[leaf.requires_grad and signature.tracking != 0 for leaf in kinds],
+        )
+        seconds = time.perf_counter() - began
+        executable = build(graph, backend=self.backend, memory_budget=self.memory_budget, donate=_donations(graph))
+        # As the trace left them.
+        entry = Entry(signature, graph, executable, tracer, names_of(self.function))
+        why = reason or self._why(signature, names)
+        self._entries[signature] = entry
+        while len(self._entries) > _MOST:
+            self._entries.popitem(last=False)
+        milliseconds = 1e3 * (time.perf_counter() - began)
+        self._history.append(
+            {"why": why, "milliseconds": milliseconds, "trace": 1e3 * seconds, "entry": entry, "arguments": _describe(signature, names)}
+        )
+        if len(self._history) == _MANY:
+            warnings.warn(
+                f"{self.__name__} was compiled {_MANY} times; lately because of {why}. It keeps the {_MOST} latest."
+                " Pass tensors for numbers that change, and pad or bucket shapes that do.",
+                CompileWarning,
+                stacklevel=4,
+            )
+        return entry
+
+    def _why(self, signature: Signature, names: Sequence[str]) -> str:
+        if not self._entries:
+            return "first call"
+        nearest = min(reversed(self._entries), key=signature.distance)
+        return signature.difference(nearest, names)
+
+    def _clear(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception:
+        """The error that the gates themselves give, which says where."""
+        if isinstance(error, ChainruleError):
+            return error
+        try:
+            leaves, structure = tree.flatten((args, kwargs))
+            signature = Signature(structure, tuple(self._leaf(x, i, args, kwargs) for i, x in enumerate(leaves)), current().tracking & BASE)
+            entry = self._entries[signature]
+            given = [functions.asarray(x).detach() for x, leaf in zip(leaves, signature.leaves, strict=True) if isinstance(leaf, Traced)]
+            entry.graph.apply([*given, *(x.detach() for x in entry.graph.read())])
+        except Exception as clear:
+            return clear if isinstance(clear, ChainruleError) else error
+        return error
+
+    def stats(self) -> Stats:
+        """What was compiled, why, how long it took, and what came of it."""
+        return Stats(self.__name__, self._history, len(self._entries))
+
+    def source(self) -> str:
+        """Exactly what runs for the arguments of the latest compilation.
+
+        Raises
+        ------
+        ArgumentError
+            Before the first call.
+        """
+        if not self._history:
+            raise ArgumentError(f"{self.__name__} is not compiled yet", mend="call it once: it is compiled for the arguments that it gets")
+        return self._history[-1]["entry"].executable.source()
+
+    def __repr__(self) -> str:
+        return f"<compiled {self.__name__}: {len(self._entries)} signatures>"
+
+
+def _nothing(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return MISS
+
+
+def _donations(graph: Graph) -> dict[int, int]:
+    """Per output that is assigned to a tensor, the input that holds its old value."""
+    places = {id(source.tensor): i for i, source in enumerate(graph.captured, len(graph.parameters)) if isinstance(source, State)}
+    first = len(graph.returned)
+    return {
+        first + i: places[id(target.tensor)] for i, target in enumerate(graph.updated) if isinstance(target, State) and id(target.tensor) in places
+    }
+
+
+def _describe(signature: Signature, names: Sequence[str]) -> str:
+    words = (
+        f"{name}: {leaf.aval}" if isinstance(leaf, Traced) else f"{name}={word(leaf)}" for name, leaf in zip(names, signature.leaves, strict=True)
+    )
+    return ", ".join(words)
+
+
+class Stats:
+    """What happened when a function was compiled; prints as a table.
+
+    Attributes
+    ----------
+    compilations : list of dict
+        In order: "arguments"; "why"; "milliseconds" in all, of which "trace"; "passes", per pass the
+        milliseconds and the nodes before and after; "arena_bytes"; "called_back", the gates without printed code.
+    signatures : int
+        How many are kept.
+    """
+
+    def __init__(self, name: str, history: Sequence[Mapping[str, Any]], signatures: int) -> None:
+        self.name = name
+        self.signatures = signatures
+        self.compilations = [{**{key: value for key, value in one.items() if key != "entry"}, **one["entry"].executable.stats} for one in history]
+
+    @property
+    def milliseconds(self) -> float:
+        """Spent compiling, in all."""
+        return sum(one["milliseconds"] for one in self.compilations)
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {len(self.compilations)} compilations in {self.milliseconds:.1f} ms, {self.signatures} signatures kept"]
+        for number, one in enumerate(self.compilations, 1):
+            lines.append(f"{number}. {one['why']}: {one['arguments']}")
+            lines.append(f"   {one['milliseconds']:.1f} ms, of which tracing {one['trace']:.1f}")
+            lines += [f"   {key}: {value}" for key, value in one.items() if key not in ("why", "arguments", "milliseconds", "trace")]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+@overload
+def compile(f: Callable[..., Any], /, *, backend: str = "auto", memory_budget: int | str | None = None) -> Compiled: ...
+@overload
+def compile(*, backend: str = "auto", memory_budget: int | str | None = None) -> Callable[[Callable[..., Any]], Compiled]: ...
+def compile(f: Callable[..., Any] | None = None, /, *, backend: str = "auto", memory_budget: int | str | None = None) -> Any:
+    """Compile a function: one call of flat code in the place of one per gate.
+
+    Also a decorator, with or without arguments. The function is traced when it is first called with arguments of new
+    shapes or dtypes; a whole training step may stand in it, with ``loss.backward()``, ``optimizer.step()``, dropout and
+    running statistics. Tensors that it finds outside (parameters, state) are read anew at every call, and what it
+    assigns to them is assigned. Results are the same as without compiling.
+
+    Parameters
+    ----------
+    f : callable
+        A function of tensors, arrays, and nested containers of them. Other arguments are part of the program: a new value
+        compiles anew.
+    backend : {"auto", "numpy"}
+        What runs the step: "numpy" is flat NumPy code.
+    memory_budget : int or str, optional
+        Bytes, or text like "200MB", that values kept for the backward pass may take at most; what does not fit is computed again.
+
+    Returns
+    -------
+    Compiled
+        Called like ``f``; with ``stats()`` and ``source()``.
+
+    Raises
+    ------
+    TraceError
+        When called: if the function asks for the value of a traced tensor, to branch on it, say.
+    ArgumentError
+        For an unknown backend; when called, if the memory budget is less than possible.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> w = cr.tensor(3.0, requires_grad=True)
+    >>> optimizer = cr.optim.SGD([w], lr=0.1)
+    >>> @cr.compile
+    ... def step(x):
+    ...     optimizer.zero_grad()
+    ...     loss = (w * x - 1.0) ** 2
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     return loss
+    >>> [round(step(cr.tensor(1.0)).item(), 4) for _ in range(3)]
+    [4.0, 2.56, 1.6384]
+    >>> step.stats().compilations[0]["why"]
+    'first call'
+    """
+    if f is None:
+        return lambda function: compile(function, backend=backend, memory_budget=memory_budget)
+    if backend not in ("auto", "numpy"):
+        raise ArgumentError(f"compile: there is no backend {backend!r}", mend='choose "auto" or "numpy"')
+    if not callable(f):
+        raise ArgumentError(f"compile takes a function, not a {type(f).__name__}", mend="use it as a decorator, or write cr.compile(f)")
+    return Compiled(f, backend, None if memory_budget is None else parse_bytes(memory_budget))

@@ -1,0 +1,286 @@
+"""Signatures: for which arguments a compiled step is right, and the code that checks it and hands over.
+
+The check is the cost of every call, so it is written out as straight Python for each signature: containers are
+taken apart, shapes and dtypes compared, state read, the step run, state written and the results nested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from chainrule.core import tree
+from chainrule.core.aval import Aval
+from chainrule.graph.ir import Gradient, Graph, State
+from chainrule.tensor import Tensor
+
+MISS: Any = object()
+"""What a hand-over returns if the arguments are not those that it is for."""
+
+
+class Traced(NamedTuple):
+    """An argument that is a tensor."""
+
+    aval: Aval
+    requires_grad: bool
+
+
+class Fixed(NamedTuple):
+    """An argument that is part of the program: a number, a flag, a layer."""
+
+    kind: type
+    # Of floating-point numbers the text, for 0.0 == -0.0.
+    value: Any
+
+    @classmethod
+    def of(cls, value: Any) -> Fixed:
+        return cls(type(value), repr(value) if value.__class__ in (float, complex) else value)
+
+
+class Signature(NamedTuple):
+    """What a step was compiled for; hashable, equal for equal calls."""
+
+    structure: tree.Structure
+    leaves: tuple[Traced | Fixed, ...]
+    tracking: int
+
+    def difference(self, before: Signature, names: Sequence[str]) -> str:
+        """What sets this signature apart from an earlier one, in words."""
+        if self.structure != before.structure:
+            return f"arguments {tree.describe(before.structure)} -> {tree.describe(self.structure)}"
+        for name, now, then in zip(names, self.leaves, before.leaves, strict=True):
+            if now != then:
+                return _change(name, then, now)
+        return "gradients are recorded" if self.tracking else "inside no_grad"
+
+    def distance(self, other: Signature) -> int:
+        """In how many places two signatures differ."""
+        if self.structure != other.structure:
+            return len(self.leaves) + len(other.leaves)
+        return sum(a != b for a, b in zip(self.leaves, other.leaves, strict=True))
+
+
+def _change(name: str, then: Traced | Fixed, now: Traced | Fixed) -> str:
+    if isinstance(then, Traced) and isinstance(now, Traced):
+        if then.requires_grad != now.requires_grad:
+            return f"{name} {'requires' if now.requires_grad else 'no longer requires'} a gradient"
+        if then.aval.dtype != now.aval.dtype:
+            return f"dtype of {name}: {then.aval.dtype} -> {now.aval.dtype}"
+        if then.aval.ndim != now.aval.ndim:
+            return f"shape of {name}: {then.aval.shape} -> {now.aval.shape}"
+        axes = [i for i in range(now.aval.ndim) if then.aval.shape[i] != now.aval.shape[i]]
+        return ", ".join(f"axis {i} of {name}: {then.aval.shape[i]} -> {now.aval.shape[i]}" for i in axes)
+    return f"{name}: {word(then)} -> {word(now)}"
+
+
+def word(leaf: Traced | Fixed) -> str:
+    """An argument in messages."""
+    if isinstance(leaf, Traced):
+        return str(leaf.aval)
+    return leaf.value if leaf.kind in (float, complex) else repr(leaf.value)
+
+
+class Step(NamedTuple):
+    """What a hand-over needs of a compiled graph."""
+
+    graph: Graph
+    run: Callable[..., tuple[Any, ...]]
+    # Nodes of the captured tensors, in order, as they were when the step was last found right.
+    nodes: list[Any]
+    # Captured gradients that must be None, because the trace found them so.
+    absent: Sequence[Tensor]
+    guards: Sequence[tuple[str, str, Any]]
+    settings: Any
+    version: list[int]
+
+
+def hand_over(signature: Signature, step: Step) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+    """Python code for a call with this signature: ``call(args, kwargs)`` returns the result, or `MISS`."""
+    writer = _Writer()
+    names = _take_apart(writer, signature)
+    given = _check_state(writer, step)
+    outs = [f"o{i}" for i in range(len(step.graph.outputs))]
+    results = len(step.graph.returned)
+    target = f"({', '.join(outs)},)" if outs else "_"
+    writer.line(f"{target} = {writer.constant(step.run, 'run')}({', '.join([*names, *given])})")
+    _write_state(writer, step.graph, outs[results:])
+    _nest(writer, step.graph, outs[:results])
+    return writer.function()
+
+
+class _Writer:
+    """Lines of a function and the objects that they name."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.names: dict[str, Any] = {"Tensor": Tensor, "MISS": MISS, "ndarray": np.ndarray}
+
+    def line(self, text: str) -> None:
+        self.lines.append(f"    {text}")
+
+    def demand(self, condition: str) -> None:
+        self.line(f"if not ({condition}): return MISS")
+
+    def constant(self, value: Any, base: str) -> str:
+        name = f"{base}_{len(self.names)}"
+        self.names[name] = value
+        return name
+
+    def function(self) -> Callable[..., Any]:
+        text = "\n".join(["def call(args, kwargs):", *self.lines])
+        # As locals, names are found faster than as globals.
+        words = ", ".join(self.names)
+        source = f"def make({words}):\n    " + text.replace("\n", "\n    ") + "\n    return call"
+        scope: dict[str, Any] = {}
+        exec(compile(source, "<call of a compiled function>", "exec"), scope)  # noqa: S102 - of text made here alone
+        return scope["make"](**self.names)
+
+
+def _take_apart(writer: _Writer, signature: Signature) -> list[str]:
+    """Unpack the arguments into variables and check them; returns the names of the tensors' values."""
+    given, options = signature.structure.children
+    leaves = iter(signature.leaves)
+    values: list[str] = []
+    counter = [0]
+
+    def unpack(structure: tree.Structure, place: str) -> None:
+        if structure.kind is None:
+            values.extend(_check_leaf(writer, next(leaves), place))
+        elif structure.kind is type(None):
+            writer.demand(f"{place} is None")
+        elif structure.kind is dict:
+            keys = writer.constant(list(structure.keys), "keys")
+            writer.demand(f"{place}.__class__ is dict and list({place}) == {keys}")
+            parts = fresh(len(structure.children))
+            if parts:
+                writer.line(f"{', '.join(parts)}, = {place}.values()")
+            for part, child in zip(parts, structure.children, strict=True):
+                unpack(child, part)
+        else:
+            kind = writer.constant(structure.kind, "kind")
+            writer.demand(f"{place}.__class__ is {kind} and len({place}) == {len(structure.children)}")
+            parts = fresh(len(structure.children))
+            if parts:
+                writer.line(f"{', '.join(parts)}, = {place}")
+            for part, child in zip(parts, structure.children, strict=True):
+                unpack(child, part)
+
+    def fresh(count: int) -> list[str]:
+        counter[0] += count
+        return [f"a{i}" for i in range(counter[0] - count, counter[0])]
+
+    writer.demand(f"len(args) == {len(given.children)}")
+    parts = fresh(len(given.children))
+    if parts:
+        writer.line(f"{', '.join(parts)}, = args")
+    for part, child in zip(parts, given.children, strict=True):
+        unpack(child, part)
+    if options.keys:
+        unpack(options, "kwargs")
+    else:
+        writer.demand("not kwargs")
+    return values
+
+
+def _check_leaf(writer: _Writer, leaf: Traced | Fixed, place: str) -> list[str]:
+    if isinstance(leaf, Fixed):
+        value = writer.constant(leaf.value, "fixed")
+        kind = writer.constant(leaf.kind, "kind")
+        if leaf.kind in (float, complex):
+            writer.demand(f"{place}.__class__ is {kind} and repr({place}) == {value}")
+        elif leaf.kind in (int, str, bytes):
+            writer.demand(f"{place}.__class__ is {kind} and {place} == {value}")
+        else:
+            writer.demand(f"{place} is {value}")
+        return []
+    name = f"v{place[1:]}"
+    shape, dtype = writer.constant(leaf.aval.shape, "shape"), writer.constant(leaf.aval.dtype, "dtype")
+    # Arguments with a history, and arrays, take the long way.
+    writer.demand(f"{place}.__class__ is Tensor and {place}._node is None")
+    writer.line(f"{name} = {place}._value")
+    writer.demand(f"{name}.shape == {shape} and {name}.dtype is {dtype}")
+    return [name]
+
+
+def _check_state(writer: _Writer, step: Step) -> list[str]:
+    """Check what the trace took for granted; returns expressions for the values of what is captured."""
+    writer.demand(f"{writer.constant(step.settings, 'settings')}.version == {writer.constant(step.version, 'version')}[0]")
+    for kind, name, value in step.guards:
+        writer.demand(_guard(writer, kind, name, value))
+    values: list[str] = []
+    nodes = writer.constant(step.nodes, "nodes")
+    position = 0
+    checks: list[str] = []
+    for source in step.graph.captured:
+        tensor = writer.constant(source.tensor, "state")
+        if isinstance(source, State):
+            checks.append(f"{tensor}._node is {nodes}[{position}]")
+            position += 1
+            values.append(f"{tensor}._value")
+        else:
+            checks.append(f"{tensor}._node is not None and {tensor}._node.cell.grad is not None")
+            values.append(f"{tensor}._node.cell.grad._value")
+    checks += [f"{writer.constant(tensor, 'state')}._node.cell.grad is None" for tensor in step.absent]
+    for check in checks:
+        writer.demand(check)
+    return values
+
+
+def _guard(writer: _Writer, kind: str, name: str, value: Any) -> str:
+    """``kind`` is "cell" for a variable of an enclosing function and "globals" for one of the module: (owner, value)."""
+    owner, wanted = value
+    place = writer.constant(owner, kind)
+    now = f"{place}.cell_contents" if kind == "cell" else f"{place}.get({name!r})"
+    wanted_name = writer.constant(wanted, "wanted")
+    return f"{now} == {wanted_name}" if wanted.__class__ in (list, dict) else f"{now} is {wanted_name}"
+
+
+def _write_state(writer: _Writer, graph: Graph, values: Sequence[str]) -> None:
+    for target, value in zip(graph.updated, values, strict=True):
+        tensor = writer.constant(target.tensor, "state")
+        if isinstance(target, State):
+            writer.line(f"{tensor}._value = {value}")
+        else:
+            writer.line(f"g = Tensor(); g._value = {value}; g._node = None; {tensor}._node.cell.grad = g")
+    for target in graph.cleared:
+        writer.line(f"{writer.constant(target.tensor, 'state')}._node.cell.grad = None")
+
+
+def _nest(writer: _Writer, graph: Graph, values: Sequence[str]) -> None:
+    found = iter(values)
+    leaves: list[str] = []
+    for i in range(graph.results.leaf_count):
+        if i in graph.statics:
+            leaves.append(writer.constant(graph.statics[i], "static"))
+        else:
+            value = next(found)
+            writer.line(f"r{i} = Tensor(); r{i}._value = {value}; r{i}._node = None")
+            leaves.append(f"r{i}")
+    writer.line(f"return {_expression(writer, graph.results, iter(leaves))}")
+
+
+def _expression(writer: _Writer, structure: tree.Structure, leaves: Any) -> str:
+    if structure.kind is None:
+        return next(leaves)
+    if structure.kind is type(None):
+        return "None"
+    inside = [_expression(writer, child, leaves) for child in structure.children]
+    if structure.kind is dict:
+        return "{" + ", ".join(f"{writer.constant(key, 'key')}: {text}" for key, text in zip(structure.keys, inside, strict=True)) + "}"
+    if structure.kind is list:
+        return f"[{', '.join(inside)}]"
+    if structure.kind is tuple:
+        return f"({', '.join(inside)}{',' * (len(inside) == 1)})"
+    return f"{writer.constant(structure.kind, 'kind')}({', '.join(inside)})"
+
+
+def state_nodes(graph: Graph) -> list[Any]:
+    """The nodes that the captured tensors have now."""
+    return [source.tensor._node for source in graph.captured if isinstance(source, State)]
+
+
+def captured_gradients(graph: Graph) -> list[Tensor]:
+    """The tensors whose ``.grad`` the graph reads."""
+    return [source.tensor for source in graph.captured if isinstance(source, Gradient)]

@@ -1,0 +1,84 @@
+"""Splitting a graph in two by what is known when: what can run at once, and what has to wait for some inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from chainrule.core import tree
+from chainrule.core.errors import ArgumentError
+from chainrule.core.variable import Variable
+from chainrule.graph.ir import Graph, Operation
+
+
+def split(graph: Graph, late: Iterable[int], outputs: Collection[int] | None = None) -> tuple[Graph, Graph, tuple[Variable, ...]]:
+    """Two graphs that together are one: the second has all that depends on the inputs at ``late``.
+
+    Nodes that no output needs go to neither.
+
+    Parameters
+    ----------
+    graph : Graph
+        Captured inputs are inputs like others here.
+    late : iterable of int
+        Positions of the inputs that are known later.
+    outputs : collection of int, optional
+        Positions of the outputs that the second graph gives; those that depend on late inputs if not given.
+
+    Returns
+    -------
+    early : Graph
+        From the other inputs to the other outputs and, after them, the residuals.
+    late : Graph
+        From the residuals and, after them, the late inputs to its outputs.
+    residuals : tuple of Variable
+        What the second graph reads of the first.
+
+    Raises
+    ------
+    ArgumentError
+        If an output that the first graph should give depends on a late input.
+    """
+    positions = set(late)
+    waiting = [x for i, x in enumerate(graph.inputs) if i in positions]
+    dependent = set(waiting)
+    first: list[Operation] = []
+    second: list[Operation] = []
+    for node in graph.nodes:
+        if dependent.isdisjoint(node.inputs):
+            first.append(node)
+        else:
+            second.append(node)
+            dependent.update(node.outputs)
+    chosen = [i for i, x in enumerate(graph.outputs) if x in dependent] if outputs is None else sorted(outputs)
+    ends = [graph.outputs[i] for i in chosen]
+    waits = set(chosen)
+    given = [x for i, x in enumerate(graph.outputs) if i not in waits]
+    if not dependent.isdisjoint(given):
+        raise ArgumentError(f"split of {graph.name}: a first output depends on a late input", mend="let the second graph give it")
+    second = _needed(second, ends)
+    read = dict.fromkeys(x for node in second for x in node.inputs) | dict.fromkeys(ends)
+    residuals = tuple(x for x in read if x not in dependent and x not in graph.constants)
+    sooner = [x for i, x in enumerate(graph.inputs) if i not in positions]
+    early = _graph(graph, f"{graph.name}_early", sooner, _needed(first, [*given, *residuals]), [*given, *residuals])
+    return early, _graph(graph, f"{graph.name}_late", [*residuals, *waiting], second, ends), residuals
+
+
+def _needed(nodes: list[Operation], outputs: Collection[Variable]) -> list[Operation]:
+    """The nodes that the outputs depend on."""
+    wanted = set(outputs)
+    kept: list[Operation] = []
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(node.outputs):
+            kept.append(node)
+            wanted.update(node.inputs)
+    return kept[::-1]
+
+
+def _graph(graph: Graph, name: str, inputs: list[Variable], nodes: list[Operation], outputs: list[Variable]) -> Graph:
+    used = {x for node in nodes for x in node.inputs} | set(outputs)
+    constants = {x: value for x, value in graph.constants.items() if x in used}
+    return Graph(name, tuple(inputs), tuple(nodes), tuple(outputs), constants, _flat(len(inputs)), _flat(len(outputs)), {})
+
+
+def _flat(count: int) -> tree.Structure:
+    return tree.flatten(tuple(range(count)))[1]

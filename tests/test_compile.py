@@ -1,0 +1,458 @@
+"""cr.compile: the same numbers as without, one step per signature, and every recompilation says why."""
+
+import copy
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+import chainrule as cr
+from chainrule import nn, optim
+from chainrule.core.errors import ArgumentError, ChainruleError, CompileWarning, LinAlgError, TraceError
+
+
+def compilations(compiled):
+    return [one["why"] for one in compiled.stats().compilations]
+
+
+def test_a_compiled_function_gives_what_the_function_gives():
+    def f(x, y):
+        return {"sum": x + y, "parts": [x * y, (cr.sin(x), None)]}, 3
+
+    x, y = cr.tensor([1.0, 2.0]), cr.tensor([3.0, 4.0])
+    wanted, found = f(x, y), cr.compile(f)(x, y)
+    assert found[1] == 3
+    assert found[0]["parts"][1][1] is None
+    np.testing.assert_array_equal(found[0]["sum"], wanted[0]["sum"])
+    np.testing.assert_array_equal(found[0]["parts"][1][0], wanted[0]["parts"][1][0])
+
+
+def test_it_is_a_decorator_with_and_without_arguments_and_for_methods():
+    @cr.compile(backend="numpy")
+    def double(x):
+        """Twice x."""
+        return 2 * x
+
+    class Scaler:
+        factor = 3.0
+
+        @cr.compile
+        def scale(self, x):
+            return x * self.factor
+
+    assert double(cr.tensor(2.0)).item() == 4
+    assert double.__doc__ == "Twice x."
+    assert Scaler().scale(cr.tensor(2.0)).item() == 6
+
+
+def test_one_compilation_serves_all_calls_of_a_signature():
+    calls = []
+
+    @cr.compile
+    def f(x):
+        calls.append(1)
+        return x * x
+
+    for value in range(5):
+        assert f(cr.tensor(float(value))).item() == value**2
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "why"),
+    [
+        ((cr.ones((32, 2)),), (cr.ones((31, 2)),), "axis 0 of x: 32 -> 31"),
+        ((cr.ones(2),), (cr.ones((2, 2)),), "shape of x: (2,) -> (2, 2)"),
+        ((cr.ones(2),), (cr.ones(2, dtype="float64"),), "dtype of x: float32 -> float64"),
+        ((cr.ones(2), 1), (cr.ones(2), 2), "n: 1 -> 2"),
+        ((cr.ones(2), 1), (cr.ones(2), True), "n: 1 -> True"),
+        ((cr.ones(2), 0.0), (cr.ones(2), -0.0), "n: 0.0 -> -0.0"),
+        ((cr.ones(2),), (cr.ones(2), 1), "arguments"),
+        ((cr.ones(2),), (cr.tensor([1.0, 1.0], requires_grad=True),), "x requires a gradient"),
+    ],
+)
+def test_every_recompilation_says_why(first, second, why):
+    @cr.compile
+    def f(x, n=2):
+        return x * n
+
+    f(*first)
+    f(*second)
+    reasons = compilations(f)
+    assert reasons[0] == "first call"
+    assert why in reasons[1]
+    f(*first)
+    assert len(compilations(f)) == 2
+
+
+def test_arrays_and_keywords_are_arguments_like_others():
+    @cr.compile
+    def f(x, *, scale):
+        return x * scale
+
+    np.testing.assert_array_equal(f(np.ones(3, np.float32), scale=cr.tensor(2.0)), np.full(3, 2.0))
+    np.testing.assert_array_equal(f(np.ones(3, np.float32), scale=cr.tensor(4.0)), np.full(3, 4.0))
+    assert len(compilations(f)) == 1
+
+
+def test_results_do_not_share_memory_that_anyone_can_write_to():
+    array = np.ones(3)
+    out = cr.compile(lambda x: x.reshape(1, 3))(array)
+    array[0] = 7
+    np.testing.assert_array_equal(out, np.ones((1, 3)))
+
+
+def training(seed, optimizer_of, layers, *, compiled):
+    cr.manual_seed(seed)
+    model = nn.Sequential([make() for make in layers])
+    optimizer = optimizer_of(model.parameters())
+
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = nn.losses.softmax_cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    run = cr.compile(step) if compiled else step
+    rng = np.random.default_rng(0)
+    losses = []
+    for _ in range(4):
+        x = cr.tensor(rng.normal(size=(8, 6, 6, 1)).astype(np.float32))
+        losses.append(run(x, cr.tensor(rng.integers(0, 3, 8))).item())
+    gradients = [p.grad.numpy() for p in model.parameters()]
+    return losses, {name: value.numpy() for name, value in model.state_dict().items()}, gradients, cr.random.default_generator.get_state().tolist()
+
+
+CONVOLUTIONAL = (
+    lambda: nn.Conv2D(4, 3, activation="relu"),
+    lambda: nn.MaxPooling2D(2),
+    nn.Flatten,
+    lambda: nn.Dropout(0.25),
+    lambda: nn.Dense(3),
+)
+DENSE = (nn.Flatten, lambda: nn.Dense(8, activation="tanh"), lambda: nn.Dropout(0.5), lambda: nn.Dense(3))
+OPTIMIZERS = {
+    "sgd": lambda p: optim.SGD(p, lr=0.1),
+    "momentum": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+    "nesterov": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "adam": lambda p: optim.Adam(p, lr=0.01, weight_decay=0.1),
+    "adamw": lambda p: optim.AdamW(p, lr=0.01),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("layers", [CONVOLUTIONAL, DENSE], ids=["convolutional", "dense"])
+def test_a_whole_training_step_is_one_plan_with_the_same_numbers(optimizer, layers):
+    eager = training(3, OPTIMIZERS[optimizer], layers, compiled=False)
+    compiled = training(3, OPTIMIZERS[optimizer], layers, compiled=True)
+    np.testing.assert_allclose(compiled[0], eager[0], rtol=1e-5)
+    for name, value in eager[1].items():
+        np.testing.assert_allclose(compiled[1][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    for mine, theirs in zip(compiled[2], eager[2], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
+    assert compiled[3] == eager[3]
+
+
+def test_the_learning_rate_is_read_anew_and_other_options_compile_anew():
+    w = cr.tensor(1.0, requires_grad=True)
+    optimizer = optim.SGD([w], lr=0.5, momentum=0.0)
+
+    @cr.compile
+    def step():
+        optimizer.zero_grad()
+        (w * 2.0).backward()
+        optimizer.step()
+
+    step()
+    assert w.item() == 0
+    optimizer.lr = 0.25
+    step()
+    assert w.item() == -0.5
+    assert len(compilations(step)) == 1
+    optimizer.groups[0]["weight_decay"] = 0.5
+    step()
+    assert "weight_decay: 0.0 -> 0.5" in compilations(step)[-1]
+
+
+def test_training_and_evaluation_mode_compile_apart():
+    layer = nn.Dropout(0.5)
+    f = cr.compile(lambda x: layer(x))
+    x = cr.ones(100)
+    assert (np.asarray(f(x)) == 0).any()
+    layer.eval()
+    np.testing.assert_array_equal(f(x), x)
+    assert "training: True -> False" in compilations(f)[-1]
+
+
+def test_a_closure_that_changes_compiles_anew():
+    scale = 2.0
+    options = {"shift": 1.0}
+
+    @cr.compile
+    def f(x):
+        return x * scale + options["shift"]
+
+    assert f(cr.tensor(1.0)).item() == 3
+    scale = 5.0
+    assert f(cr.tensor(1.0)).item() == 6
+    assert "scale: 2.0 -> 5.0" in compilations(f)[-1]
+    options["shift"] = 2.0
+    assert f(cr.tensor(1.0)).item() == 7
+
+
+def test_a_tensor_from_outside_is_read_anew():
+    w = cr.tensor([1.0, 2.0])
+    f = cr.compile(lambda x: x * w)
+    x = cr.tensor([1.0, 1.0])
+    np.testing.assert_array_equal(f(x), [1, 2])
+    w += 1.0
+    np.testing.assert_array_equal(f(x), [2, 3])
+    assert len(compilations(f)) == 1
+
+
+def test_state_is_assigned_and_what_others_hold_stays():
+    total = cr.tensor(np.zeros(100_000))
+
+    @cr.compile
+    def add(x):
+        total.assign(total + x)
+
+    add(cr.ones(100_000, dtype="float64"))
+    held = total.detach()
+    view = total.numpy()
+    add(cr.ones(100_000, dtype="float64"))
+    assert held[0].item() == view[0] == 1
+    assert total[0].item() == 2
+
+
+def test_gradients_accumulate_as_they_do_without():
+    w = cr.tensor(2.0, requires_grad=True)
+
+    @cr.compile
+    def accumulate(x):
+        (w * x).backward()
+
+    for _ in range(3):
+        accumulate(cr.tensor(1.5))
+    assert w.grad.item() == 4.5
+    w.grad = None
+    accumulate(cr.tensor(1.0))
+    assert w.grad.item() == 1
+
+
+def test_a_compiled_function_is_differentiated_by_backward():
+    w = cr.tensor([1.0, 2.0], requires_grad=True)
+    x = cr.tensor([3.0, 4.0], requires_grad=True)
+    f = cr.compile(lambda x: cr.sum(w * w * cr.exp(x)))
+    for _ in range(2):
+        f(x).backward()
+    np.testing.assert_allclose(w.grad, 2 * 2 * w.detach() * cr.exp(x.detach()), rtol=1e-6)
+    np.testing.assert_allclose(x.grad, 2 * w.detach() ** 2 * cr.exp(x.detach()), rtol=1e-6)
+
+
+def test_transforms_of_a_compiled_function():
+    def f(x):
+        return cr.sum(cr.sin(x) * x * x)
+
+    g = cr.compile(f)
+    x, v = cr.tensor([0.3, 0.7], dtype="float64"), cr.tensor([1.0, -2.0], dtype="float64")
+    np.testing.assert_allclose(cr.grad(g)(x), cr.grad(f)(x), rtol=1e-12)
+    np.testing.assert_allclose(cr.grad(lambda x: cr.sum(cr.grad(g)(x) ** 2))(x), cr.grad(lambda x: cr.sum(cr.grad(f)(x) ** 2))(x), rtol=1e-12)
+    np.testing.assert_allclose(cr.jvp(g, (x,), (v,))[1], cr.jvp(f, (x,), (v,))[1], rtol=1e-12)
+    np.testing.assert_allclose(cr.jvp(cr.grad(g), (x,), (v,))[1], cr.jvp(cr.grad(f), (x,), (v,))[1], rtol=1e-12)
+    np.testing.assert_allclose(cr.grad(lambda x: cr.jvp(g, (x,), (v,))[1])(x), cr.grad(lambda x: cr.jvp(f, (x,), (v,))[1])(x), rtol=1e-12)
+    xs = cr.stack([x, 2 * x, 3 * x])
+    np.testing.assert_allclose(cr.vmap(g)(xs), cr.vmap(f)(xs), rtol=1e-12)
+    np.testing.assert_allclose(cr.vmap(cr.grad(g))(xs), cr.vmap(cr.grad(f))(xs), rtol=1e-12)
+    np.testing.assert_allclose(cr.compile(cr.grad(g))(x), cr.grad(f)(x), rtol=1e-12)
+
+
+def test_a_compiled_function_inside_a_traced_one_is_part_of_it():
+    inner = cr.compile(lambda x: x * x)
+    outer = cr.compile(lambda x: inner(x) + inner(2 * x))
+    assert outer(cr.tensor(3.0)).item() == 45
+    assert [node.primitive.name for node in cr.trace(lambda x: inner(x) + 1.0, 2.0).nodes] == ["multiply", "add"]
+
+
+def test_an_exception_leaves_everything_as_it_was():
+    count = cr.tensor(0)
+
+    @cr.compile
+    def solve(a, b):
+        count.assign(count + 1)
+        return cr.linalg.solve(a, b)
+
+    identity = cr.tensor(np.eye(2))
+    solve(identity, cr.ones(2, dtype="float64"))
+    with pytest.raises(LinAlgError, match="solve"):
+        solve(cr.zeros((2, 2), dtype="float64"), cr.ones(2, dtype="float64"))
+    assert count.item() == 1
+    solve(identity, cr.ones(2, dtype="float64"))
+    assert count.item() == 2
+
+
+def test_an_exception_while_tracing_leaves_everything_as_it_was():
+    w = cr.tensor(1.0, requires_grad=True)
+
+    @cr.compile
+    def f(x):
+        (w * x).backward()
+        with cr.no_grad():
+            w.assign(w - 1.0)
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError):
+        f(cr.tensor(2.0))
+    assert w.item() == 1
+    assert w.grad is None
+
+
+def test_a_branch_on_a_value_is_an_error_with_the_line_and_the_mend():
+    @cr.compile
+    def f(x):
+        if x > 0:
+            return x
+        return -x
+
+    with pytest.raises(TraceError, match=r"if x > 0:(.|\n)*cr\.where"):
+        f(cr.tensor(1.0))
+
+
+def test_many_signatures_are_bounded_and_told():
+    @cr.compile
+    def f(x):
+        return x + 1.0
+
+    for size in range(1, 16):
+        f(cr.ones(size))
+    with pytest.warns(CompileWarning, match="axis 0 of x: 15 -> 16"):
+        f(cr.ones(16))
+    for size in range(17, 80):
+        f(cr.ones(size))
+    assert f.stats().signatures == 64
+    assert len(compilations(f)) == 79
+
+
+def test_two_threads_compile_at_once():
+    w = cr.tensor(np.arange(5.0))
+    errors = []
+
+    def body(scale):
+        return lambda x: cr.sum(w * x * scale)
+
+    shared = cr.compile(lambda x: cr.sum(w * x))
+
+    def work(number):
+        try:
+            own = cr.compile(body(float(number)))
+            for size in range(20):
+                x = cr.ones(5, dtype="float64") * size
+                assert own(x).item() == 10 * size * number
+                assert shared(x).item() == 10 * size
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+
+
+def test_no_grad_and_grad_compile_apart():
+    w = cr.tensor(2.0, requires_grad=True)
+    f = cr.compile(lambda x: w * x)
+    assert f(cr.tensor(1.0)).requires_grad
+    with cr.no_grad():
+        assert not f(cr.tensor(1.0)).requires_grad
+    assert f(cr.tensor(1.0)).requires_grad
+
+
+def test_a_frozen_parameter_compiles_anew():
+    w = cr.tensor(2.0, requires_grad=True)
+    f = cr.compile(lambda x: w * x)
+    f(cr.tensor(1.0))
+    w.requires_grad_(False)
+    assert not f(cr.tensor(1.0)).requires_grad
+
+
+def test_where_is_safe_in_compiled_gradients():
+    f = cr.compile(cr.grad(lambda x: cr.sum(cr.where(x > 0, cr.log(x) + cr.sqrt(x), 0.0))))
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(f(cr.tensor([0.0, 1.0, -1.0])), [0, 1.5, 0])
+    w = cr.tensor([[2.0], [1.0]])
+    g = cr.compile(cr.grad(lambda x: cr.sum(cr.where(x > 0, (cr.stack([cr.log(x), x], axis=1) @ w).reshape(3), 0.0))))
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(g(cr.tensor([0.0, 1.0, -2.0])), [0, 3, 0])
+
+
+def test_random_numbers_are_those_of_eager():
+    def f():
+        return cr.random.normal((3,)), cr.random.uniform((2,))
+
+    cr.manual_seed(5)
+    eager = [f() for _ in range(3)]
+    cr.manual_seed(5)
+    compiled = cr.compile(f)
+    for a, b in eager:
+        c, d = compiled()
+        np.testing.assert_array_equal(c, a)
+        np.testing.assert_array_equal(d, b)
+
+
+def test_source_and_stats_tell_what_runs():
+    @cr.compile
+    def f(x):
+        y = cr.exp(x)
+        return y * y
+
+    with pytest.raises(ArgumentError, match="not compiled yet"):
+        f.source()
+    f(cr.tensor(1.0))
+    assert "y = np.exp(x)" in f.source()
+    text = str(f.stats())
+    assert "first call" in text
+    assert "x: float32()" in text
+
+
+def test_an_argument_that_cannot_be_compared_is_named():
+    with pytest.raises(ArgumentError, match="the argument s, a set"):
+        cr.compile(lambda s: cr.tensor(1.0))({1, 2})
+
+
+def test_a_backward_pass_into_an_argument_is_refused():
+    @cr.compile
+    def f(x):
+        (x * x).backward()
+
+    with pytest.raises(TraceError, match=r"x\.detach\(\)"):
+        f(cr.tensor(1.0, requires_grad=True))
+
+
+def test_a_compiled_function_does_not_keep_results_alive():
+    f = cr.compile(lambda x: x * 2.0)
+    out = f(cr.ones(1000))
+    alive = weakref.ref(out)
+    del out
+    gc.collect()
+    assert alive() is None
+
+
+def test_a_copy_of_a_model_trains_on_its_own():
+    model = nn.Dense(2).initialize((1, 3))
+    step = cr.compile(lambda x: model(x))
+    before = step(cr.ones((1, 3))).numpy() if not model.kernel.requires_grad else step(cr.ones((1, 3))).detach().numpy()
+    other = copy.deepcopy(model)
+    with cr.no_grad():
+        other.kernel += 1.0
+    np.testing.assert_array_equal(step(cr.ones((1, 3))).detach(), before)
+
+
+def test_errors_of_gates_are_the_clear_ones():
+    f = cr.compile(lambda x, y: x + y)
+    with pytest.raises(ChainruleError, match="do not broadcast"):
+        f(cr.ones(2), cr.ones(3))
