@@ -65,6 +65,9 @@ def promote(*operands: Dtype | bool | int | float | complex) -> Dtype:
     >>> promote(np.dtype("int64"), np.dtype("float32")), promote(np.dtype("int8"), 2.5)
     (dtype('float32'), dtype('float32'))
     """
+    first = operands[0] if operands else None
+    if isinstance(first, np.dtype) and first.kind in _KINDS and all(operand is first for operand in operands):
+        return first
     dtypes = [operand for operand in operands if isinstance(operand, np.dtype)]
     level = max((_kind(dtype) for dtype in dtypes), default=-1)
     weak = max((_scalar_kind(x) for x in operands if not isinstance(x, np.dtype)), default=-1)
@@ -100,6 +103,8 @@ def broadcast(*shapes: Shape) -> Shape:
     ShapeError
         If two sizes on one axis differ and neither is 1.
     """
+    if shapes and all(shape == shapes[0] for shape in shapes):
+        return shapes[0]
     rank = max(map(len, shapes), default=0)
     result = [1] * rank
     for shape in shapes:
