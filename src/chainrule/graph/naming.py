@@ -1,19 +1,52 @@
-"""What the caller's code calls a value: read off the frames and the bytecode around the call that made it.
+"""What the caller's code calls a value: read off the frames and the bytecode around the call that makes it.
 
-A value that is stored by the very next instruction has that variable's name, also where it is handed up through
-returns. Nothing here is needed to compute; what cannot be found out stays without a name.
+A value is followed through the instructions after that call: to the variable, attribute or key under which it is stored, or
+to a return, and then on in the function above. Nothing here is needed to compute; what cannot be found out stays without a name.
 """
 
 from __future__ import annotations
 
 import dis
 import sys
+import weakref
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from keyword import iskeyword
 from types import CodeType, FrameType
+from typing import Any, NamedTuple
 
 from chainrule.core.errors import is_users
 
-_STORES = ("STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR")
-_next: dict[CodeType, dict[int, tuple[str, tuple[str, ...]]]] = {}
+_SILENT = {"CACHE", "NOP", "EXTENDED_ARG", "RESUME", "PRECALL", "KW_NAMES", "COPY_FREE_VARS", "MAKE_CELL", "NOT_TAKEN"}
+_POPS = {
+    "BINARY_OP": 2, "BINARY_SUBSCR": 2, "BINARY_SLICE": 3, "COMPARE_OP": 2, "IS_OP": 2, "CONTAINS_OP": 2,
+    "UNARY_NEGATIVE": 1, "UNARY_NOT": 1, "UNARY_INVERT": 1, "LOAD_ATTR": 1, "LOAD_METHOD": 1, "POP_TOP": 1, "STORE_ATTR": 2, "STORE_SUBSCR": 3,
+    "STORE_FAST": 1, "STORE_NAME": 1, "STORE_GLOBAL": 1, "STORE_DEREF": 1, "STORE_FAST_STORE_FAST": 2, "STORE_FAST_LOAD_FAST": 1,
+    "UNPACK_SEQUENCE": 1, "UNPACK_EX": 1, "GET_ITER": 1, "MAKE_FUNCTION": 1,
+}  # fmt: skip
+"""How many values an instruction takes from the stack, where that is always the same."""
+
+_PER_ARGUMENT = {
+    "CALL": (1, 2), "CALL_KW": (1, 3), "BUILD_TUPLE": (1, 0), "BUILD_LIST": (1, 0), "BUILD_SET": (1, 0), "BUILD_SLICE": (1, 0),
+    "BUILD_STRING": (1, 0), "BUILD_MAP": (2, 0), "BUILD_CONST_KEY_MAP": (1, 1),
+}  # fmt: skip
+"""The same where it depends on the instruction's argument: times, and plus."""
+
+_STORES = ("STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF")
+
+
+class Fate(NamedTuple):
+    """What becomes of a value: it is "stored" under names (one per part, if it is unpacked), "returned", or neither.
+
+    ``part`` is its place in a tuple or list that it was put into.
+    """
+
+    kind: str = ""
+    names: tuple[str, ...] = ()
+    part: int | None = None
+
+
+_NOWHERE = Fate()
 
 
 def caller(depth: int) -> tuple[tuple[str, ...], tuple[str, int]]:
@@ -25,20 +58,20 @@ def caller(depth: int) -> tuple[tuple[str, ...], tuple[str, int]]:
         Frames above this function that belong to tracing.
     """
     frame: FrameType | None = sys._getframe(depth + 1)
+    line = ("", 0)
     names: tuple[str, ...] = ()
-    handed_up = True
-    while frame is not None:
+    fate = Fate("returned")
+    while frame is not None and (fate.kind == "returned" or not line[1]):
         code = frame.f_code
         users = is_users(code.co_filename)
-        if handed_up:
-            kind, found = _after(code, frame.f_lasti)
-            if kind == "store" and users:
-                names = found
-            handed_up = kind == "return"
-        if users:
-            return names, (code.co_filename, frame.f_lineno)
+        if users and not line[1]:
+            line = (code.co_filename, frame.f_lineno)
+        if fate.kind == "returned":
+            fate = _table(code).fate(frame.f_lasti, fate.part)
+            if fate.kind == "stored" and users:
+                names = fate.names
         frame = frame.f_back
-    return names, ("", 0)
+    return names, line
 
 
 def name_in_caller(depth: int, value: object) -> tuple[str, bool]:
@@ -46,52 +79,145 @@ def name_in_caller(depth: int, value: object) -> tuple[str, bool]:
     frame: FrameType | None = sys._getframe(depth + 1)
     while frame is not None:
         owner = frame.f_locals.get("self")
-        found = "" if owner is None or not hasattr(owner, "_members") else _attribute(owner, value)
+        found = _member(owner, value) if hasattr(owner, "_members") else ""
         if found:
             return found, True
         if is_users(frame.f_code.co_filename):
-            found = next((name for name, other in frame.f_locals.items() if other is value), "")
-            return found or next((name for name in frame.f_code.co_names if frame.f_globals.get(name) is value), ""), False
+            return _name_in(frame, value), False
         frame = frame.f_back
     return "", False
 
 
-def _attribute(owner: object, value: object) -> str:
-    return next((name for name, other in vars(owner).items() if other is value), "")
+def _member(layer: Any, value: object) -> str:
+    return next((name for name, member in layer._members() if member is value), "")
 
 
-def _after(code: CodeType, offset: int) -> tuple[str, tuple[str, ...]]:
-    """What happens to the result of the instruction at ``offset``: stored under names, returned, or neither."""
-    table = _next.get(code)
+def _name_in(frame: FrameType, value: object) -> str:
+    """The name of a value among a function's variables, or in a container or object that is one of them."""
+    read = frame.f_code.co_names
+    variables = {**{name: frame.f_globals[name] for name in read if name in frame.f_globals}, **frame.f_locals}
+    for name, held in variables.items():
+        if held is value:
+            return name
+    for name, held in variables.items():
+        for key, part in _parts(held, read):
+            if part is value:
+                return str(key) if name == "self" else f"{name}_{key}"
+    return ""
+
+
+def _parts(held: Any, read: tuple[str, ...]) -> Iterator[tuple[object, object]]:
+    """What is in a list, tuple or dict; of another object, the attributes that the function reads."""
+    if isinstance(held, (list, tuple)):
+        return enumerate(held)
+    if isinstance(held, dict):
+        return iter(held.items())
+    attributes: Mapping[str, Any] = getattr(held, "__dict__", {})
+    return ((name, attributes[name]) for name in read if name in attributes)
+
+
+class _Table:
+    """The instructions of one function, and what was found out about the values that they make."""
+
+    def __init__(self, code: CodeType) -> None:
+        self._steps = [step for step in dis.get_instructions(code) if step.opname not in _SILENT]
+        self._offsets = [step.offset for step in self._steps]
+        self._known: dict[tuple[int, int | None], Fate] = {}
+
+    def fate(self, offset: int, part: int | None) -> Fate:
+        """Of the value of the instruction at ``offset``; if it is ``part`` of that value, of the part."""
+        key = offset, part
+        if key not in self._known:
+            # While a call runs, its frame may stand on any of the instruction's cache entries.
+            self._known[key] = self._follow(bisect_right(self._offsets, offset), part)
+        return self._known[key]
+
+    def _follow(self, position: int, part: int | None) -> Fate:
+        above = 0  # How many values lie on top of it.
+        while 0 < position < len(self._steps):
+            step = self._steps[position]
+            position += 1
+            name, argument = step.opname, step.arg or 0
+            if name == "SWAP":
+                above = argument - 1 if above == 0 else 0 if above == argument - 1 else above
+            elif name == "COPY":
+                above = 0 if above == argument - 1 else above + 1
+            elif name == "JUMP_FORWARD":
+                position = bisect_right(self._offsets, step.argval - 1)
+            elif name in ("RETURN_VALUE", "YIELD_VALUE"):
+                return Fate("returned", (), part) if above == 0 and name == "RETURN_VALUE" else _NOWHERE
+            elif name in ("LIST_APPEND", "SET_ADD", "MAP_ADD"):
+                if above:
+                    return _NOWHERE
+                # It is in what the loop around it collects; after the loop that is on top.
+                position = self._after_loop(position)
+            elif (taken := _taken(name, argument)) is None:
+                return _NOWHERE
+            elif above >= taken:
+                above += 1 - taken if name.startswith("CALL") else dis.stack_effect(step.opcode, step.arg, jump=False)
+            elif name in ("BUILD_TUPLE", "BUILD_LIST") and part is None:
+                part, above = argument - 1 - above, 0
+            elif name == "UNPACK_SEQUENCE" and part is not None:
+                part, above = None, part
+            else:
+                return self._stored(position - 1, above, part)
+        return _NOWHERE
+
+    def _after_loop(self, position: int) -> int:
+        ends = {"JUMP_BACKWARD", "END_FOR", "POP_ITER"}
+        while position < len(self._steps) and self._steps[position].opname in ends:
+            position += 1
+            # In some versions this takes the iterator.
+            if self._steps[position - 1].opname == "END_FOR" and self._steps[position].opname == "POP_TOP":
+                position += 1
+        return position
+
+    def _stored(self, position: int, above: int, part: int | None) -> Fate:
+        """The fate of a value that the instruction at ``position`` takes."""
+        step = self._steps[position]
+        found: str | None = None
+        if step.opname in _STORES or (step.opname == "STORE_ATTR" and above == 1):
+            found = str(step.argval)
+        elif step.opname.startswith("STORE_FAST_"):
+            found = str(step.argval[above])
+        elif step.opname == "STORE_SUBSCR" and above == 2:
+            key = self._steps[position - 1].argval
+            found = key if isinstance(key, str) and self._steps[position - 1].opname == "LOAD_CONST" else None
+        elif step.opname == "UNPACK_SEQUENCE":
+            return self._unpacked(position, int(step.argval))
+        if found is None or not found.isidentifier() or iskeyword(found):
+            return _NOWHERE
+        return Fate("stored", (found if part is None else f"{found}_{part}",))
+
+    def _unpacked(self, position: int, count: int) -> Fate:
+        names: list[str] = []
+        for step in self._steps[position + 1 : position + 1 + count]:
+            if step.opname in _STORES:
+                names.append(str(step.argval))
+            elif step.opname == "STORE_FAST_STORE_FAST":
+                names += map(str, step.argval)
+            else:
+                break
+        return Fate("stored", tuple(names[:count])) if len(names) >= count else _NOWHERE
+
+
+def _taken(name: str, argument: int) -> int | None:
+    """How many values an instruction takes; None if that is not known."""
+    if name in _PER_ARGUMENT:
+        times, plus = _PER_ARGUMENT[name]
+        return times * argument + plus
+    if name in _POPS:
+        return _POPS[name]
+    return 0 if (name.startswith("LOAD_") and not name.startswith("LOAD_SUPER")) or name == "PUSH_NULL" else None
+
+
+# By identity: functions' code compares by value, which takes long.
+_tables: dict[int, _Table] = {}
+
+
+def _table(code: CodeType) -> _Table:
+    table = _tables.get(id(code))
     if table is None:
-        table = _next[code] = _read(code)
-    return table.get(offset, ("", ()))
-
-
-def _read(code: CodeType) -> dict[int, tuple[str, tuple[str, ...]]]:
-    steps = [step for step in dis.get_instructions(code) if step.opname not in ("CACHE", "EXTENDED_ARG")]
-    found: dict[int, tuple[str, tuple[str, ...]]] = {}
-    for position in range(len(steps) - 1):
-        fate = _fate(steps, position + 1)
-        if fate[0]:
-            # While a call runs, the frame may stand on any of the instruction's cache entries.
-            found.update(dict.fromkeys(range(steps[position].offset, steps[position + 1].offset, 2), fate))
-    return found
-
-
-def _fate(steps: list[dis.Instruction], position: int) -> tuple[str, tuple[str, ...]]:
-    step = steps[position]
-    if step.opname == "RETURN_VALUE":
-        return "return", ()
-    if step.opname in _STORES:
-        return "store", (str(step.argval),)
-    if step.opname.startswith("STORE_FAST_"):
-        return "store", (str(step.argval[0]),)
-    if step.opname == "UNPACK_SEQUENCE":
-        names = [_stored(later) for later in steps[position + 1 : position + 1 + int(step.argval)]]
-        return ("store", tuple(names)) if all(names) else ("", ())
-    return "", ()
-
-
-def _stored(step: dis.Instruction) -> str:
-    return str(step.argval) if step.opname in _STORES else ""
+        table = _tables[id(code)] = _Table(code)
+        weakref.finalize(code, _tables.pop, id(code), None)
+    return table
