@@ -70,7 +70,7 @@ def sweep(
     arrive: Arrive,
     wanted: Mapping[Node, Any] | None = None,
     needed: Container[Node] | None = None,
-    label: Callable[[Node, Value], None] | None = None,
+    label: Callable[[Node | None, Value], None] | None = None,
 ) -> dict[Node, Value]:
     """Carry cotangents from outputs back to everything tagged that they depend on.
 
@@ -93,7 +93,7 @@ def sweep(
     needed : container of Node, optional
         Only these nodes are entered, if given.
     label : callable, optional
-        ``label(node, ct)`` is told every complete cotangent: a tracer names it.
+        ``label(node, ct)`` is told every complete cotangent, before it is carried on, and None at the end: a tracer names it.
 
     Returns
     -------
@@ -169,6 +169,8 @@ def sweep(
             # A sum that this sweep has made is its own to add to; values from elsewhere are not.
             if bare and total.__class__ is np.ndarray:
                 sums.add(at)
+    if label is not None:
+        label(None, None)
     return found
 
 

@@ -46,12 +46,24 @@ class Tracer(Protocol):
         """Remember the traced value of a node of the tape."""
         ...
 
-    def gradient(self, node: Node, ct: Any) -> None:
-        """Name the cotangent of a node after its value."""
+    def gradient(self, node: Node | None, ct: Any) -> None:
+        """Name the cotangent of a node after its value; what is written next carries it on. None: the sweep is over."""
         ...
 
     def follow(self, operation: Any) -> None:
         """Give what is written next the names of an operation of another graph; None: the caller's own again."""
+        ...
+
+    def call(self, x: Any, name: str) -> None:
+        """Say what a tensor from outside is called."""
+        ...
+
+    def assigned(self, x: Any, value: Any) -> None:
+        """A traced value takes the place, and the name, of another."""
+        ...
+
+    def returning(self, out: Any) -> None:
+        """The function that calls this returns ``out``: its caller's names for that hold."""
         ...
 
     def building(self) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, ChainruleError, TraceError
-from chainrule.core.interp import BASE, Mode, current, using
+from chainrule.core.interp import BASE, Mode, Tracer, current, using
 from chainrule.core.node import Cell, Node, leaf
 from chainrule.core.primitive import Primitive, functions
 from chainrule.core.variable import Variable
@@ -64,21 +64,27 @@ class GraphTracer:
 
     Parameters
     ----------
-    inline : bool
+    may_build : bool
         Whether layers that are met may make their parameters now.
+    within : Tracer, optional
+        Of the function that is being traced around this one.
     """
 
-    def __init__(self, *, may_build: bool = True) -> None:
+    def __init__(self, *, may_build: bool = True, within: Tracer | None = None) -> None:
         self.owner = object()
         self.nodes: list[Operation] = []
         self.constants: dict[Variable, Any] = {}
         self.may_build = may_build
+        self._within = within
         self._numbers: dict[Any, Variable] = {}
         self._stand_ins: dict[int, tuple[Tensor, Tensor, Variable]] = {}
         self._gradients: dict[int, tuple[Tensor, Variable | None]] = {}
         self._cells: list[_StandInCell] = []
         self._values: dict[int, Variable] = {}
+        self._makers: dict[Variable, Operation] = {}
+        self._swept: Operation | None = None
         self._followed: Operation | None = None
+        self._called: dict[int, tuple[Tensor, str]] = {}
         self._owners: dict[int, tuple[Any, str]] = {}
         self.live: tuple[bool, ...] = ()
 
@@ -132,9 +138,10 @@ class GraphTracer:
         """Remember the value of a node of the tape."""
         self._values[node.order] = value
 
-    def gradient(self, node: Node, ct: Any) -> None:
-        """Name a cotangent after the value that it belongs to."""
-        value = self._values.get(node.order)
+    def gradient(self, node: Node | None, ct: Any) -> None:
+        """Name a cotangent after the value that it belongs to; what carries it on stands where the value was made."""
+        value = None if node is None else self._values.get(node.order)
+        self._swept = None if value is None else self._makers.get(value)
         if value is None or not value.name or not isinstance(ct, Tensor):
             return
         own = ct._value
@@ -145,14 +152,35 @@ class GraphTracer:
         """Give what is written next the names of an operation of another graph."""
         self._followed = operation
 
+    def call(self, x: Tensor, name: str) -> None:
+        """Say what a tensor from outside is called."""
+        self._called[id(x)] = (x, name)
+
+    def assigned(self, x: Any, value: Any) -> None:
+        """A traced value takes the place, and the name, of another."""
+        if not value.name and value not in self.constants:
+            value.name = x.name
+
+    def returning(self, out: Tree) -> None:
+        """The function that called this returns ``out``: the caller's names for it hold."""
+        leaves = [x._value for x in (out if isinstance(out, tuple) else (out,)) if isinstance(x, Tensor)]
+        names, _ = caller(2)
+        for x, name in zip(leaves, names if len(names) == len(leaves) else (), strict=False):
+            if x.__class__ is Variable and not x.name and x not in self.constants:
+                x.name = name
+
     def building(self) -> None:
         """A layer is about to make its parameters."""
+        if self._within is not None:
+            self._within.building()
         if not self.may_build:
             raise Unbuilt
 
     def depends(self, owner: Any, label: str) -> None:
         """What is traced may read the attributes of ``owner``."""
         self._owners.setdefault(id(owner), (owner, label))
+        if self._within is not None:
+            self._within.depends(owner, label)
 
     @property
     def owners(self) -> list[tuple[Any, str]]:
@@ -177,6 +205,8 @@ class GraphTracer:
         return stand_in
 
     def _outside_name(self, x: Tensor) -> str:
+        if id(x) in self._called:
+            return self._called[id(x)][1]
         name, of_layer = name_in_caller(_DEPTH, x)
         scope = current().scope if of_layer else ()
         return "_".join((*scope, name)).replace(".", "_") if name else ""
@@ -196,19 +226,20 @@ class GraphTracer:
     # Writing.
 
     def _write(self, primitive: Primitive, inputs: tuple[Variable, ...], params: Mapping[str, Any], outputs: tuple[Variable, ...]) -> None:
-        followed = self._followed
-        if followed is not None and followed.primitive is primitive:
-            scope, line = followed.scope, followed.line
-            names = tuple(x.name for x in followed.outputs)
-        else:
+        followed = self._swept or self._followed
+        if followed is None:
             names, line = caller(_DEPTH)
             scope = current().scope
-            if followed is not None:
-                names, scope, line = (), followed.scope, followed.line
+        else:
+            scope, line = followed.scope, followed.line
+            same = followed is self._followed and followed.primitive is primitive
+            names = tuple(x.name for x in followed.outputs) if same else ()
         if len(names) == len(outputs):
             for x, name in zip(outputs, names, strict=True):
                 x.name = name
-        self.nodes.append(Operation(primitive, inputs, params, outputs, scope, line))
+        made = Operation(primitive, inputs, params, outputs, scope, line)
+        self.nodes.append(made)
+        self._makers.update(dict.fromkeys(outputs, made))
 
     def finish(self, name: str, inputs: Sequence[Variable], arguments: tree.Structure, out: Tree) -> Graph:
         """The graph, once the function has returned ``out``."""
@@ -337,8 +368,8 @@ def trace_with(
     fill : callable, optional
         Makes the leaves of the arguments from the traced Tensors; they are those if not given.
     """
-    tracer = GraphTracer() if tracer is None else tracer
     mode = current()
+    tracer = GraphTracer(within=mode.tracer) if tracer is None else tracer
     names = names or ("",) * len(avals)
     inputs = [Variable(aval, name, tracer.owner) for aval, name in zip(avals, names, strict=True)]
     tensors = [new(x) for x in inputs]
