@@ -229,7 +229,10 @@ class Tensor(Operators, Conversions):
             )
         own = seen(self)
         node = own._node
-        tracking = current().tracking
+        mode = current()
+        tracking = mode.tracking
+        if mode.tracer is not None:
+            mode.tracer.assigned(own._value, given._value)
         if node is not None and node.primitive is None and node.cell is not None and node.cell.retains:
             flows = given._node is not None and given._node.tags & tracking
             if node.tags & BASE and flows and not tracking & BASE:

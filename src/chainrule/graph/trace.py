@@ -155,6 +155,8 @@ class GraphTracer:
     def call(self, x: Tensor, name: str) -> None:
         """Say what a tensor from outside is called."""
         self._called[id(x)] = (x, name)
+        if self._within is not None:
+            self._within.call(x, name)
 
     def assigned(self, x: Any, value: Any) -> None:
         """A traced value takes the place, and the name, of another."""

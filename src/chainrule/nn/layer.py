@@ -121,6 +121,7 @@ class Layer:
                 mode.tracer.depends(self, ".".join(inside.scope) or self.label)
                 with using(inside):
                     out = self.call(*inputs, **options)
+                mode.tracer.returning(out)
             return alias(out) if inputs and out is inputs[0] else out
         except ChainruleError as error:
             _locate(error, self)

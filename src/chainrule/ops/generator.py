@@ -104,9 +104,12 @@ class Generator:
 
     def next(self) -> Tensor:
         """The next key; the state, a tensor like others, moves on."""
+        mode = current()
+        if mode.tracer is not None:
+            mode.tracer.call(self._state, "generator")
         words = copy.copy(self._state)
         self._state.assign(add(words, made(_ONE_DRAW)))
-        for example in current().examples:
+        for example in mode.examples:
             words = fold_in(words, example)
         return words
 

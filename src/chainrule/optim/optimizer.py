@@ -168,6 +168,7 @@ class Optimizer(ABC):
         for number, group in enumerate(self.groups):
             if tracer is not None:
                 tracer.depends(group, f"group {number} of {type(self).__name__}")
+                tracer.call(group.rate, f"lr_{number}" if number else "lr")
             rates: dict[Dtype, Tensor] = {}
             for parameter in group.parameters:
                 gradient = parameter.grad
@@ -195,7 +196,12 @@ class Optimizer(ABC):
             # They are values even where the first step is being traced.
             with using(EVERYDAY):
                 self._slots[key] = {name: new(np.asarray(value)) for name, value in self.begin(parameter, group).items()}
-        return self._slots[key]
+        slots = self._slots[key]
+        tracer = current().tracer
+        if tracer is not None:
+            for name, slot in slots.items():
+                tracer.call(slot, f"{tracer.seen(parameter)._value.name}_{name}")
+        return slots
 
     def state_dict(self) -> dict[str, Any]:
         """All that later steps depend on besides the parameters and gradients: a snapshot.
