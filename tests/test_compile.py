@@ -456,3 +456,68 @@ def test_errors_of_gates_are_the_clear_ones():
     f = cr.compile(lambda x, y: x + y)
     with pytest.raises(ChainruleError, match="do not broadcast"):
         f(cr.ones(2), cr.ones(3))
+
+
+def test_an_argument_that_is_assigned_to_is_the_callers():
+    @cr.compile
+    def advance(state, x):
+        state += x
+        return 2 * state
+
+    state = cr.tensor(1.0)
+    for _ in range(3):
+        out = advance(state, cr.tensor(1.0))
+    assert state.item() == 4
+    assert out.item() == 8
+
+
+def test_a_loaded_optimizer_state_is_used():
+    w = cr.tensor(1.0, requires_grad=True)
+    optimizer = optim.SGD([w], lr=1.0, momentum=0.5)
+
+    @cr.compile
+    def step():
+        optimizer.zero_grad()
+        w.sum().backward()
+        optimizer.step()
+
+    step()
+    saved = optimizer.state_dict()
+    step()
+    optimizer.load_state_dict(saved)
+    before = w.item()
+    step()
+    assert w.item() == before - 1.5
+    step()
+    assert w.item() == before - 1.5 - 1.75
+
+
+def test_a_hook_that_comes_or_goes_compiles_anew():
+    w = cr.tensor(2.0, requires_grad=True)
+
+    @cr.compile
+    def step():
+        w.grad = None
+        (w * 3.0).backward()
+
+    step()
+    remove = w.register_hook(lambda g: g * 10)
+    step()
+    assert w.grad.item() == 30
+    remove()
+    step()
+    assert w.grad.item() == 3
+
+
+def test_the_same_tensor_twice():
+    x = cr.tensor(3.0)
+    f = cr.compile(lambda a, b: a * b + x)
+    assert f(x, x).item() == 12
+
+
+def test_what_a_wrapped_function_names_is_watched_too():
+    scale = 2.0
+    f = cr.compile(cr.grad(lambda x: scale * x * x))
+    assert f(cr.tensor(1.0)).item() == 4
+    scale = 3.0
+    assert f(cr.tensor(1.0)).item() == 6

@@ -16,7 +16,7 @@ from chainrule.conversions import Conversions
 from chainrule.core.aval import Aval, Dtype, Shape, promote
 from chainrule.core.chain import ITEM
 from chainrule.core.errors import ArgumentError, DtypeError, GradientError, ShapeError
-from chainrule.core.interp import BASE, Tag, current
+from chainrule.core.interp import BASE, Tag, current, settings
 from chainrule.core.node import Cell, Node, leaf
 from chainrule.core.primitive import functions
 from chainrule.core.variable import Variable
@@ -195,9 +195,11 @@ class Tensor(Operators, Conversions):
         hooks = _watched(self).hooks
         key = max(hooks, default=0) + 1
         hooks[key] = hook
+        settings.version += 1
 
         def remove() -> None:
             hooks.pop(key, None)
+            settings.version += 1
 
         return remove
 

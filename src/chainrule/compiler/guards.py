@@ -50,10 +50,12 @@ def names_of(f: Callable[..., Any]) -> list[Name]:
     seen: set[int] = set()
     while pending:
         function = pending.pop()
-        function = getattr(function, "__wrapped__", getattr(function, "__func__", function))
-        if not isinstance(function, FunctionType) or id(function) in seen or not is_users(function.__code__.co_filename):
+        if id(function) in seen:
             continue
         seen.add(id(function))
+        pending += [getattr(function, link) for link in ("__wrapped__", "__func__") if hasattr(function, link)]
+        if not isinstance(function, FunctionType) or not is_users(function.__code__.co_filename):
+            continue
         for name in _outside(function):
             if not isinstance(name.value, (ModuleType, type)):
                 found.append(name)
@@ -124,7 +126,7 @@ def _snapshot(owner: Any) -> dict[str, Any]:
     return found
 
 
-_BOOKKEEPING = ("_parameters", "_buffers", "_source", "_known", "built")
+_BOOKKEEPING = ("_parameters", "_buffers", "_source", "_known", "_rate", "groups", "built")
 
 
 def _same(before: Any, now: Any) -> bool:

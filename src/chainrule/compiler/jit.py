@@ -51,6 +51,7 @@ class Entry:
         self.attributes = [Attributes(owner, label) for owner, label in tracer.owners]
         self.required = [source.tensor.requires_grad for source in graph.captured]
         self.live = tracer.live
+        self._hooks = [dict(_hooks(tensor)) for tensor in self._captured()]
         self._nodes = state_nodes(graph)
         self._version = [settings.version]
         self._absent = tracer.missing_gradients()
@@ -73,7 +74,12 @@ class Entry:
                 return "a gradient that was there is None"
         if any(tensor.grad is not None for tensor in self._absent):
             return "a gradient that was None is there"
+        if any(before != _hooks(tensor) for before, tensor in zip(self._hooks, self._captured(), strict=True)):
+            return "hooks on a tensor from outside"
         return ""
+
+    def _captured(self) -> list[Tensor]:
+        return [source.tensor for source in self.graph.captured]
 
     def refresh(self) -> None:
         """Take what is outside as it is now: it was found right."""
@@ -92,7 +98,8 @@ class Entry:
         else:
             outs = [new(value) for value in self.executable.run(*(x._value for x in (*given, *captured)))]
         count = len(self.graph.returned)
-        self.graph.write([x.detach() for x in outs[count:]])
+        arguments = [x for x, leaf in zip(leaves, self.signature.leaves, strict=True) if isinstance(leaf, Traced)]
+        self.graph.write([x.detach() for x in outs[count:]], arguments)
         return self.graph.rebuild(outs[:count])
 
 
@@ -111,7 +118,7 @@ class Compiled:
         self._latest: list[Callable[[tuple[Any, ...], dict[str, Any]], Any]] = [_nothing, _nothing]
         self._lock = RLock()
         self._history: list[dict[str, Any]] = []
-        update_wrapper(self, function)
+        update_wrapper(self, function, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function's result; compiled first, if it is not yet for such arguments."""
@@ -193,6 +200,7 @@ class Compiled:
             tracer=tracer,
             fill=fill,
             leaves=[leaf.requires_grad and signature.tracking != 0 for leaf in kinds],
+            assigns=True,
         )
         seconds = time.perf_counter() - began
         executable = build(graph, backend=self.backend, memory_budget=self.memory_budget, donate=_donations(graph))
@@ -255,6 +263,11 @@ class Compiled:
         return f"<compiled {self.__name__}: {len(self._entries)} signatures>"
 
 
+def _hooks(tensor: Tensor) -> Mapping[int, Any]:
+    node = tensor._node
+    return {} if node is None or node.cell is None else node.cell.hooks
+
+
 def _nothing(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return MISS
 
@@ -263,9 +276,8 @@ def _donations(graph: Graph) -> dict[int, int]:
     """Per output that is assigned to a tensor, the input that holds its old value."""
     places = {id(source.tensor): i for i, source in enumerate(graph.captured, len(graph.parameters)) if isinstance(source, State)}
     first = len(graph.returned)
-    return {
-        first + i: places[id(target.tensor)] for i, target in enumerate(graph.updated) if isinstance(target, State) and id(target.tensor) in places
-    }
+    states = [(i, id(target.tensor)) for i, target in enumerate(graph.updated, first) if isinstance(target, State)]
+    return {i: places[key] for i, key in states if key in places}
 
 
 def _describe(signature: Signature, names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from chainrule.core import tree
 from chainrule.core.aval import Aval
-from chainrule.graph.ir import Gradient, Graph, State
+from chainrule.graph.ir import Argument, Gradient, Graph, State
 from chainrule.tensor import Tensor
 
 MISS: Any = object()
@@ -105,7 +105,7 @@ def hand_over(signature: Signature, step: Step) -> Callable[[tuple[Any, ...], di
     results = len(step.graph.returned)
     target = f"({', '.join(outs)},)" if outs else "_"
     writer.line(f"{target} = {writer.constant(step.run, 'run')}({', '.join([*names, *given])})")
-    _write_state(writer, step.graph, outs[results:])
+    _write_state(writer, step.graph, [f"a{name[1:]}" for name in names], outs[results:])
     _nest(writer, step.graph, outs[:results])
     return writer.function()
 
@@ -237,8 +237,11 @@ def _guard(writer: _Writer, kind: str, name: str, value: Any) -> str:
     return f"{now} == {wanted_name}" if wanted.__class__ in (list, dict) else f"{now} is {wanted_name}"
 
 
-def _write_state(writer: _Writer, graph: Graph, values: Sequence[str]) -> None:
+def _write_state(writer: _Writer, graph: Graph, arguments: Sequence[str], values: Sequence[str]) -> None:
     for target, value in zip(graph.updated, values, strict=True):
+        if isinstance(target, Argument):
+            writer.line(f"{arguments[target.position]}._value = {value}")
+            continue
         tensor = writer.constant(target.tensor, "state")
         if isinstance(target, State):
             writer.line(f"{tensor}._value = {value}")

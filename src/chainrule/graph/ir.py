@@ -113,6 +113,13 @@ class Gradient:
         return id(self.tensor) + 1
 
 
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A tensor among the arguments, which the function assigns to."""
+
+    position: int
+
+
 class Static(NamedTuple):
     """A result that is no tensor: a number or anything else that the function returned."""
 
@@ -141,7 +148,7 @@ class Graph:
         Results that are no tensors, by position among all results.
     captured : tuple of Captured
         To which the last inputs belong.
-    updated : tuple of Captured
+    updated : tuple of Captured or Argument
         To which the last outputs are assigned.
     cleared : tuple of Captured
         What is set to None.
@@ -171,7 +178,7 @@ class Graph:
     results: tree.Structure
     statics: Mapping[int, Any]
     captured: tuple[Captured, ...] = ()
-    updated: tuple[Captured, ...] = ()
+    updated: tuple[Captured | Argument, ...] = ()
     cleared: tuple[Captured, ...] = ()
 
     def __post_init__(self) -> None:
@@ -254,17 +261,20 @@ class Graph:
             raise ArgumentError(says, mend="nest the arguments as the examples were, or trace anew")
         given = [self._fitting(leaf, variable) for leaf, variable in zip(leaves, self.parameters, strict=True)]
         outs = self.apply([*given, *self.read()])
-        self.write(outs[len(self.returned) :])
+        self.write(outs[len(self.returned) :], leaves)
         return self.rebuild(outs)
 
     def read(self) -> list[Tensor]:
         """What the function takes from outside, as it is now."""
         return [_present(source, variable) for source, variable in zip(self.captured, self.inputs[len(self.parameters) :], strict=True)]
 
-    def write(self, values: Sequence[Tensor]) -> None:
-        """Assign what the function assigns."""
+    def write(self, values: Sequence[Tensor], arguments: Sequence[Any] = ()) -> None:
+        """Assign what the function assigns, to what is outside and to its arguments' leaves."""
         for target, value in zip(self.updated, values, strict=True):
-            target.write(value)
+            if not isinstance(target, Argument):
+                target.write(value)
+            elif isinstance(arguments[target.position], Tensor):
+                arguments[target.position].assign(value)
         for target in self.cleared:
             target.write(None)
 

@@ -93,6 +93,8 @@ def _constant(value: Any) -> str:
 
 
 def _target(graph: Graph, target: Any) -> str:
+    if not hasattr(target, "tensor"):
+        return graph.inputs[target.position].name
     names = {source: x.name for source, x in zip(graph.captured, graph.inputs[len(graph.parameters) :], strict=True)}
     of_tensor = {id(source.tensor): name for source, name in names.items() if type(source).__name__ == "State"}
     base = of_tensor.get(id(target.tensor), "state")

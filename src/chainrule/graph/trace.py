@@ -20,7 +20,7 @@ from chainrule.core.interp import BASE, Mode, Tracer, current, using
 from chainrule.core.node import Cell, Node, leaf
 from chainrule.core.primitive import Primitive, functions
 from chainrule.core.variable import Variable
-from chainrule.graph.ir import Captured, Gradient, Graph, Operation, State
+from chainrule.graph.ir import Argument, Captured, Gradient, Graph, Operation, State
 from chainrule.graph.naming import caller, name_in_caller
 from chainrule.tape import record
 from chainrule.tensor import Tensor, new
@@ -243,14 +243,16 @@ class GraphTracer:
         self.nodes.append(made)
         self._makers.update(dict.fromkeys(outputs, made))
 
-    def finish(self, name: str, inputs: Sequence[Variable], arguments: tree.Structure, out: Tree) -> Graph:
-        """The graph, once the function has returned ``out``."""
+    def finish(
+        self, name: str, inputs: Sequence[Variable], arguments: tree.Structure, out: Tree, assigned: Sequence[tuple[Argument, Variable]] = ()
+    ) -> Graph:
+        """The graph, once the function has returned ``out`` and ``assigned`` to arguments."""
         leaves, results = tree.flatten(out)
         statics = {i: x for i, x in enumerate(leaves) if not isinstance(x, Tensor)}
         ends = [self.seen(x) for x in leaves if isinstance(x, Tensor)]
         returned = [x._value for x in ends]
         self.live = tuple(_differentiable(x._node) for x in ends)
-        updated: list[tuple[Captured, Variable]] = []
+        updated: list[tuple[Captured | Argument, Variable]] = [*assigned]
         cleared: list[Captured] = []
         for x, stand_in, variable in self._stand_ins.values():
             if stand_in._value is not variable:
@@ -341,7 +343,7 @@ def trace(f: Callable[..., Tree], /, *examples: Tree) -> Graph:
     """
     leaves, structure = tree.flatten(examples)
     avals = [_aval_of(x) for x in leaves]
-    graph, _ = trace_with(f, avals, structure, names=leaf_names(f, examples))
+    graph, _ = trace_with(f, avals, structure, names=leaf_names(f, examples), assigns=True)
     return graph
 
 
@@ -355,6 +357,7 @@ def trace_with(
     examples: tuple[Any, ...] | None = None,
     fill: Callable[[list[Tensor]], Sequence[Any]] | None = None,
     leaves: Sequence[bool] = (),
+    assigns: bool = False,
 ) -> tuple[Graph, GraphTracer]:
     """Trace a function of arguments of these avals.
 
@@ -369,6 +372,8 @@ def trace_with(
         See `core.interp.Mode`; those in force if not given.
     fill : callable, optional
         Makes the leaves of the arguments from the traced Tensors; they are those if not given.
+    assigns : bool
+        Whether an argument that the function assigns to is assigned to when the graph runs, too.
     """
     mode = current()
     tracer = GraphTracer(within=mode.tracer) if tracer is None else tracer
@@ -383,7 +388,8 @@ def trace_with(
     inside = Mode(tracking, tracer.apply, BASE, 0, None, tracer, mode.scope, mode.layer, mode.examples if examples is None else examples)
     with using(inside):
         out = f(*structure.rebuild(tensors if fill is None else fill(tensors)))
-        graph = tracer.finish(_name_of(f), inputs, structure, out)
+        assigned = [(Argument(i), x._value) for i, (x, was) in enumerate(zip(tensors, inputs, strict=True)) if assigns and x._value is not was]
+        graph = tracer.finish(_name_of(f), inputs, structure, out, assigned)
     if any(cell.grad is not None for cell in cells):
         raise TraceError(
             f"{graph.name}: a backward pass inside reaches an argument that requires a gradient, whose .grad a graph cannot fill",

@@ -165,6 +165,8 @@ class Optimizer(ABC):
         """Move every parameter that has a gradient."""
         moved: list[tuple[Tensor, Tensor]] = []
         tracer = current().tracer
+        if tracer is not None:
+            tracer.depends(self, type(self).__name__)
         for number, group in enumerate(self.groups):
             if tracer is not None:
                 tracer.depends(group, f"group {number} of {type(self).__name__}")
@@ -247,6 +249,7 @@ class Optimizer(ABC):
             for name, value in options.items():
                 group[name] = tuple(value) if isinstance(value, list) else value
         self._slots = fresh
+        settings.version += 1
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={self.groups[0][name]!r}" for name in self.groups[0])
