@@ -11,7 +11,7 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from functools import update_wrapper
+from functools import partial, update_wrapper
 from threading import RLock
 from types import MethodType
 from typing import Any, overload
@@ -56,7 +56,8 @@ class Entry:
         self._version = [settings.version]
         self._absent = tracer.missing_gradients()
         guards = [(name.kind, name.name, (name.owner, name.value)) for name in names]
-        self.hand_over = hand_over(signature, Step(graph, executable.run, self._nodes, self._absent, guards, settings, self._version))
+        taped = partial(call, graph) if any(self.live) else None
+        self.hand_over = hand_over(signature, Step(graph, executable.run, taped, self._nodes, self._absent, guards, settings, self._version))
 
     def change(self) -> str:
         """What the trace took for granted and is not so any more, in words; '' if all is as it was."""
@@ -152,7 +153,7 @@ class Compiled:
                     return self.function(*args, **kwargs)
             entry.refresh()
             self._entries.move_to_end(signature)
-            self._latest[mode.tracking & BASE] = _nothing if any(entry.live) else entry.hand_over
+            self._latest[mode.tracking & BASE] = entry.hand_over
         try:
             return entry.run(leaves)
         except Exception as error:

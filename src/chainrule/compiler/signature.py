@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.graph.ir import Argument, Gradient, Graph, State
-from chainrule.tensor import Tensor
+from chainrule.tensor import Tensor, new
 
 MISS: Any = object()
 """What a hand-over returns if the arguments are not those that it is for."""
@@ -87,6 +85,8 @@ class Step(NamedTuple):
 
     graph: Graph
     run: Callable[..., tuple[Any, ...]]
+    # Tensors to Tensors with a history, if there may be one.
+    taped: Callable[[Sequence[Any]], Sequence[Any]] | None
     # Nodes of the captured tensors, in order, as they were when the step was last found right.
     nodes: list[Any]
     # Captured gradients that must be None, because the trace found them so.
@@ -104,9 +104,16 @@ def hand_over(signature: Signature, step: Step) -> Callable[[tuple[Any, ...], di
     outs = [f"o{i}" for i in range(len(step.graph.outputs))]
     results = len(step.graph.returned)
     target = f"({', '.join(outs)},)" if outs else "_"
-    writer.line(f"{target} = {writer.constant(step.run, 'run')}({', '.join([*names, *given])})")
-    _write_state(writer, step.graph, [f"a{name[1:]}" for name in names], outs[results:])
-    _nest(writer, step.graph, outs[:results])
+    arguments = [f"a{name[1:]}" for name in names]
+    if step.taped is None:
+        writer.line(f"{target} = {writer.constant(step.run, 'run')}({', '.join([*names, *given])})")
+        named = [f"new({out})" for out in outs]
+    else:
+        tensors = [*arguments, *(value.removesuffix("._value") for value in given)]
+        writer.line(f"{target} = {writer.constant(step.taped, 'taped')}([{', '.join(tensors)}])")
+        named, outs = outs, [f"{out}._value" for out in outs]
+    _write_state(writer, step.graph, arguments, outs[results:])
+    _nest(writer, step.graph, named[:results])
     return writer.function()
 
 
@@ -115,7 +122,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.names: dict[str, Any] = {"Tensor": Tensor, "MISS": MISS, "ndarray": np.ndarray}
+        self.names: dict[str, Any] = {"Tensor": Tensor, "MISS": MISS, "new": new}
 
     def line(self, text: str) -> None:
         self.lines.append(f"    {text}")
@@ -246,7 +253,7 @@ def _write_state(writer: _Writer, graph: Graph, arguments: Sequence[str], values
         if isinstance(target, State):
             writer.line(f"{tensor}._value = {value}")
         else:
-            writer.line(f"g = Tensor(); g._value = {value}; g._node = None; {tensor}._node.cell.grad = g")
+            writer.line(f"{tensor}._node.cell.grad = new({value})")
     for target in graph.cleared:
         writer.line(f"{writer.constant(target.tensor, 'state')}._node.cell.grad = None")
 
@@ -258,9 +265,7 @@ def _nest(writer: _Writer, graph: Graph, values: Sequence[str]) -> None:
         if i in graph.statics:
             leaves.append(writer.constant(graph.statics[i], "static"))
         else:
-            value = next(found)
-            writer.line(f"r{i} = Tensor(); r{i}._value = {value}; r{i}._node = None")
-            leaves.append(f"r{i}")
+            leaves.append(next(found))
     writer.line(f"return {_expression(writer, graph.results, iter(leaves))}")
 
 
