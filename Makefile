@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n auto
 
-.PHONY: demo test bench torch-test format clean
+.PHONY: demo test bench bench-eager bench-compiled bench-memory torch-test format clean
 
 demo: $(VENV)/.train-extra ## train the digits network and leave its report in runs/
 	$(BIN)/chainrule train digits
@@ -19,8 +19,16 @@ test: $(VENV)/.test-extra ## lint, format, types, layers, then the tests
 torch-test: $(VENV)/.test-extra $(VENV)/.torch-extra ## the tests again, with those that compare with PyTorch
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: $(VENV)/.train-extra $(VENV)/.torch-extra ## measure the eager engine beside PyTorch
+bench: bench-eager bench-compiled bench-memory ## measure everything beside PyTorch and JAX
+
+bench-eager: $(VENV)/.train-extra $(VENV)/.torch-extra
 	$(BIN)/python benchmarks/eager.py --output docs/performance.md
+
+bench-compiled: $(VENV)/.train-extra $(VENV)/.torch-extra $(VENV)/.xla-extra
+	$(BIN)/python benchmarks/compiled.py --output docs/compiled.md
+
+bench-memory: $(VENV)/.train-extra
+	$(BIN)/python benchmarks/remat.py --output docs/memory.md
 
 format: $(VENV)/.test-extra
 	$(BIN)/ruff check --fix
