@@ -178,7 +178,11 @@ class Tensor(Operators, Conversions):
 
     def detach(self) -> Tensor:
         """The same value without history."""
-        return new((self if current().tracer is None else seen(self))._value)
+        mode = current()
+        if mode.tracer is None:
+            return new(self._value)
+        # A graph that is differentiated later must know.
+        return functions.stop_gradient(self) if mode.tracking and self.dtype.kind == "f" else new(seen(self)._value)
 
     def retain_grad(self) -> None:
         """Keep the gradient that passes through this tensor in ``.grad``, as leaves do."""

@@ -16,9 +16,9 @@ import numpy as np
 from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, ChainruleError, TraceError
-from chainrule.core.interp import BASE, Mode, Tracer, current, using
+from chainrule.core.interp import BASE, Mode, Tag, Tracer, current, using
 from chainrule.core.node import Cell, Node, leaf
-from chainrule.core.primitive import Primitive, functions
+from chainrule.core.primitive import TABLE, Primitive, functions
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Argument, Captured, Gradient, Graph, Operation, State
 from chainrule.graph.naming import caller, name_in_caller
@@ -85,6 +85,8 @@ class GraphTracer:
         self._swept: Operation | None = None
         self._followed: Operation | None = None
         self._called: dict[int, tuple[Tensor, str]] = {}
+        self._untracked: set[Variable] = set()
+        self._severed: dict[Variable, Variable] = {}
         self._owners: dict[int, tuple[Any, str]] = {}
         self.live: tuple[bool, ...] = ()
 
@@ -93,6 +95,9 @@ class GraphTracer:
     def apply(self, primitive: Primitive, inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
         """Write down a gate: the interpreter in force while a function is traced."""
         given = [self.seen(x) if isinstance(x, Tensor) else self.constant(x) for x in inputs]
+        tracking = current().tracking
+        if tracking and self._untracked:
+            given = [self._without_history(x) for x in given]
         values: list[Variable] = [x._value for x in given]
         try:
             avals = primitive.aval(*(value.aval for value in values), **params)
@@ -104,11 +109,25 @@ class GraphTracer:
         several = primitive.outputs
         outputs = tuple(Variable(aval, "", self.owner) for aval in (avals if several else (avals,)))
         self._write(primitive, tuple(values), params, outputs)
-        out = record(primitive, given, values, outputs if several else outputs[0], params, current().tracking)
+        # The outputs of `custom` differentiate by its rule, though they are made without a history.
+        if not tracking and primitive.name != "custom":
+            self._untracked.update(outputs)
+        out = record(primitive, given, values, outputs if several else outputs[0], params, tracking)
         for one in out if several else (out,):
             if one._node is not None:
                 self._values[one._node.order] = one._value
         return out
+
+    def _without_history(self, x: Tensor) -> Tensor:
+        """What `no_grad` kept from having a history has none either when the graph is differentiated."""
+        value = x._value
+        if value not in self._untracked or value.dtype.kind not in "fc":
+            return x
+        if value not in self._severed:
+            made, out = self._makers[value], Variable(value.aval, "", self.owner)
+            self.nodes.append(Operation(TABLE["stop_gradient"], (value,), {}, (out,), made.scope, made.line))
+            self._severed[value] = out
+        return new(self._severed[value], x._node)
 
     def seen(self, x: Tensor) -> Tensor:
         """The traced Tensor that stands for ``x``."""
@@ -249,7 +268,7 @@ class GraphTracer:
         """The graph, once the function has returned ``out`` and ``assigned`` to arguments."""
         leaves, results = tree.flatten(out)
         statics = {i: x for i, x in enumerate(leaves) if not isinstance(x, Tensor)}
-        ends = [self.seen(x) for x in leaves if isinstance(x, Tensor)]
+        ends = [self._without_history(self.seen(x)) for x in leaves if isinstance(x, Tensor)]
         returned = [x._value for x in ends]
         self.live = tuple(_differentiable(x._node) for x in ends)
         updated: list[tuple[Captured | Argument, Variable]] = [*assigned]
@@ -384,8 +403,10 @@ def trace_with(
     for x, cell in zip((x for x, needed in zip(tensors, leaves, strict=False) if needed), cells, strict=True):
         x._node = leaf(x.shape, x.dtype, BASE, cell)
         tracer.named(x._node, x._value)
-    tracking = mode.tracking & BASE
-    inside = Mode(tracking, tracer.apply, BASE, 0, None, tracer, mode.scope, mode.layer, mode.examples if examples is None else examples)
+    # Nothing carries this tag: where it is not tracked, `no_grad` is in force, and no derivative of the graph may pass.
+    own = Tag()
+    tracking = mode.tracking & BASE | own.bit
+    inside = Mode(tracking, tracer.apply, BASE | own.bit, 0, None, tracer, mode.scope, mode.layer, mode.examples if examples is None else examples)
     with using(inside):
         out = f(*structure.rebuild(tensors if fill is None else fill(tensors)))
         assigned = [(Argument(i), x._value) for i, (x, was) in enumerate(zip(tensors, inputs, strict=True)) if assigns and x._value is not was]
