@@ -109,8 +109,7 @@ class GraphTracer:
         several = primitive.outputs
         outputs = tuple(Variable(aval, "", self.owner) for aval in (avals if several else (avals,)))
         self._write(primitive, tuple(values), params, outputs)
-        # The outputs of `custom` differentiate by its rule, though they are made without a history.
-        if not tracking and primitive.name != "custom":
+        if not tracking:
             self._untracked.update(outputs)
         out = record(primitive, given, values, outputs if several else outputs[0], params, tracking)
         for one in out if several else (out,):
