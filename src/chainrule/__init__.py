@@ -25,7 +25,10 @@ from chainrule.compiler.jit import *
 from chainrule.core import errors as errors
 from chainrule.core.interp import enable_grad as enable_grad
 from chainrule.core.interp import no_grad as no_grad
+from chainrule.graph.control import *
 from chainrule.graph.ir import Graph as Graph
+from chainrule.graph.loops import *
+from chainrule.graph.scan import *
 from chainrule.graph.trace import trace as trace
 from chainrule.ops import linalg as linalg
 from chainrule.ops import random as random
@@ -34,7 +37,6 @@ from chainrule.ops.arithmetic import *
 from chainrule.ops.complex_parts import *
 from chainrule.ops.composite import *
 from chainrule.ops.contraction import *
-from chainrule.ops.control import *
 from chainrule.ops.convolution import *
 from chainrule.ops.creation import *
 from chainrule.ops.cross_entropy import *

@@ -9,13 +9,14 @@ from chainrule.autodiff.scope import enter, leave, tensors_like
 from chainrule.core import tree
 from chainrule.core.errors import GradientError
 from chainrule.core.interp import Tag, transforming
-from chainrule.core.primitive import functions
+from chainrule.core.primitive import functions, public
 from chainrule.tape import set_tangent, tangent_of
 from chainrule.tensor import Tensor, new
 
 __all__ = ["jvp"]
 
 
+@public
 def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], *, has_aux: bool = False) -> tuple[Any, ...]:
     """The value of ``f`` and its derivative along a direction.
 

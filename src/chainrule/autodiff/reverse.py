@@ -15,7 +15,7 @@ from chainrule.core import tree
 from chainrule.core.errors import ArgumentError, GradientError
 from chainrule.core.interp import Tag, transforming
 from chainrule.core.node import Node
-from chainrule.core.primitive import functions
+from chainrule.core.primitive import functions, public
 from chainrule.tape import reverse, seed
 from chainrule.tensor import Tensor
 
@@ -25,6 +25,7 @@ __all__ = ["grad", "value_and_grad", "vjp"]
 Tree = Any
 
 
+@public
 def vjp(f: Callable[..., Tree], /, *primals: Tree, has_aux: bool = False) -> tuple[Any, ...]:
     """The value of ``f`` and the function that carries cotangents from its outputs to its inputs.
 
