@@ -94,12 +94,19 @@ class Primitive:
     vjp, jvp : rule or tuple, optional
         For the rest. A tuple has a rule (or None: no derivative) per input; a single rule serves all
         inputs at once and returns, or for jvp receives, a tuple with None where absent.
+    cost : rule, optional
+        ``cost(*avals, **params)``: how many multiplications it takes, for gates of which the number does not follow from the sizes
+        of inputs and outputs (see `autodiff.cost`).
     masks : bool
         Its cotangents hold zeros that stand for "not taken": on their way back 0 times infinity is 0.
     scalar : rule, optional
         ``scalar(k, *xs, **params)``: lowering onto the scalar builder ``k`` (see `core.scalar.Builder`).
     kernel : str, optional
         Name of the kernel family of a gate without scalar lowering.
+    numpy : rule, optional
+        The value as NumPy source: ``numpy(*operands, **params)`` with the operands' names (see `compiler.numpy_code.Operand`); a
+        parameter ``out`` of the rule goes at the end of the call that makes the value. It must give the bits that ``eval`` gives; None
+        where it has nothing better than calling that. An ``eval`` that is an operator or a NumPy function needs none.
     onnx : str, optional
         Operator name.
     outputs : bool
@@ -118,9 +125,11 @@ class Primitive:
     multilinear: bool = False
     vjp: Rule | tuple[Rule | None, ...] | None = None
     jvp: Rule | tuple[Rule | None, ...] | None = None
+    cost: Rule | None = None
     masks: bool = False
     scalar: Rule | None = None
     kernel: str | None = None
+    numpy: Rule | None = None
     onnx: str | None = None
     outputs: bool = False
     samples: Callable[[np.random.Generator], Iterable[Sample]] = lambda rng: ()

@@ -42,10 +42,8 @@ def show_bytes(size: float) -> str:
     >>> show_bytes(1536), show_bytes(200_000_000)
     ('1.54 KB', '200 MB')
     """
-    for unit in ("B", "KB", "MB", "GB"):
-        if abs(size) < 999.5:
-            break
+    units = ["B", "KB", "MB", "GB", "TB"]
+    while abs(size) >= 999.5 and len(units) > 1:
         size /= 1000
-    else:
-        unit = "TB"
-    return f"{size:.3g} {unit}"
+        units.pop(0)
+    return f"{size:.3g} {units[0]}"

@@ -137,13 +137,24 @@ def _einsum_aval(*xs: Aval, subscripts: str) -> Aval:
     return Aval(tuple(sizes[label] for label in out), promote(*(x.dtype for x in xs)))
 
 
+def _einsum_cost(*xs: Aval, subscripts: str) -> int:
+    """Each pair takes a product for every choice of its indices."""
+    terms, _ = _split(subscripts)
+    sizes = _sizes(subscripts, terms, [x.shape for x in xs])
+    pairs = [step.partition("->")[0] for _, _, step in _order(subscripts, tuple(x.shape for x in xs))]
+    return sum(math.prod(sizes[label] for label in set(pair) - {","}) for pair in pairs)
+
+
 def _contract(*xs: Any, subscripts: str) -> Any:
     values = list(xs)
-    steps = ((0, 1, subscripts),) if len(xs) == 2 else _steps(subscripts, tuple(x.shape for x in xs))
-    for first, second, step in steps:
+    for first, second, step in _order(subscripts, tuple(x.shape for x in xs)):
         right = values.pop(second)
         values.append(_pair(step)(values.pop(first), right))
     return values[0] if values[0].shape else values[0][()]
+
+
+def _order(subscripts: str, shapes: tuple[Shape, ...]) -> tuple[tuple[int, int, str], ...]:
+    return ((0, 1, subscripts),) if len(shapes) == 2 else _steps(subscripts, shapes)
 
 
 @lru_cache(maxsize=1024)
@@ -238,6 +249,7 @@ EINSUM = Primitive(
     name="einsum",
     inputs=("*xs",),
     aval=_einsum_aval,
+    cost=_einsum_cost,
     eval=_contract,
     multilinear=True,
     vjp=_einsum_vjp,

@@ -8,6 +8,7 @@ Each gate takes two of them to the third, so the gates are each other's derivati
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +148,7 @@ CONV = Primitive(
     name="conv",
     inputs=("x", "w"),
     aval=_conv_aval,
+    cost=lambda x, w, size, **layout: x.shape[0] * math.prod(size) * math.prod(w.shape),
     eval=lambda x, w, stride, dilation, low, groups, size: correlate(x, w, Layout(stride, dilation, low, groups), size),
     multilinear=True,
     vjp=(
@@ -258,6 +260,7 @@ CONV_TRANSPOSE = Primitive(
     name="conv_transpose",
     inputs=("x", "w"),
     aval=_transpose_aval,
+    cost=lambda x, w, **layout: x.size // x.shape[-1] * math.prod(w.shape),
     eval=lambda x, w, stride, dilation, low, groups, size: scatter(x, w, Layout(stride, dilation, low, groups), size),
     multilinear=True,
     vjp=(
@@ -372,6 +375,7 @@ CONV_WEIGHT = Primitive(
     name="conv_weight",
     inputs=("x", "y"),
     aval=_weight_aval,
+    cost=lambda x, y, size, groups, **layout: y.size * math.prod(size) * (x.shape[-1] // groups),
     eval=lambda x, y, stride, dilation, low, groups, size: correlate_weight(x, y, Layout(stride, dilation, low, groups), size),
     multilinear=True,
     vjp=(

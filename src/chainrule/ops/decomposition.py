@@ -15,7 +15,7 @@ from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, GradientError, LinAlgError
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions
 from chainrule.ops.gate import gate, operands
-from chainrule.ops.inverse import factored_aval, inverse, lapack, square_aval, square_refusals
+from chainrule.ops.inverse import cubic, factored_aval, inverse, lapack, square_aval, square_refusals
 from chainrule.ops.movement import matrix_transpose, reshape
 from chainrule.ops.product import vecdot
 from chainrule.ops.structure import batch_stack, diag_embed, diagonal
@@ -72,6 +72,7 @@ CHOLESKY: Primitive = Primitive(
     name="cholesky",
     inputs=("x",),
     aval=lambda x: square_aval("cholesky", x),
+    cost=cubic(1 / 6),
     eval=_cholesky,
     vjp=_cholesky_vjp,
     jvp=_cholesky_jvp,
@@ -211,6 +212,7 @@ QR: Primitive = Primitive(
     name="qr",
     inputs=("x",),
     aval=_qr_aval,
+    cost=cubic(2),
     eval=lambda x, mode: tuple(np.linalg.qr(x, mode)),
     vjp=_qr_vjp,
     jvp=_qr_jvp,
@@ -352,6 +354,7 @@ EIGH: Primitive = Primitive(
     name="eigh",
     inputs=("x",),
     aval=_eigh_aval,
+    cost=cubic(4.5),
     eval=_eigh,
     vjp=_eigh_vjp,
     jvp=_eigh_jvp,
@@ -422,6 +425,7 @@ EIGVALSH: Primitive = Primitive(
     name="eigvalsh",
     inputs=("x",),
     aval=lambda x: Aval(square_aval("eigvalsh", x).shape[:-1], np.finfo(x.dtype).dtype),
+    cost=cubic(2 / 3),
     eval=_eigvalsh,
     vjp=_eigvalsh_vjp,
     jvp=_eigvalsh_jvp,

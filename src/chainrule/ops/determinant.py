@@ -9,7 +9,7 @@ import numpy as np
 from chainrule.core.aval import Aval
 from chainrule.core.primitive import Primitive, Sample, functions
 from chainrule.ops.gate import gate, operands
-from chainrule.ops.inverse import inverse, regular, square_aval, square_refusals
+from chainrule.ops.inverse import cubic, inverse, regular, square_aval, square_refusals
 from chainrule.ops.movement import reshape
 from chainrule.ops.structure import batch_stack, diag_embed, diagonal
 from chainrule.tape import bind
@@ -30,6 +30,7 @@ DET: Primitive = Primitive(
     name="det",
     inputs=("x",),
     aval=lambda x: Aval(square_aval("det", x).shape[:-2], x.dtype),
+    cost=cubic(1 / 3),
     eval=np.linalg.det,
     vjp=lambda ct, x: spread_over(ct) * adjugate(x).mT,
     jvp=lambda t, x: functions.sum(adjugate(x).mT * t, axis=(-2, -1)),
@@ -124,6 +125,7 @@ ADJUGATE: Primitive = Primitive(
     name="adjugate",
     inputs=("x",),
     aval=lambda x: square_aval("adjugate", x),
+    cost=cubic(12),
     eval=_adjugate,
     vjp=lambda ct, x: _adjugate_moved(x, ct.mT).mT,
     jvp=lambda t, x: _adjugate_moved(x, t),
@@ -199,6 +201,7 @@ SLOGDET: Primitive = Primitive(
     name="slogdet",
     inputs=("x",),
     aval=_slogdet_aval,
+    cost=cubic(1 / 3),
     eval=lambda x: tuple(np.linalg.slogdet(x)),
     vjp=lambda ct, x: None if ct[1] is None else spread_over(ct[1]) * inverse(x).mT,
     jvp=lambda t, x: (None, functions.sum(inverse(x).mT * t, axis=(-2, -1))),

@@ -16,7 +16,7 @@ import numpy as np
 
 from chainrule.core.aval import Aval, broadcast, float32, float64, promote
 from chainrule.core.errors import DtypeError, LinAlgError, ShapeError
-from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
+from chainrule.core.primitive import Primitive, Refusal, Rule, Sample, functions, public
 from chainrule.ops.gate import alias, batch_elementwise, describe, gate, operands
 from chainrule.ops.movement import broadcast_to, reshape
 from chainrule.ops.product import joined, matmul
@@ -46,6 +46,11 @@ def square_aval(name: str, x: Aval) -> Aval:
     if x.shape[-1] != x.shape[-2]:
         raise ShapeError(f"{name}({x}): the last two axes differ", mend="pass square matrices; pinv and svd take any")
     return x
+
+
+def cubic(times: float) -> Rule:
+    """The cost of a factorization of m by n matrices: so many times m n min(m, n)."""
+    return lambda x, *others, **how: int(times * x.size * min(x.shape[-2:], default=0))
 
 
 @contextmanager
@@ -91,6 +96,7 @@ INV: Primitive = Primitive(
     name="inv",
     inputs=("x",),
     aval=lambda x, check: square_aval("inv", x),
+    cost=cubic(1),
     eval=_inverse,
     vjp=lambda ct, out: -(out.mT @ ct @ out.mT),
     jvp=lambda t, out: -(out @ t @ out),
@@ -195,6 +201,7 @@ SOLVE: Primitive = Primitive(
     name="solve",
     inputs=("x1", "x2"),
     aval=_solve_aval,
+    cost=lambda x1, x2: x1.size * x1.shape[-1] // 3 + _solve_aval(x1, x2).size * x1.shape[-1],
     eval=_solution,
     vjp=_solve_vjp,
     jvp=_solve_jvp,

@@ -8,6 +8,7 @@ after the other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -218,6 +219,11 @@ def _pool_refusals() -> list[Refusal]:
     ]
 
 
+def _pool_cost(x: Aval, window: Shape, size: Shape, **layout: Any) -> int:
+    """One axis after the other."""
+    return x.shape[0] * x.shape[-1] * math.prod(size) * sum(window)
+
+
 def _pool_aval(x: Aval, size: Shape, **layout: Any) -> Aval:
     return Aval((x.shape[0], *size, x.shape[-1]), x.dtype)
 
@@ -226,6 +232,7 @@ MAX_POOL = Primitive(
     name="max_pool",
     inputs=("x",),
     aval=_pool_aval,
+    cost=_pool_cost,
     eval=_max_eval,
     vjp=(_max_spread,),
     jvp=(_max_gather,),
@@ -317,6 +324,7 @@ MAX_POOL_SPREAD = Primitive(
     name="max_pool_spread",
     inputs=("ct", "x", "out"),
     aval=_spread_aval,
+    cost=lambda ct, x, out, window, **layout: out.size * math.prod(window),
     eval=_max_spread_eval,
     transpose=(_max_gather_of, None, None),
     batch=_batch_images,
@@ -344,6 +352,7 @@ MAX_POOL_GATHER = Primitive(
     name="max_pool_gather",
     inputs=("t", "x", "out"),
     aval=_gather_aval,
+    cost=lambda t, x, out, window, **layout: out.size * math.prod(window),
     eval=_max_gather_eval,
     transpose=(_max_spread, None, None),
     batch=_batch_images,
@@ -371,6 +380,7 @@ AVG_POOL = Primitive(
     name="avg_pool",
     inputs=("x",),
     aval=_pool_aval,
+    cost=_pool_cost,
     eval=_avg_eval,
     transpose=lambda ct, to, window, stride, low, include_pad: _avg_spread(ct, window, stride, low, to.shape[1:-1], include_pad),
     batch=_batch_images,
@@ -439,6 +449,7 @@ AVG_POOL_SPREAD = Primitive(
     name="avg_pool_spread",
     inputs=("y",),
     aval=lambda y, window, stride, low, size, include_pad: Aval((y.shape[0], *size, y.shape[-1]), y.dtype),
+    cost=lambda y, window, **layout: y.size * sum(window),
     eval=_avg_spread_eval,
     transpose=lambda ct, to, window, stride, low, include_pad: _avg(ct, window, stride, low, to.shape[1:-1], include_pad),
     batch=_batch_images,

@@ -14,7 +14,7 @@ from chainrule.core.primitive import Primitive, Refusal, Sample, functions, publ
 from chainrule.ops.decomposition import FIND_NAN, NO_CONVERGENCE, as_column, as_row, reciprocal_off_diagonal
 from chainrule.ops.determinant import spread_over
 from chainrule.ops.gate import describe, gate, operands
-from chainrule.ops.inverse import factored_aval, lapack, square_refusals
+from chainrule.ops.inverse import cubic, factored_aval, lapack, square_refusals
 from chainrule.ops.movement import reshape
 from chainrule.ops.product import vecdot
 from chainrule.ops.structure import batch_stack, diag_embed, diagonal, matrices
@@ -126,6 +126,7 @@ SVD: Primitive = Primitive(
     name="svd",
     inputs=("x",),
     aval=_svd_aval,
+    cost=cubic(11),
     eval=lambda x, full_matrices: tuple(_factors("svd", x, full_matrices=full_matrices)),
     vjp=_svd_vjp,
     jvp=_svd_jvp,
@@ -203,6 +204,7 @@ SVDVALS: Primitive = Primitive(
     name="svdvals",
     inputs=("x",),
     aval=_svdvals_aval,
+    cost=cubic(2),
     eval=lambda x: _factors("svdvals", x, compute_uv=False),
     vjp=_svdvals_vjp,
     jvp=_svdvals_jvp,
@@ -292,6 +294,7 @@ PINV: Primitive = Primitive(
     name="pinv",
     inputs=("x", "rtol"),
     aval=_pinv_aval,
+    cost=cubic(12),
     eval=_pinv,
     vjp=(_pinv_vjp, None),
     jvp=(_pinv_jvp, None),
