@@ -34,6 +34,9 @@ BASE = 1
 class Tracer(Protocol):
     """Who writes a function down as a graph; Tensors go in and come out."""
 
+    constants: dict[Any, Any]
+    """The arrays that are fixed, by their traced values."""
+
     def seen(self, x: Any) -> Any:
         """The traced Tensor that stands for ``x`` while the function is traced."""
         ...

@@ -168,8 +168,10 @@ def concrete(x: Any, what: str) -> Any:
     ArgumentError
         If values are not known, because a graph is being traced.
     """
-    lifted = lift(x)
+    lifted, tracer = lift(x), current().tracer
     value = lifted._value if isinstance(lifted, Tensor) else lifted
+    if tracer is not None:
+        value = tracer.constants.get(value)
     if not isinstance(value, BARE):
         says = f"{what} must be known values: the shape of the result depends on them"
         raise ArgumentError(says, mend="compute them outside of the traced function")
