@@ -12,8 +12,8 @@ import numpy as np
 from chainrule.core.aval import Aval, Dtype, Shape
 from chainrule.core.errors import DtypeError, FunctionError, GradientError, ShapeError, TraceError
 from chainrule.core.interp import BASE, current
-from chainrule.core.primitive import functions, leaked
-from chainrule.core.variable import Variable
+from chainrule.core.primitive import functions
+from chainrule.core.variable import Variable, leaked
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -95,7 +95,7 @@ class Conversions:
         return np.asarray(self._value).__dlpack_device__()
 
     def __bool__(self) -> bool:
-        return bool(self._single("bool"))
+        return bool(self._single("bool", _BRANCH))
 
     def __float__(self) -> float:
         return float(self._single("float"))
@@ -111,13 +111,13 @@ class Conversions:
             raise DtypeError(f"only an integer tensor without axes can be an index, not {Aval(self.shape, self.dtype)}")
         return int(self._readable())
 
-    def _single(self, kind: str) -> Any:
+    def _single(self, kind: str, mend: str = "") -> Any:
         if self.size != 1:
             raise ShapeError(
                 f"{kind}() of a tensor of shape {self.shape} is ambiguous",
                 mend="reduce it first: x.any(), x.all(), x.sum(); or choose elementwise with cr.where",
             )
-        return self._readable().item()
+        return self._readable(mend).item()
 
     def _convertible(self) -> Any:
         """The value, unless a transform in progress would lose sight of it once it is another library's array."""
@@ -129,12 +129,12 @@ class Conversions:
             )
         return value
 
-    def _readable(self) -> Any:
+    def _readable(self, mend: str = "") -> Any:
         """The value, unless it is not known yet, or a custom gate's derivative depends on this tensor."""
         mode = current()
         value = self._value
         if mode.tracer is not None or isinstance(value, Variable):
-            raise _unknown(value)
+            raise _unknown(value, mend or _NUMBER)
         if mode.readings is not None:
             mode.readings.append(None)
         if self._node is not None and self._node.tags & mode.opaque:
@@ -145,12 +145,16 @@ class Conversions:
         return value
 
 
-def _unknown(value: Any) -> TraceError:
+def _unknown(value: Any, mend: str) -> TraceError:
     if current().tracer is None:
         return leaked(value)
     name = getattr(value, "name", "")
     what = f"{name}, {Aval(value.shape, value.dtype)}," if name else f"a tensor {Aval(value.shape, value.dtype)}"
-    return TraceError(
-        f"the value of {what} is asked for while a function is traced, where it is not known",
-        mend="choose with cr.where or cr.cond, repeat with cr.while_loop or cr.scan; compute what is fixed before, and pass it as a Python number",
-    )
+    return TraceError(f"the value of {what} is asked for while a function is traced, where it is not known", mend=mend)
+
+
+_BRANCH = "choose with cr.where or cr.cond, repeat with cr.while_loop or cr.scan; decide what is fixed before, and pass it as a Python value"
+_NUMBER = (
+    "compute with the tensor itself, in chainrule's functions and not in NumPy's or Python's;"
+    " pass what is fixed, such as a size or a number of repetitions, as a Python number; repeat with cr.while_loop or cr.scan"
+)

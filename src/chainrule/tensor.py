@@ -372,11 +372,11 @@ class Tensor(Operators, Conversions):
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if not self.is_leaf:
             raise GradientError("only leaves can be deep-copied: a copy cannot share the graph", mend="copy x.detach()")
-        copied = new(self._value)
+        copied = self.detach()
         return copied.requires_grad_() if self.requires_grad else copied
 
     def __reduce__(self) -> Any:
-        return _restore, (np.asarray(self._value), self.requires_grad and self.is_leaf)
+        return _restore, (np.asarray(self._readable()), self.requires_grad and self.is_leaf)
 
 
 def new(value: Any, node: Node | None = None) -> Tensor:

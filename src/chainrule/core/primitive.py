@@ -33,8 +33,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from chainrule.core.aval import Aval
-from chainrule.core.errors import ArgumentError, ChainruleError, LinAlgError, TraceError
-from chainrule.core.variable import Variable
+from chainrule.core.errors import ArgumentError, ChainruleError, LinAlgError
+from chainrule.core.variable import Variable, leaked
 
 # Rules take and give whatever is interpreted now, hence Any.
 Rule = Callable[..., Any]
@@ -206,15 +206,6 @@ class Primitive:
         kind = LinAlgError if isinstance(error, np.linalg.LinAlgError) else ArgumentError
         operands = ", ".join(map(str, avals))
         return kind(f"{self.name}({operands}): {error}")
-
-
-def leaked(value: Variable) -> TraceError:
-    """The error for a traced value that outlived its trace."""
-    what = f"{value.name}, {value.aval}," if value.name else f"a tensor {value.aval}"
-    return TraceError(
-        f"{what} was made while a function was traced, and has no value outside of it",
-        mend="return it from the function, or keep it with state.assign(value) in a tensor that exists before",
-    )
 
 
 class _Keeps(dict[int, tuple[bool, ...]]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from chainrule.core.aval import Aval, Dtype, Shape
+from chainrule.core.errors import TraceError
 
 
 class Variable:
@@ -40,7 +41,16 @@ class Variable:
 
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
         # NumPy would make an array of one object of it.
-        raise TypeError("a traced value has no numbers")
+        raise leaked(self)
 
     def __repr__(self) -> str:
         return self.name or "?"
+
+
+def leaked(value: Variable) -> TraceError:
+    """The error for a traced value that outlived its trace."""
+    what = f"{value.name}, {value.aval}," if value.name else f"a tensor {value.aval}"
+    return TraceError(
+        f"{what} was made while a function was traced, and has no value outside of it",
+        mend="return it from the function, or keep it with state.assign(value) in a tensor that exists before",
+    )

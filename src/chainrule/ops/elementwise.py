@@ -274,9 +274,13 @@ def comparison_function(primitive: Primitive, kinds: str) -> Binary:
                 v2 = x2 if x2.__class__ is int and kind in "iu" else None
             if v2 is not None and kind in direct and (v2.__class__ is int or v2.dtype is v1.dtype):
                 try:
-                    return new(compute(v1, v2))
+                    out = compute(v1, v2)
                 except Exception as error:
                     raise primitive.diagnose((v1, v2), NO_PARAMS, error) from None
+                if out.__class__ is bool:
+                    # Not numbers were compared, but names in a graph.
+                    raise primitive.diagnose((v1, v2), NO_PARAMS, TypeError())
+                return new(out)
         elif isinstance(x1, BARE) and isinstance(x2, BARE) and mode is ARRAYS and x1.dtype is x2.dtype and x1.dtype.kind in direct:
             return compute(x1, x2)
         return bind(primitive, operands(name, kinds, x1, x2))

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from chainrule.core.aval import DEFAULT_FLOAT, Aval, Dtype, broadcast, float64, promote
-from chainrule.core.errors import ArgumentError, DtypeError, GradientError, ShapeError
+from chainrule.core.errors import ArgumentError, DtypeError, GradientError, ShapeError, TraceError
 from chainrule.core.interp import current, evaluate
 from chainrule.core.primitive import F, Primitive, Rule, functions, public, register
+from chainrule.core.variable import Variable, leaked
 from chainrule.tape import bind
 from chainrule.tensor import Tensor, new, seen
 
@@ -149,6 +150,10 @@ def _without_tensors(x: Any) -> Any:
         return [_without_tensors(item) for item in x]
     if not isinstance(x, Tensor):
         return x
+    if current().tracer is not None:
+        raise TraceError(
+            "a list of tensors cannot become one tensor while a function is traced, where they have no values", mend="join them with cr.stack"
+        )
     if x._node is not None and x._node.tags & current().running:
         raise GradientError(
             "a list of tensors that are being differentiated cannot become one tensor", mend="join them with cr.stack, or detach them"
@@ -172,6 +177,8 @@ def concrete(x: Any, what: str) -> Any:
     value = lifted._value if isinstance(lifted, Tensor) else lifted
     if tracer is not None:
         value = tracer.constants.get(value)
+    if isinstance(value, Variable) and tracer is None:
+        raise leaked(value)
     if not isinstance(value, BARE):
         says = f"{what} must be known values: the shape of the result depends on them"
         raise ArgumentError(says, mend="compute them outside of the traced function")
