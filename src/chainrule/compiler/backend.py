@@ -1,10 +1,21 @@
-"""What a backend makes of a graph: something that runs, and can be looked at."""
+"""What every backend gives back, and what backends that run in Python share: who owns an array, arenas, silence."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from sys import getrefcount
 from typing import Any
+
+import numpy as np
+
+from chainrule.compiler.memory import ALIGNMENT
+from chainrule.core.aval import Dtype, Shape
+
+__all__ = ["HELD_BY_OWNER", "Executable", "Run", "arena_of", "getrefcount", "heard", "unheard"]
 
 # Arrays and NumPy scalars.
 Run = Callable[..., tuple[Any, ...]]
@@ -17,12 +28,15 @@ class Executable:
     Attributes
     ----------
     run : callable
-        ``run(*arrays)``: one per input of the graph, positional; a tuple with one per output.
+        ``run(*arrays)``: one per input of the graph, positional, values without axes as NumPy scalars; a tuple with one per
+        output. Results are new memory, views of it, fixed values, or inputs; no later call changes them. Several
+        threads may call it at once.
     text : str
         What runs.
     stats : Mapping
-        "passes": per pass its milliseconds and the nodes before and after; "arena_bytes"; "called_back": how often
-        the step calls a gate that has no printed form.
+        "passes": per pass its milliseconds and the nodes before and after; "arena_bytes", kept for inner values;
+        "unplanned_bytes", what they would take if each had memory of its own; "called_back": how often a call runs
+        which gates that have no printed form.
     """
 
     run: Run
@@ -32,3 +46,55 @@ class Executable:
     def source(self) -> str:
         """Exactly what runs."""
         return self.text
+
+
+class _Slot:
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _count(x: Any) -> int:
+    return getrefcount(x)
+
+
+def _held_by_owner() -> int:
+    """References to an array that is passed from a Tensor's slot, and is nobody else's, as the function that gets it counts them.
+
+    ``run(state._value)``: the slot holds one, the function's argument one, and counting may itself hold one. An array that
+    anything else holds (another Tensor, a tape, a view, a list) has more. Without reference counts (free-threaded
+    Python) nobody can tell: 0.
+    """
+    slot = _Slot(np.empty(1))
+    return _count(slot.value) if getattr(sys, "_is_gil_enabled", lambda: True)() else 0
+
+
+HELD_BY_OWNER = _held_by_owner()
+
+
+def arena_of(nbytes: int, parts: Sequence[tuple[int, Shape, Dtype]]) -> Callable[[], tuple[Any, ...]]:
+    """Makes an arena: arrays at these offsets, of these shapes and dtypes, in one piece of memory."""
+
+    def make() -> tuple[Any, ...]:
+        memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+        first = -memory.ctypes.data % ALIGNMENT
+        return tuple(np.ndarray(shape, dtype, memory, first + offset) for offset, shape, dtype in parts)
+
+    return make
+
+
+def _silence() -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    """Switch NumPy's floating-point warnings off, and back to what they were.
+
+    `numpy.errstate` takes longer than many a compiled step. What it sets is a context variable, which NumPy keeps to
+    itself; where it cannot be found, `numpy.seterr` does the same.
+    """
+    internals = import_module("numpy._core.umath")
+    variable, make = getattr(internals, "_extobj_contextvar", None), getattr(internals, "_make_extobj", None)
+    if variable is None or make is None:
+        return lambda: np.seterr(all="ignore"), lambda before: np.seterr(**before)
+    return partial(variable.set, make(all="ignore")), variable.reset
+
+
+unheard, heard = _silence()

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import Any
+from typing import TypeVar
 
 from chainrule.compiler.backend import Executable
-from chainrule.compiler.numpy_code import load, print_source
+from chainrule.compiler.numpy_code import Namespace, Printer, load, print_source
+from chainrule.compiler.plan import make_plan
 from chainrule.compiler.simplify import simplify
+from chainrule.core.errors import ArgumentError
 from chainrule.graph.ir import Graph
 
 __all__ = ["Executable", "build"]
 
+T = TypeVar("T")
 
-def build(graph: Graph, *, backend: str = "numpy", memory_budget: int | None = None, donate: Mapping[int, int] | None = None) -> Executable:
+
+def build(
+    graph: Graph, *, backend: str = "numpy", memory_budget: int | None = None, donate: Mapping[int, int] | None = None, check: bool = False
+) -> Executable:
     """Compile a graph.
 
     Parameters
@@ -24,20 +30,50 @@ def build(graph: Graph, *, backend: str = "numpy", memory_budget: int | None = N
     memory_budget : int, optional
         Bytes.
     donate : Mapping of int to int, optional
-        Per output the position of an input whose memory it may take over, if nothing else holds it when the step runs.
+        Per output the position of an input whose memory it may take over, if nothing but one Tensor's slot holds it when the step runs.
+        The caller passes it right from there: ``run(x._value, state._value)``.
+    check : bool
+        Verify the graph after every pass.
 
     Returns
     -------
     Executable
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such backend.
+    TraceError
+        If a pass made a graph that is not right.
     """
-    passes: dict[str, Any] = {}
-    graph = _timed(passes, "simplify", simplify, graph)
-    source, space, called = print_source(graph)
-    return Executable(load(graph, source, space), source, {"passes": passes, "arena_bytes": 0, "called_back": dict(called)})
+    if backend not in ("auto", "numpy"):
+        raise ArgumentError(f"there is no backend {backend!r}", mend='choose "auto" or "numpy"')
+    watch = _Watch(check)
+    graph = watch.rewrite("simplify", simplify, graph)
+    space = Namespace()
+    printer = watch.timed("print", lambda: Printer(graph, space))
+    plan = watch.timed("memory", lambda: make_plan(graph, printer.traits, donate or {}))
+    source, name, called = watch.timed("print", lambda: print_source(printer, plan))
+    run = watch.timed("compile", lambda: load(source, name, space))
+    stats = {"passes": watch.passes, "arena_bytes": plan.arena_bytes, "unplanned_bytes": plan.unplanned_bytes, "called_back": dict(called)}
+    return Executable(run, source, stats)
 
 
-def _timed(passes: dict[str, Any], name: str, rewrite: Callable[[Graph], Graph], graph: Graph) -> Graph:
-    before, began = len(graph.nodes), perf_counter()
-    graph = rewrite(graph)
-    passes[name] = {"milliseconds": 1e3 * (perf_counter() - began), "before": before, "after": len(graph.nodes)}
-    return graph
+class _Watch:
+    """Runs the passes, and notes what they do and how long they take."""
+
+    def __init__(self, check: bool) -> None:
+        self.check = check
+        self.passes: dict[str, dict[str, float]] = {}
+
+    def timed(self, name: str, work: Callable[[], T]) -> T:
+        began = perf_counter()
+        result = work()
+        entry = self.passes.setdefault(name, {"milliseconds": 0.0})
+        entry["milliseconds"] += 1e3 * (perf_counter() - began)
+        return result
+
+    def rewrite(self, name: str, rewrite: Callable[[Graph], Graph], graph: Graph) -> Graph:
+        after = self.timed(name, lambda: rewrite(graph))
+        self.passes[name].update(before=len(graph.nodes), after=len(after.nodes))
+        return after.verify() if self.check else after

@@ -42,6 +42,14 @@ def rectified(x: Any) -> Any:
     return np.clip(x, 0.0, np.inf) if x.size > _MANY and x.dtype.kind == "f" else np.maximum(x, ZERO.get(x.dtype, 0))
 
 
+def _rectified_source(x: Any, out: str) -> str:
+    if not x.shape:
+        return f"{x.number(0)} if {x} <= {x.number(0)} else {x}"
+    if x.size > _MANY and x.dtype.kind == "f":
+        return f"np.clip({x}, {x.number(0.0)}, {x.number(np.inf)}{out})"
+    return f"np.maximum({x}, {x.number(0)}{out})"
+
+
 relu = unary(
     "relu",
     "Rectified linear unit, elementwise: max(x, 0).",
@@ -50,6 +58,7 @@ relu = unary(
     vjp=(lambda ct, out: where(out > 0, ct, 0.0),),
     jvp=(lambda t, out: where(out > 0, t, 0.0),),
     scalar=lambda k, x: k.maximum(x, 0),
+    numpy=_rectified_source,
     onnx="Relu",
     notes="The derivative is 1 where x > 0 and 0 elsewhere, at 0 too.",
     example=("[-1.0, 0.0, 2.0]", "tensor([0., 0., 2.])"),
@@ -70,6 +79,15 @@ def _sigmoid(x: Any) -> Any:
     return np.divide(power, power + 1.0, out=power)
 
 
+def _sigmoid_source(x: Any) -> str | None:
+    one, power = x.number(1.0), x.spare("power")
+    if not x.shape:
+        return f"{one} / ({one} + np.exp(-{x})) if {x} > 0 else ({power} := np.exp({x})) / ({one} + {power})"
+    if x.size > _MANY or x.dtype not in _LIMIT:
+        return None
+    return f"({power} := np.exp(np.minimum({x}, {x.number(40.0)}))) / ({power} + {one})"
+
+
 sigmoid = unary(
     "sigmoid",
     "Logistic function, elementwise: 1 / (1 + exp(-x)), without overflow.",
@@ -77,6 +95,7 @@ sigmoid = unary(
     eval=_sigmoid,
     partial=lambda out: out * (1.0 - out),
     scalar=lambda k, x: 1.0 / (1.0 + k.exp(-x)),
+    numpy=_sigmoid_source,
     onnx="Sigmoid",
     notes="The derivative is s (1 - s) for s = sigmoid(x), so that backward keeps only the output.",
     example=("[-1000.0, 0.0, 1.0]", "tensor([0.       , 0.5      , 0.7310586])"),

@@ -96,6 +96,7 @@ square = unary(
     kinds="numeric",
     partial=lambda x: 2.0 * x,
     scalar=lambda k, x: x * x,
+    numpy=lambda x, out: f"np.square({x}{out})" if x.shape else f"{x} * {x}",
     notes="The derivative is 2 x.",
     example=("[1.0, -2.0]", "tensor([1., 4.])"),
     gradient="tensor([ 2., -4.])",
@@ -117,6 +118,7 @@ rsqrt = unary(
     eval=lambda x: 1.0 / np.sqrt(x),
     partial=lambda out: -0.5 * out * (out * out),
     scalar=lambda k, x: 1.0 / k.sqrt(x),
+    numpy=lambda x: f"{x.number(1.0)} / np.sqrt({x})",
     domain=(0.5, 3.0),
     notes="The derivative is -1 / (2 x sqrt(x)).",
     example=("[1.0, 4.0]", "tensor([1. , 0.5])"),
@@ -128,6 +130,7 @@ reciprocal = unary(
     eval=lambda x: 1.0 / x,
     partial=lambda out: -(out * out),
     scalar=lambda k, x: 1.0 / x,
+    numpy=lambda x, out: f"np.true_divide({x.number(1.0)}, {x}{out})" if out else f"{x.number(1.0)} / {x}",
     onnx="Reciprocal",
     domain=(0.5, 3.0),
     notes="The derivative is -1 / x**2.",
@@ -205,6 +208,27 @@ def _power_slope(x: Any, exponent: complex) -> Any:
     return functions.zeros_like(x) if exponent == 0 else exponent * pow_constant(x, exponent - 1)
 
 
+_POWER_SOURCES: dict[complex, str] = {
+    -2: "{one} / ({x} * {x})",
+    -1: "{one} / {x}",
+    -0.5: "{one} / np.sqrt({x})",
+    0.5: "np.sqrt({x}{out})",
+    2: "np.square({x}{out})",
+    3: "{x} * {x} * {x}",
+    4: "np.square({x} * {x}{out})",
+}
+"""The same as source; the blank for ``out`` is where it may be."""
+
+
+def _power_source(x: Any, exponent: complex, out: str) -> str | None:
+    text = _POWER_SOURCES.get(exponent)
+    if text is None or x.dtype.kind != "f":
+        return None if exponent == 1 or not np.isfinite(exponent) else f"np.power({x}, {exponent!r}{out})" if out else f"{x} ** {exponent!r}"
+    if exponent == 2 and not x.shape:
+        return f"{x} * {x}"
+    return None if out and "{out}" not in text else text.format(x=x, one=x.number(1.0), out=out)
+
+
 _POWER_SCALARS: dict[complex, Rule] = {
     -1: lambda k, x: 1.0 / x,
     -0.5: lambda k, x: 1.0 / k.sqrt(x),
@@ -228,6 +252,7 @@ POW_CONSTANT = Primitive(
     batch=batch_elementwise,
     partials=(_power_slope,),
     scalar=_power_scalar,
+    numpy=_power_source,
     onnx="Pow",
     samples=lambda rng: (
         [Sample((rng.uniform(0.5, 2.0, (2, 3)), exponent)) for exponent in (-2, -1.5, -1, -0.5, 0, 0.5, 1, 2, 3, 4, 5.5)]

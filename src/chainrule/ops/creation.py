@@ -68,6 +68,7 @@ ASTYPE = Primitive(
     transpose=lambda ct, to: astype(ct, to.dtype),
     batch=batch_elementwise,
     scalar=lambda k, x, dtype: k.convert(x, dtype),
+    numpy=lambda x, dtype: f"{x}.astype({x.array(str(dtype), dtype)})" if x.shape or dtype.kind != "f" or x.dtype.kind == "c" else f"np.{dtype}({x})",
     onnx="Cast",
     samples=lambda rng: [
         Sample((rng.normal(size=(2, 3)), "float64")),

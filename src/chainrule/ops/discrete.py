@@ -13,7 +13,7 @@ from chainrule.core.errors import AxisError, DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Rule, Sample
 from chainrule.ops.gate import gate, gate_of, lift, operands
 from chainrule.ops.movement import reshape
-from chainrule.ops.reduction import add, reducer, refusals
+from chainrule.ops.reduction import add, reduced_source, reducer, refusals
 from chainrule.ops.shifting import batch_axes, batch_axis
 from chainrule.tape import bind
 from chainrule.tensor import Axis, Tensor
@@ -42,6 +42,7 @@ def _truth(name: str, combined: Callable[..., Any], which: str, are: str, empty:
         inputs=("x",),
         aval=_aval(bool_),
         eval=lambda x, axis, keepdims: combined(x, axis, None, None, keepdims),
+        numpy=lambda x, axis, keepdims: reduced_source(f"np.logical_{'or' if name == 'any' else 'and'}.reduce", x, axis, keepdims) if axis else None,
         batch=batch_axes,
         kernel="reduce",
         samples=_samples,

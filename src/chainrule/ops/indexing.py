@@ -39,6 +39,7 @@ GETITEM = Primitive(
     inputs=("x",),
     aval=lambda x, index: Aval(index.shape(x.shape), x.dtype),
     eval=lambda x, index: x[index.native],
+    numpy=lambda x, index: f"{x}{index}" if index.native else f"{x}[()]",
     transpose=lambda ct, to, index: bind(PLACE, (ct,), {"index": index, "shape": to.shape}),
     batch=_batch_getitem,
     kernel="move",

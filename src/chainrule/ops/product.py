@@ -63,6 +63,17 @@ def _product(x1: Any, x2: Any) -> Any:
     return x1 @ x2
 
 
+def _product_source(x1: Any, x2: Any, out: str) -> str | None:
+    if x2.ndim == 2 and x1.ndim == 2:
+        return f"{x1}.dot({x2}{out})"
+    if out:
+        return f"np.matmul({x1}, {x2}{out})" if x2.ndim > 2 else None
+    if x2.ndim == 2 < x1.ndim:
+        lead = x1.shape[:-1]
+        return f"{x1}.reshape({(math.prod(lead), x1.shape[-1])}).dot({x2}).reshape({(*lead, x2.shape[1])})"
+    return f"{x1} @ {x2}"
+
+
 def _pull_x1(ct: Any, x2: Any, to: Any) -> Any:
     """Cotangent of x1: ct @ x2.mT; where x1 has one axis it is a column, where x2 has one, ct lacks its last axis."""
     rank = len(to.shape)
@@ -157,6 +168,7 @@ MATMUL = Primitive(
     vjp=(_pull_x1, _pull_x2),
     batch=_matmul_batch,
     kernel="gemm",
+    numpy=_product_source,
     onnx="MatMul",
     samples=lambda rng: [Sample((rng.normal(size=a), rng.normal(size=b))) for a, b in _MATMUL_SHAPES],
     refuses=lambda: [

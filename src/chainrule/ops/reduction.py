@@ -20,7 +20,7 @@ from chainrule.ops.gate import as_dtype, gate, gate_of, lift, operands, to_dtype
 from chainrule.ops.movement import inverse, permute_dims, repeated_to, reshape, to_shape
 from chainrule.ops.shifting import batch_axes, flip
 from chainrule.ops.short import short
-from chainrule.ops.summation import total
+from chainrule.ops.summation import LARGE, ones, total
 from chainrule.tensor import Axis, Tensor
 
 __all__ = ["max", "min", "prod", "sum"]
@@ -137,6 +137,22 @@ def _sum_eval(x: Any, axis: Axes, keepdims: bool) -> Any:
     return total(x, axis, keepdims) if x.dtype.kind == "f" else add(x, axis, own_dtype(x), None, keepdims)
 
 
+def reduced_source(function: str, x: Any, axis: Axes, keepdims: bool) -> str:
+    """A reduction by a NumPy function that keeps the dtype, as source."""
+    along = "None" if len(axis) == x.ndim else str(axis[0] if len(axis) == 1 else axis)
+    return f"{function}({x}, {along}, None, None, True)" if keepdims else f"{function}({x}, {along})"
+
+
+def sum_source(x: Any, axis: Axes, keepdims: bool) -> str | None:
+    """What `total` does with small arrays, as source."""
+    if x.dtype.itemsize < 4 or x.dtype.kind == "c" or x.size >= LARGE or not axis:
+        return None
+    if x.dtype.kind == "f" and len(axis) == x.ndim and not keepdims:
+        flat = f"{x}.reshape(-1)" if x.ndim > 1 else x
+        return f"{flat}.dot({x.array(f'ones_{x.size}', ones(x.size, x.dtype))})"
+    return reduced_source("np.add.reduce", x, axis, keepdims) if x.dtype.itemsize == 8 or x.dtype.kind == "f" else None
+
+
 SUM = Primitive(
     name="sum",
     inputs=("x",),
@@ -145,6 +161,7 @@ SUM = Primitive(
     transpose=lambda ct, to, axis, keepdims: spread(ct, axis, keepdims, to.shape),
     batch=batch_axes,
     kernel="reduce",
+    numpy=sum_source,
     onnx="ReduceSum",
     samples=lambda rng: [*reduction_samples(rng), Sample((rng.normal(size=(0, 3)),), {"axis": 0}), Sample((np.array([2, 3]),), {"dtype": "int8"})],
     refuses=refusals,
@@ -285,6 +302,7 @@ def _extremum(name: str, extreme: Callable[..., Any], onnx: str, which: str, pri
         inputs=("x",),
         aval=reduction_aval(name, "iuf", empty=False),
         eval=lambda x, axis, keepdims: extreme(x, axis, None, None, keepdims),
+        numpy=lambda x, axis, keepdims: reduced_source(f"np.{name}imum.reduce", x, axis, keepdims) if axis else None,
         vjp=(lambda ct, x, out, axis, keepdims: weigh(ct, shares(x, out, axis, keepdims), axis, keepdims),),
         jvp=(lambda t, x, out, axis, keepdims: weighted_sum(t, shares(x, out, axis, keepdims), axis, keepdims),),
         batch=batch_axes,

@@ -26,6 +26,10 @@ def _whole(ufunc: np.ufunc) -> Rule:
     return evaluate
 
 
+def _whole_source(name: str) -> Rule:
+    return lambda x, out: None if x.dtype.kind in "iu" else f"{name}({x}{out})"
+
+
 sign = unary(
     "sign",
     "Sign, elementwise: -1, 0 or 1; of a complex value x / abs(x).",
@@ -54,6 +58,7 @@ floor = unary(
     "The largest integer that is not greater, elementwise, in the dtype of the input.",
     kinds="real",
     eval=_whole(np.floor),
+    numpy=_whole_source("np.floor"),
     partial=0,
     scalar=lambda k, x: k.floor(x),
     onnx="Floor",
@@ -65,6 +70,7 @@ ceil = unary(
     "The smallest integer that is not less, elementwise, in the dtype of the input.",
     kinds="real",
     eval=_whole(np.ceil),
+    numpy=_whole_source("np.ceil"),
     partial=0,
     scalar=lambda k, x: k.ceil(x),
     onnx="Ceil",
@@ -76,6 +82,7 @@ trunc = unary(
     "The integer part, elementwise: rounded towards 0, in the dtype of the input.",
     kinds="real",
     eval=_whole(np.trunc),
+    numpy=_whole_source("np.trunc"),
     partial=0,
     scalar=lambda k, x: k.trunc(x),
     notes="The derivative is 0.",
@@ -86,6 +93,7 @@ round = unary(
     "The nearest integer, halves to the even one, elementwise, in the dtype of the input.",
     kinds="numeric",
     eval=_whole(np.rint),
+    numpy=_whole_source("np.rint"),
     partial=0,
     scalar=lambda k, x: k.round(x),
     onnx="Round",

@@ -48,6 +48,13 @@ def _select(condition: Any, x1: Any, x2: Any) -> Any:
     return np.bitwise_xor(chosen, b, out=chosen).view(dtype)
 
 
+def _select_source(condition: Any, x1: Any, x2: Any) -> str | None:
+    if x1.dtype != x2.dtype or max(condition.size, x1.size, x2.size) >= _MANY:
+        return None
+    shaped = condition.shape or x1.shape or x2.shape
+    return f"np.where({condition}, {x1}, {x2})" if shaped else f"{x1} if {condition} else {x2}"
+
+
 def _where_aval(condition: Aval, x1: Aval, x2: Aval) -> Aval:
     if condition.dtype.kind != "b":
         raise DtypeError(f"where takes a boolean condition, not {condition}", mend="compare first: x != 0 is boolean")
@@ -68,6 +75,7 @@ WHERE = Primitive(
     batch=batch_elementwise,
     masks=True,
     scalar=lambda k, condition, x1, x2: k.select(condition, x1, x2),
+    numpy=_select_source,
     onnx="Where",
     samples=_where_samples,
     refuses=lambda: [
@@ -190,6 +198,7 @@ CLIP = Primitive(
     batch=batch_elementwise,
     masks=True,
     scalar=lambda k, x, min, max: k.minimum(k.maximum(x, min), max),
+    numpy=lambda x, min, max, out: None if x.size > _MANY else f"np.minimum(np.maximum({x}, {min}), {max}{out})",
     onnx="Clip",
     samples=lambda rng: [
         Sample((rng.normal(size=(3, 4)), -0.5, 0.5)),

@@ -20,6 +20,7 @@ from chainrule.ops.reduction import (
     reduction_samples,
     refusals,
     spread,
+    sum_source,
     weigh,
     weighted_sum,
 )
@@ -45,11 +46,19 @@ def _mean_eval(x: Any, axis: Axes, keepdims: bool) -> Any:
     return _sum(x, axis, keepdims) / (count_over(x.shape, axis) or math.nan)
 
 
+def _mean_source(x: Any, axis: Axes, keepdims: bool) -> str | None:
+    added, count = sum_source(x, axis, keepdims), count_over(x.shape, axis)
+    if added is None or not count:
+        return None
+    return f"{added} / {x.number(count) if keepdims or len(axis) < x.ndim else count}"
+
+
 MEAN = Primitive(
     name="mean",
     inputs=("x",),
     aval=reduction_aval("mean", "fc"),
     eval=_mean_eval,
+    numpy=_mean_source,
     transpose=lambda ct, to, axis, keepdims: spread(ct * (1 / (count_over(to.shape, axis) or math.nan)), axis, keepdims, to.shape),
     batch=batch_axes,
     kernel="reduce",

@@ -8,11 +8,12 @@ here depends on shapes alone, never on the number of threads.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from chainrule.core.aval import float32, float64
+from chainrule.core.aval import Dtype, float32, float64
 
 Array = Any  # NumPy's own stubs would need every dtype spelled out.
 
@@ -24,6 +25,12 @@ _LONGEST = 4096
 _add: Any = np.add.reduce
 _ONES32 = np.ones(LARGE, float32)
 _ONES64 = np.ones(LARGE, float64)
+
+
+@cache
+def ones(size: int, dtype: Dtype) -> Array:
+    """The ones with which `total` adds up a small array."""
+    return (_ONES32 if dtype is float32 else _ONES64)[:size]
 
 
 def total(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:

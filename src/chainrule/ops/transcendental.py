@@ -59,6 +59,10 @@ exp2 = unary(
 )
 
 
+def _expm1_source(x: Any, out: str) -> str | None:
+    return None if x.dtype.kind == "c" else f"np.expm1({x}{out})"
+
+
 def _expm1(x: Any) -> Any:
     if x.dtype.kind != "c":
         return np.expm1(x)
@@ -79,6 +83,7 @@ expm1 = unary(
     "expm1",
     "e**x - 1, elementwise, exact also near 0.",
     eval=_expm1,
+    numpy=_expm1_source,
     partial=lambda out: out + 1.0,
     scalar=lambda k, x: k.expm1(x),
     notes="The derivative is e**x.",
