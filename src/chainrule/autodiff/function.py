@@ -90,9 +90,8 @@ class Function:
         nodes = tuple(_tracked(x, mode.tracking) for x in args)
         ctx = Context()
         ctx.needs_input_grad = tuple(node is not None or _may_be_tracked(x) for node, x in zip(nodes, args, strict=True))
-        # Nothing carries the tag: there are no histories inside, but for a tracer it is not `no_grad`.
-        own = Tag() if mode.tracer is not None and mode.tracking else None
-        bit = 0 if own is None else own.bit
+        # There are no histories inside, but derivatives of a graph may pass.
+        bit = 0 if mode.tracer is None else mode.tracking & mode.tracer.tag.bit
         readings: list[None] = []
         with using(mode.but(tracking=bit, running=BASE | bit, opaque=0, readings=readings)):
             returned = cls._forward(ctx, args)

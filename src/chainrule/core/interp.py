@@ -34,6 +34,11 @@ BASE = 1
 class Tracer(Protocol):
     """Who writes a function down as a graph; Tensors go in and come out."""
 
+    @property
+    def tag(self) -> Tag:
+        """What is tracked wherever derivatives of the graph may pass."""
+        ...
+
     constants: dict[Any, Any]
     """The arrays that are fixed, by their traced values."""
 

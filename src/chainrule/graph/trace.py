@@ -85,6 +85,8 @@ class GraphTracer:
         self._swept: Operation | None = None
         self._followed: Operation | None = None
         self._called: dict[int, tuple[Tensor, str]] = {}
+        # Nothing carries this tag: where it is not tracked, `no_grad` is in force, and no derivative of the graph may pass.
+        self.tag = Tag()
         self._untracked: set[Variable] = set()
         self._severed: dict[Variable, Variable] = {}
         self._owners: dict[int, tuple[Any, str]] = {}
@@ -96,7 +98,7 @@ class GraphTracer:
         """Write down a gate: the interpreter in force while a function is traced."""
         given = [self.seen(x) if isinstance(x, Tensor) else self.constant(x) for x in inputs]
         tracking = current().tracking
-        if tracking and self._untracked:
+        if tracking & self.tag.bit and self._untracked:
             given = [self._without_history(x) for x in given]
         values: list[Variable] = [x._value for x in given]
         try:
@@ -109,7 +111,7 @@ class GraphTracer:
         several = primitive.outputs
         outputs = tuple(Variable(aval, "", self.owner) for aval in (avals if several else (avals,)))
         self._write(primitive, tuple(values), params, outputs)
-        if not tracking:
+        if not tracking & self.tag.bit:
             self._untracked.update(outputs)
         out = record(primitive, given, values, outputs if several else outputs[0], params, tracking)
         for one in out if several else (out,):
@@ -233,12 +235,13 @@ class GraphTracer:
 
     def gradient_before(self, x: Tensor) -> Tensor | None:
         """The traced Tensor for the ``.grad`` that a tensor from outside has already."""
-        cell = None if x._node is None else x._node.cell
+        outside = x if self._within is None else self._within.seen(x)
+        cell = None if outside._node is None else outside._node.cell
         before = None if cell is None else cell.grad
         if before is None:
             self._gradients[id(x)] = (x, None)
             return None
-        name = self._stand_ins[id(x)][2].name
+        name = self._stand_ins[id(x)][2].name if id(x) in self._stand_ins else ""
         variable = Variable(Aval(before.shape, before.dtype), f"{name}_grad" if name else "", self.owner)
         self._gradients[id(x)] = (x, variable)
         return new(variable)
@@ -274,7 +277,8 @@ class GraphTracer:
         cleared: list[Captured] = []
         for x, stand_in, variable in self._stand_ins.values():
             if stand_in._value is not variable:
-                updated.append((State(x), stand_in._value))
+                # An inner graph's state goes on to its next step, where it is to have no history that it has not here.
+                updated.append((State(x), (stand_in if self._within is None else self._without_history(stand_in))._value))
         for cell in self._cells:
             if not cell.changed:
                 continue
@@ -286,6 +290,9 @@ class GraphTracer:
                 updated.append((Gradient(cell.before), after._value))
         captured: list[tuple[Captured, Variable]] = [(State(x), variable) for x, _, variable in self._stand_ins.values()]
         captured += [(Gradient(x), variable) for x, variable in self._gradients.values() if variable is not None]
+        # Cells and their tracer hold each other, and what is outside.
+        self._cells.clear()
+        self._stand_ins.clear()
         return Graph(
             name,
             (*inputs, *(variable for _, variable in captured)),
@@ -402,10 +409,9 @@ def trace_with(
     for x, cell in zip((x for x, needed in zip(tensors, leaves, strict=False) if needed), cells, strict=True):
         x._node = leaf(x.shape, x.dtype, BASE, cell)
         tracer.named(x._node, x._value)
-    # Nothing carries this tag: where it is not tracked, `no_grad` is in force, and no derivative of the graph may pass.
-    own = Tag()
-    tracking = mode.tracking & BASE | own.bit
-    inside = Mode(tracking, tracer.apply, BASE | own.bit, 0, None, tracer, mode.scope, mode.layer, mode.examples if examples is None else examples)
+    own = tracer.tag.bit
+    tracking = mode.tracking & BASE | own
+    inside = Mode(tracking, tracer.apply, BASE | own, 0, None, tracer, mode.scope, mode.layer, mode.examples if examples is None else examples)
     with using(inside):
         out = f(*structure.rebuild(tensors if fill is None else fill(tensors)))
         assigned = [(Argument(i), x._value) for i, (x, was) in enumerate(zip(tensors, inputs, strict=True)) if assigns and x._value is not was]
