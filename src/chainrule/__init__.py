@@ -14,6 +14,7 @@ from chainrule.autodiff import autograd as autograd
 from chainrule.autodiff import symbolic as symbolic
 from chainrule.autodiff.check import gradcheck as gradcheck
 from chainrule.autodiff.check import gradgradcheck as gradgradcheck
+from chainrule.autodiff.checkpoint import checkpoint as checkpoint
 from chainrule.autodiff.forward import jvp as jvp
 from chainrule.autodiff.function import Function as Function
 from chainrule.autodiff.modular import ComputationalGraph as ComputationalGraph

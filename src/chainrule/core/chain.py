@@ -142,11 +142,14 @@ def sweep(
         if primitive.special or key in masked:
             if primitive.outputs:
                 ct = ct.complete()
+            behind = primitive.masks or key in masked
+            if behind:
+                masked.update(-source.order for source in inputs if source is not None)
+                pulls = primitive.masked_pulls
             if not isinstance(pulls, tuple):
                 pulls = _pulls_of_all(pulls, ct, saved, node, tag, needed)
-            if primitive.masks or key in masked:
-                masked.update(-source.order for source in inputs if source is not None)
-                pulls = primitive.masked_pulls if primitive.partials is not None else tuple(map(_unspoilt, pulls)) if saved else pulls
+            if behind and saved and primitive.partials is None and primitive.masked_vjp is None:
+                pulls = tuple(map(_unspoilt, pulls))
         for source, pull in zip(inputs, pulls):
             if source is None or pull is None or not source.tags & tag or (needed is not None and source not in needed):
                 continue

@@ -94,6 +94,8 @@ class Primitive:
     vjp, jvp : rule or tuple, optional
         For the rest. A tuple has a rule (or None: no derivative) per input; a single rule serves all
         inputs at once and returns, or for jvp receives, a tuple with None where absent.
+    masked_vjp : rule, optional
+        In place of a single ``vjp`` behind a gate that masks, for gates that can mask inside.
     cost : rule, optional
         ``cost(*avals, **params)``: how many multiplications it takes, for gates of which the number does not follow from the sizes
         of inputs and outputs (see `autodiff.cost`).
@@ -125,6 +127,7 @@ class Primitive:
     multilinear: bool = False
     vjp: Rule | tuple[Rule | None, ...] | None = None
     jvp: Rule | tuple[Rule | None, ...] | None = None
+    masked_vjp: Rule | None = None
     cost: Rule | None = None
     masks: bool = False
     scalar: Rule | None = None
@@ -169,7 +172,8 @@ class Primitive:
         pull, read = _named_pull(rules, self.inputs)
         alone = len(self.inputs) == 1 and not self.variadic
         pulls = (pull,) if alone else pull
-        return pulls, pulls, (read,) * len(self.inputs)
+        masked = pulls if self.masked_vjp is None else _named_pull(self.masked_vjp, self.inputs)[0]
+        return pulls, masked, (read,) * len(self.inputs)
 
     def __repr__(self) -> str:
         return f"Primitive({self.name!r})"
