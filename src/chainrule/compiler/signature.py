@@ -107,7 +107,10 @@ def hand_over(signature: Signature, step: Step) -> Callable[[tuple[Any, ...], di
     arguments = [f"a{name[1:]}" for name in names]
     if step.taped is None:
         writer.line(f"{target} = {writer.constant(step.run, 'run')}({', '.join([*names, *given])})")
-        named = [f"new({out})" for out in outs]
+        named = [f"r{i}" for i in range(results)]
+        # As `new` does, without a call.
+        for name, out in zip(named, outs, strict=False):
+            writer.line(f"{name} = Tensor(); {name}._value = {out}; {name}._node = None")
     else:
         tensors = [*arguments, *(value.removesuffix("._value") for value in given)]
         writer.line(f"{target} = {writer.constant(step.taped, 'taped')}([{', '.join(tensors)}])")
@@ -207,7 +210,10 @@ def _check_leaf(writer: _Writer, leaf: Traced | Fixed, place: str) -> list[str]:
     # Arguments with a history, and arrays, take the long way.
     writer.demand(f"{place}.__class__ is Tensor and {place}._node is None")
     writer.line(f"{name} = {place}._value")
-    writer.demand(f"{name}.shape == {shape} and {name}.dtype is {dtype}")
+    same = f"{name}.shape == {shape} and {name}.dtype is {dtype}"
+    if not leaf.aval.shape:
+        same = f"{name}.__class__ is {writer.constant(leaf.aval.dtype.type, 'kind')} or {same}"
+    writer.demand(same)
     return [name]
 
 
