@@ -222,12 +222,12 @@ class Tensor(Operators, Conversions):
         DtypeError
             If the value is of a higher kind: complex for real, floating-point for integer.
         """
-        given: Tensor = functions.asarray(value)
+        given = seen(functions.asarray(value))
         if given.dtype != self.dtype:
             if promote(given.dtype, self.dtype) != self.dtype and (given.dtype.kind, self.dtype.kind) != ("f", "f"):
                 raise DtypeError(f"a {self.dtype} tensor cannot be assigned a {given.dtype} value without loss", mend="convert it with astype")
             # From the value itself: Python numbers have more digits than the default dtype.
-            given = functions.asarray(value, dtype=self.dtype)
+            given = seen(functions.asarray(value, dtype=self.dtype))
         if given.shape != self.shape:
             raise ShapeError(
                 f"a tensor of shape {self.shape} cannot be assigned a value of shape {given.shape}",

@@ -8,13 +8,15 @@ each time it runs, and what the function assigned to such tensors it assigns.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from chainrule.core import tree
-from chainrule.core.aval import Aval
+from chainrule.core.aval import Aval, promote
 from chainrule.core.errors import ArgumentError, ChainruleError, TraceError
 from chainrule.core.interp import current, no_grad
 from chainrule.core.primitive import Primitive, functions
@@ -152,6 +154,8 @@ class Graph:
         To which the last outputs are assigned.
     cleared : tuple of Captured
         What is set to None.
+    absent : tuple of Gradient
+        Gradients that the function asked for when it was traced, and that were None.
 
     Examples
     --------
@@ -180,6 +184,7 @@ class Graph:
     captured: tuple[Captured, ...] = ()
     updated: tuple[Captured | Argument, ...] = ()
     cleared: tuple[Captured, ...] = ()
+    absent: tuple[Gradient, ...] = ()
 
     def __post_init__(self) -> None:
         _name_all(self)
@@ -199,7 +204,7 @@ class Graph:
         used = self.constants if constants is None else constants
         return Graph(
             self.name, self.inputs, tuple(nodes), tuple(outputs), used,
-            self.arguments, self.results, self.statics, self.captured, self.updated, self.cleared,
+            self.arguments, self.results, self.statics, self.captured, self.updated, self.cleared, self.absent,
         )  # fmt: skip
 
     def grad(self, wrt: int | str | Sequence[int | str] | None = None) -> Graph:
@@ -265,7 +270,19 @@ class Graph:
         return self.rebuild(outs)
 
     def read(self) -> list[Tensor]:
-        """What the function takes from outside, as it is now."""
+        """What the function takes from outside, as it is now.
+
+        Raises
+        ------
+        ArgumentError
+            If there is a gradient where there was none when the function was traced, or the reverse.
+        """
+        for source in self.absent:
+            if source.read() is not None:
+                what = (
+                    f"{self.name} was traced when the .grad of a tensor {Aval(source.tensor.shape, source.tensor.dtype)} was None, and it is not now"
+                )
+                raise ArgumentError(what, mend="call zero_grad() inside the function, or before each run; or trace the function anew")
         return [_present(source, variable) for source, variable in zip(self.captured, self.inputs[len(self.parameters) :], strict=True)]
 
     def write(self, values: Sequence[Tensor], arguments: Sequence[Any] = ()) -> None:
@@ -285,7 +302,8 @@ class Graph:
 
     def apply(self, values: Sequence[Any], apply: Callable[..., Any] = bind) -> list[Any]:
         """All outputs for Tensors in the place of all inputs; nothing is assigned."""
-        env: dict[Variable, Any] = dict(zip(self.inputs, values, strict=True))
+        # Under names of their own: an output may be an input, and what is assigned may be another output.
+        env: dict[Variable, Any] = {x: copy(value) if isinstance(value, Tensor) else value for x, value in zip(self.inputs, values, strict=True)}
         tracer = current().tracer
         for variable, value in self.constants.items():
             env[variable] = functions.asarray(value)
@@ -322,7 +340,7 @@ class Graph:
     def _fitting(self, given: Any, wanted: Variable) -> Any:
         x = functions.asarray(given)
         if x.shape != wanted.shape or x.dtype != wanted.dtype:
-            if x.shape == wanted.shape and not hasattr(given, "dtype"):
+            if x.shape == wanted.shape and not hasattr(given, "dtype") and promote(x.dtype, wanted.dtype).kind == wanted.dtype.kind:
                 return functions.asarray(given, dtype=wanted.dtype)
             says = f"{self.name}: argument {wanted.name} is {Aval(x.shape, x.dtype)}, but the graph was traced with {wanted.aval}"
             raise ArgumentError(says, mend="convert it, or trace the function with an example like it")
@@ -384,7 +402,7 @@ class Graph:
                 tuple(frozen(value) for value in self.constants.values()),
                 tuple(rows),
                 tuple(numbers[x] for x in self.outputs),
-                self.arguments, self.results, frozen(self.statics), self.captured, self.updated, self.cleared,
+                self.arguments, self.results, frozen(self.statics), self.captured, self.updated, self.cleared, self.absent,
             )  # fmt: skip
         return found
 
@@ -392,16 +410,20 @@ class Graph:
 def frozen(value: Any) -> Any:
     """A hashable stand-in that is equal for equal values."""
     if isinstance(value, Mapping):
-        return tuple(sorted((str(key), frozen(part)) for key, part in value.items())) if value else ()
+        return ("dict", *sorted(((repr(key), frozen(part)) for key, part in value.items()), key=itemgetter(0)))
     if isinstance(value, (list, tuple)):
         return (type(value).__name__, *map(frozen, value))
     if isinstance(value, (np.ndarray, np.generic)):
         return (value.dtype.str, value.shape, value.tobytes())
     if isinstance(value, slice):
         return ("slice", value.start, value.stop, value.step)
-    if value.__class__ in (bool, int, float):
+    if value.__class__ in (bool, int, float, complex):
         # True == 1 == 1.0, and -0.0 == 0.0.
         return (value.__class__.__name__, repr(value))
+    try:
+        hash(value)
+    except TypeError:
+        return ("object", id(value))
     return value
 
 

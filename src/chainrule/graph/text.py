@@ -24,36 +24,58 @@ OPERATORS = {
 
 PREFIXES = {"negative": "-", "bitwise_invert": "~"}
 INDENT = "    "
+_FEW = 8
+"""Constants of so many elements are written out."""
 
 
 def render(graph: Graph, *, lines: bool = False, only: Operation | None = None) -> str:
     """The graph as the text of a function, or one statement of it."""
-    names = {x: _constant(value) or x.name for x, value in graph.constants.items()}
     if only is not None:
-        return _statement(only, names)
-    return "\n".join(_function(graph, names, graph.name, lines=lines))
+        return _statement(only, _numbers(graph))
+    return "\n".join(_function(graph, graph.name, lines=lines))
 
 
-def _function(graph: Graph, names: Mapping[Variable, str], name: str, *, lines: bool) -> list[str]:
+def _function(graph: Graph, name: str, *, lines: bool) -> list[str]:
+    names = _numbers(graph)
     given = ", ".join(f"{x.name}: {x.aval}" for x in graph.parameters)
     text = [f"def {name}({given}):"]
     text += [f"{INDENT}{x.name}: {x.aval}  # from outside" for x in graph.inputs[len(graph.parameters) :]]
-    text += [f"{INDENT}{x.name}: {x.aval}  # constant" for x in graph.constants if names[x] == x.name]
+    text += [f"{INDENT}{x.name}: {x.aval}{_elements(value)}  # constant" for x, value in graph.constants.items() if x not in names]
     for node in graph.nodes:
         for inner_name, inner in inner_graphs(node):
-            inner_names = {x: _constant(value) or x.name for x, value in inner.constants.items()}
-            text += [INDENT + line for line in _function(inner, inner_names, f"{node.outputs[0].name}_{inner_name}", lines=lines)]
+            text += [INDENT + line for line in _function(inner, f"{node.outputs[0].name}_{inner_name}", lines=lines)]
         notes = [", ".join(str(x.aval) for x in node.outputs)]
         notes += [".".join(node.scope)] * bool(node.scope)
         notes += [f"{PurePath(node.line[0]).name}:{node.line[1]}"] * (lines and node.line[1] > 0)
         text.append(f"{INDENT}{_statement(node, names)}  # {'  '.join(notes)}")
+    text += [INDENT + line for line in _assignments(graph, names)]
     found = iter(graph.returned)
-    leaves = [repr(graph.statics[i]) if i in graph.statics else _named(next(found), names) for i in range(graph.results.leaf_count)]
-    for target, x in zip(graph.updated, graph.outputs[len(graph.returned) :], strict=True):
-        text.append(f"{INDENT}{_target(graph, target)} = {_named(x, names)}")
-    text += [f"{INDENT}{_target(graph, target)} = None" for target in graph.cleared]
+    leaves = [_word(graph.statics[i]) if i in graph.statics else _named(next(found), names) for i in range(graph.results.leaf_count)]
     text.append(f"{INDENT}return {_nested(graph.results, iter(leaves))}")
     return text
+
+
+def _assignments(graph: Graph, names: dict[Variable, str]) -> list[str]:
+    """What is assigned, line by line; a value that one line replaces and a later one reads gets a name of its own first."""
+    outside = dict(zip(graph.captured, graph.inputs[len(graph.parameters) :], strict=True))
+    of_tensor = {id(source.tensor): x for source, x in outside.items() if type(source).__name__ == "State"}
+    targets: list[str] = []
+    replaced: set[Variable] = set()
+    everything: tuple[Any, ...] = (*graph.updated, *graph.cleared)
+    for target in everything:
+        place = graph.inputs[target.position] if hasattr(target, "position") else of_tensor.get(id(target.tensor))
+        base = "state" if place is None else place.name
+        if type(target).__name__ == "Gradient":
+            targets.append(f"{base}.grad")
+        else:
+            targets.append(base)
+            replaced.update([place] if place is not None else [])
+    lines: list[str] = []
+    for x in dict.fromkeys(x for x in graph.outputs if x in replaced):
+        names[x] = f"{x.name}_was"
+        lines.append(f"{names[x]} = {x.name}")
+    values = [_named(x, names) for x in graph.outputs[len(graph.returned) :]] + ["None"] * len(graph.cleared)
+    return lines + [f"{target} = {value}" for target, value in zip(targets, values, strict=True)]
 
 
 def inner_graphs(node: Operation) -> list[tuple[str, Graph]]:
@@ -69,7 +91,8 @@ def _expression(node: Operation, names: Mapping[Variable, str]) -> str:
     gate: Primitive = node.primitive
     args = [_named(x, names) for x in node.inputs]
     if gate.name in OPERATORS and not node.params:
-        return f"{args[0]} {OPERATORS[gate.name]} {args[1]}"
+        left = f"({args[0]})" if gate.name == "pow" and args[0].startswith("-") else args[0]
+        return f"{left} {OPERATORS[gate.name]} {args[1]}"
     if gate.name in PREFIXES and not node.params:
         return PREFIXES[gate.name] + args[0]
     inner = {name for name, _ in inner_graphs(node)}
@@ -80,25 +103,23 @@ def _expression(node: Operation, names: Mapping[Variable, str]) -> str:
 def _word(value: Any) -> str:
     if isinstance(value, np.dtype):
         return str(value)
-    return value.__name__ if callable(value) and hasattr(value, "__name__") else repr(value)
+    if callable(value) and hasattr(value, "__name__"):
+        return value.__name__
+    # What says nothing but where it lies in memory differs from run to run.
+    return f"<{type(value).__name__}>" if type(value).__repr__ is object.__repr__ else repr(value)
 
 
 def _named(x: Variable, names: Mapping[Variable, str]) -> str:
     return names.get(x, x.name)
 
 
-def _constant(value: Any) -> str:
-    """A number is written where it is used."""
-    return str(value) if value.ndim == 0 else ""
+def _numbers(graph: Graph) -> dict[Variable, str]:
+    """Numbers are written where they are used."""
+    return {x: str(value) for x, value in graph.constants.items() if value.ndim == 0}
 
 
-def _target(graph: Graph, target: Any) -> str:
-    if not hasattr(target, "tensor"):
-        return graph.inputs[target.position].name
-    names = {source: x.name for source, x in zip(graph.captured, graph.inputs[len(graph.parameters) :], strict=True)}
-    of_tensor = {id(source.tensor): name for source, name in names.items() if type(source).__name__ == "State"}
-    base = of_tensor.get(id(target.tensor), "state")
-    return base if type(target).__name__ == "State" else f"{base}.grad"
+def _elements(value: Any) -> str:
+    return f" = {value.tolist()}" if value.size <= _FEW else ""
 
 
 def _nested(structure: tree.Structure, leaves: Any) -> str:

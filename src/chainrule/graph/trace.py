@@ -305,6 +305,7 @@ class GraphTracer:
             tuple(source for source, _ in captured),
             tuple(target for target, _ in updated),
             tuple(cleared),
+            tuple(Gradient(x) for x in self.missing_gradients()),
         )
 
     def missing_gradients(self) -> list[Tensor]:
