@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chainrule.autodiff.reverse import grad
-from chainrule.core.errors import ArgumentError
+from chainrule.core.errors import ArgumentError, GradientError
 from chainrule.core.primitive import public
 from chainrule.graph.ir import Graph
 from chainrule.graph.trace import trace_with
@@ -22,6 +22,8 @@ def gradient_of_graph(graph: Graph, wrt: int | str | Sequence[int | str] | None)
     names = [x.name for x in graph.parameters]
     if wrt is None:
         chosen: Any = [i for i in range(len(arguments)) if all(x.dtype.kind == "f" for x in graph.parameters[first[i] : first[i + 1]])]
+        if not chosen:
+            raise GradientError(f"{graph.name} has no argument of real floating point", mend="trace it with examples that are, such as 1.0")
     elif isinstance(wrt, (int, str)):
         chosen = _position(graph, wrt, first, names)
     else:
@@ -39,7 +41,11 @@ def _position(graph: Graph, which: int | str, first: list[int], names: list[str]
     count = len(first) - 1
     if isinstance(which, int) and -count <= which < count:
         return which % count
-    found = [i for i in range(count) if isinstance(which, str) and names[first[i] : first[i + 1]] == [which]]
+    named = [names[first[i] : first[i + 1]] for i in range(count)] if isinstance(which, str) else []
+    # What is in a container has the container's name in front.
+    found = [i for i, own in enumerate(named) if own == [which]] or [
+        i for i, own in enumerate(named) if own and all(name.startswith(f"{which}_") for name in own)
+    ]
     if not found:
         raise ArgumentError(
             f"{graph.name} has no argument {which!r}", mend=f"choose a position, 0 to {count - 1}, or a name among {', '.join(names)}"

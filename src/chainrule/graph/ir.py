@@ -237,8 +237,9 @@ class Graph:
         >>> print(cr.trace(f, 2.0, 3.0).grad())
         def grad_f(x: float32(), y: float32()):
             z = x * y  # float32()
-            t1 = cos(z)  # float32()
-            grad_z = 1.0 * t1  # float32()
+            t1 = sin(z)  # float32()
+            t2 = cos(z)  # float32()
+            grad_z = 1.0 * t2  # float32()
             grad_x = grad_z * y  # float32()
             grad_y = grad_z * x  # float32()
             return (grad_x, grad_y)
