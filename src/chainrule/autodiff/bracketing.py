@@ -8,16 +8,15 @@ dynamic programming finds the cheapest way. This room chooses and counts; it com
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from chainrule.autodiff.cost import multiplications
 from chainrule.autodiff.linearize import Linear, forward, reverse
-from chainrule.core import tree
 from chainrule.core.errors import ArgumentError
 from chainrule.core.variable import Variable
-from chainrule.graph.ir import Graph, Operation
+from chainrule.graph.inner import flat, needed
+from chainrule.graph.ir import Graph
 
 MOST_WAISTS = 24
 """Of more waists than these, the narrowest are kept: the search takes the third power of their number."""
@@ -176,6 +175,9 @@ class Chain:
         cuts = _cuts(graph, self._inputs, self._outputs)
         level: list[tuple[int, tuple[int, Variable] | None]] = [(ends[0], None)]
         for cut in cuts:
+            # Of neighbours alike the last: the value behind an activation says more than the one before it.
+            if cut[1].size == level[-1][0] and len(level) > 1:
+                level.pop()
             if cut[1].size != level[-1][0]:
                 level.append((cut[1].size, cut))
         level.append((ends[1], None))
@@ -210,7 +212,7 @@ class Chain:
         handed = [x for x in dict.fromkeys(later) if x in made and x not in leaving]
         read = dict.fromkeys([x for node in own for x in node.inputs] + leaving)
         given = [x for x in read if x not in made and x not in graph.constants and x not in entering]
-        return Segment(_part(graph, [*entering, *given], own, [*leaving, *handed]), len(entering), len(leaving))
+        return Segment(flat(graph.name, [*entering, *given], own, [*leaving, *handed], graph.constants), len(entering), len(leaving))
 
     def straight(self, mode: str) -> Plan:
         """The whole chain in one mode."""
@@ -285,17 +287,12 @@ def _cost(plan: Plan) -> int:
 
 def _cuts(graph: Graph, inputs: int, outputs: int) -> list[tuple[int, Variable]]:
     """The nodes, by position, whose output every path from the first inputs to the first outputs passes."""
-    wanted = set(graph.outputs[:outputs])
-    needed: list[bool] = [False] * len(graph.nodes)
-    for position in range(len(graph.nodes) - 1, -1, -1):
-        node = graph.nodes[position]
-        if not wanted.isdisjoint(node.outputs):
-            needed[position] = True
-            wanted.update(node.inputs)
+    ends = graph.outputs[:outputs]
+    _, wanted = needed(graph.nodes, ends)
     carried = set(graph.inputs[:inputs])
-    last = dict.fromkeys(graph.outputs[:outputs], len(graph.nodes))
+    last = dict.fromkeys(ends, len(graph.nodes))
     for position, node in enumerate(graph.nodes):
-        if needed[position] and node.primitive.pulls != () and not carried.isdisjoint(node.inputs):
+        if not wanted.isdisjoint(node.outputs) and node.primitive.pulls != () and not carried.isdisjoint(node.inputs):
             floats = [x for x in node.outputs if x.dtype.kind == "f"]
             carried.update(floats)
             for x in node.inputs if floats else ():
@@ -309,10 +306,3 @@ def _cuts(graph: Graph, inputs: int, outputs: int) -> list[tuple[int, Variable]]
         if fresh and alive == 1:
             found.append((position, fresh[0]))
     return found
-
-
-def _part(graph: Graph, inputs: Sequence[Variable], nodes: Sequence[Operation], outputs: Sequence[Variable]) -> Graph:
-    used = {x for node in nodes for x in node.inputs} | set(outputs)
-    constants = {x: value for x, value in graph.constants.items() if x in used}
-    nested = [tree.flatten(tuple(range(len(part))))[1] for part in (inputs, outputs)]
-    return Graph(graph.name, tuple(inputs), tuple(nodes), tuple(outputs), constants, nested[0], nested[1], {})

@@ -44,6 +44,7 @@ BARRIER = Primitive(
     name="barrier",
     inputs=("*xs",),
     aval=lambda *xs: xs,
+    cost=lambda *xs: 0,
     eval=lambda *xs: xs,
     batch=_batch_barrier,
     vjp=lambda ct: ct,

@@ -30,11 +30,13 @@ def multiplications(computation: Operation | Graph | Iterable[Operation]) -> int
     Examples
     --------
     >>> import chainrule as cr
+    >>> from chainrule.autodiff.cost import multiplications
     >>> multiplications(cr.trace(lambda w, x: cr.tanh(w @ x), cr.ones((3, 4)), cr.ones((4,))))
     15
     """
     if isinstance(computation, Operation):
-        return _of(computation.primitive, [x.aval for x in computation.inputs], [x.aval for x in computation.outputs], computation.params)
+        inputs, outputs = ([x.aval for x in values] for values in (computation.inputs, computation.outputs))
+        return multiplications_of(computation.primitive, inputs, outputs, computation.params)
     return sum(multiplications(node) for node in (computation.nodes if isinstance(computation, Graph) else computation))
 
 
@@ -65,7 +67,8 @@ def live_bytes(graph: Graph, counted: Iterable[Any] | None = None) -> int:
     return most
 
 
-def _of(primitive: Primitive, inputs: list[Aval], outputs: list[Aval], params: Mapping[str, Any]) -> int:
+def multiplications_of(primitive: Primitive, inputs: list[Aval], outputs: list[Aval], params: Mapping[str, Any]) -> int:
+    """The same of a gate for inputs and outputs of these shapes."""
     if primitive.cost is not None:
         return int(primitive.cost(*inputs, **params))
     inner = [x for x in params.values() if isinstance(x, Graph)]

@@ -155,8 +155,8 @@ def linearize(f: Callable[..., Tree], /, *primals: Tree) -> tuple[Tree, Callable
 def lifting(f: Callable[..., Tree]) -> Callable[..., Tree]:
     """``f`` with tensors alone in its result."""
 
-    def lifted(*args: Tree) -> Tree:
-        return tree.map(lift, f(*args))
+    def lifted(*args: Tree, **kwargs: Any) -> Tree:
+        return tree.map(lift, f(*args, **kwargs))
 
     lifted.__name__ = getattr(f, "__name__", "f")
     return lifted

@@ -14,7 +14,7 @@ from chainrule.core.errors import DtypeError, GradientError
 from chainrule.core.interp import Tag, current
 from chainrule.core.node import NO_PARAMS, Cell, Node, make
 from chainrule.core.primitive import Primitive, functions
-from chainrule.tensor import Tensor, new
+from chainrule.tensor import Tensor, new, seen
 
 ALIAS = Primitive(
     name="alias",
@@ -36,7 +36,7 @@ def enter(x: Any, tag: Tag, role: str) -> Tensor:
     GradientError
         If ``x`` is not real floating point.
     """
-    x = functions.asarray(x)
+    x = seen(functions.asarray(x))
     if x.dtype.kind != "f":
         hint = "complex values compute, but have no gradients yet" if x.dtype.kind == "c" else "convert it, for example with astype(cr.float32)"
         raise GradientError(f"{role} of dtype {x.dtype} cannot be differentiated", mend=hint)
@@ -92,7 +92,7 @@ def tensors_like(given: Any, wanted: tree.Structure, examples: list[Tensor], rol
 
 def _like(given: Any, example: Tensor, role: str) -> Tensor:
     try:
-        given = functions.asarray(given)
+        given = seen(functions.asarray(given))
     except DtypeError as error:
         raise GradientError(f"{role} must be tensors: {error.what}") from None
     if given.shape != example.shape:

@@ -22,6 +22,7 @@ def parse_bytes(size: int | str, what: str = "a size") -> int:
 
     Examples
     --------
+    >>> from chainrule.core.size import parse_bytes
     >>> parse_bytes("200MB"), parse_bytes("1.5 KiB"), parse_bytes(4096)
     (200000000, 1536, 4096)
     """
@@ -39,6 +40,7 @@ def show_bytes(size: float) -> str:
 
     Examples
     --------
+    >>> from chainrule.core.size import show_bytes
     >>> show_bytes(1536), show_bytes(200_000_000)
     ('1.54 KB', '200 MB')
     """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from chainrule.core import tree
 from chainrule.core.errors import ArgumentError
 from chainrule.core.variable import Variable
+from chainrule.graph.inner import flat, needed
 from chainrule.graph.ir import Graph, Operation
 
 
@@ -49,36 +49,14 @@ def split(graph: Graph, late: Iterable[int], outputs: Collection[int] | None = N
         else:
             second.append(node)
             dependent.update(node.outputs)
-    chosen = [i for i, x in enumerate(graph.outputs) if x in dependent] if outputs is None else sorted(outputs)
-    ends = [graph.outputs[i] for i in chosen]
-    waits = set(chosen)
-    given = [x for i, x in enumerate(graph.outputs) if i not in waits]
+    chosen = {i for i, x in enumerate(graph.outputs) if x in dependent} if outputs is None else set(outputs)
+    ends = [x for i, x in enumerate(graph.outputs) if i in chosen]
+    given = [x for i, x in enumerate(graph.outputs) if i not in chosen]
     if not dependent.isdisjoint(given):
         raise ArgumentError(f"split of {graph.name}: a first output depends on a late input", mend="let the second graph give it")
-    second = _needed(second, ends)
+    second = list(needed(second, ends)[0])
     read = dict.fromkeys(x for node in second for x in node.inputs) | dict.fromkeys(ends)
     residuals = tuple(x for x in read if x not in dependent and x not in graph.constants)
     sooner = [x for i, x in enumerate(graph.inputs) if i not in positions]
-    early = _graph(graph, f"{graph.name}_early", sooner, _needed(first, [*given, *residuals]), [*given, *residuals])
-    return early, _graph(graph, f"{graph.name}_late", [*residuals, *waiting], second, ends), residuals
-
-
-def _needed(nodes: list[Operation], outputs: Collection[Variable]) -> list[Operation]:
-    """The nodes that the outputs depend on."""
-    wanted = set(outputs)
-    kept: list[Operation] = []
-    for node in reversed(nodes):
-        if not wanted.isdisjoint(node.outputs):
-            kept.append(node)
-            wanted.update(node.inputs)
-    return kept[::-1]
-
-
-def _graph(graph: Graph, name: str, inputs: list[Variable], nodes: list[Operation], outputs: list[Variable]) -> Graph:
-    used = {x for node in nodes for x in node.inputs} | set(outputs)
-    constants = {x: value for x, value in graph.constants.items() if x in used}
-    return Graph(name, tuple(inputs), tuple(nodes), tuple(outputs), constants, _flat(len(inputs)), _flat(len(outputs)), {})
-
-
-def _flat(count: int) -> tree.Structure:
-    return tree.flatten(tuple(range(count)))[1]
+    early = flat(f"{graph.name}_early", sooner, first, [*given, *residuals], graph.constants)
+    return early, flat(f"{graph.name}_late", [*residuals, *waiting], second, ends, graph.constants), residuals
