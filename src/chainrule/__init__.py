@@ -14,6 +14,8 @@ from chainrule.autodiff import autograd as autograd
 from chainrule.autodiff import symbolic as symbolic
 from chainrule.autodiff.check import gradcheck as gradcheck
 from chainrule.autodiff.check import gradgradcheck as gradgradcheck
+from chainrule.autodiff.coloring import Coloring as Coloring
+from chainrule.autodiff.coloring import color as color
 from chainrule.autodiff.checkpoint import checkpoint as checkpoint
 from chainrule.autodiff.forward import jvp as jvp
 from chainrule.autodiff.function import Function as Function
@@ -22,6 +24,11 @@ from chainrule.autodiff.modular import Gate as Gate
 from chainrule.autodiff.reverse import grad as grad
 from chainrule.autodiff.reverse import value_and_grad as value_and_grad
 from chainrule.autodiff.reverse import vjp as vjp
+from chainrule.autodiff.sparse import SparsePlan as SparsePlan
+from chainrule.autodiff.sparse import sparse_hessian as sparse_hessian
+from chainrule.autodiff.sparse import sparse_jacobian as sparse_jacobian
+from chainrule.autodiff.sparsity import hessian_sparsity as hessian_sparsity
+from chainrule.autodiff.sparsity import jacobian_sparsity as jacobian_sparsity
 from chainrule.compiler.jit import *
 from chainrule.core import errors as errors
 from chainrule.core.interp import enable_grad as enable_grad
