@@ -144,7 +144,7 @@ class _Writer:
         words = ", ".join(self.names)
         source = f"def make({words}):\n    " + text.replace("\n", "\n    ") + "\n    return call"
         scope: dict[str, Any] = {}
-        exec(compile(source, "<call of a compiled function>", "exec"), scope)  # noqa: S102 - of text made here alone
+        exec(compile(source, "<call of a compiled function>", "exec"), scope)  # noqa: S102, of text made here alone
         return scope["make"](**self.names)
 
 
