@@ -2,27 +2,30 @@
 
 How a gate is printed follows from its record: an `eval` that is an operator or a NumPy function prints itself, others
 may have a rule (`numpy`) that says the same as source; for the rest `eval` is called under the gate's own name. What
-runs has the bits that `eval` gives. Nothing is decided here about order or memory: that is the plan's.
+runs has the bits that `eval` gives. Control flow prints as Python's own, its inner graphs as functions. Nothing is
+decided here about order or memory: that is the plan's.
 """
 
 from __future__ import annotations
 
-import keyword
 import operator
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from math import isfinite
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from chainrule.autodiff.checkpoint import without_barriers
 from chainrule.compiler.backend import HELD_BY_OWNER, Run, arena_of, getrefcount, heard, unheard
 from chainrule.compiler.memory import LARGE, Traits
-from chainrule.compiler.plan import Arena, New, Over, Plan, Step, Taken
-from chainrule.core.primitive import reads_of
+from chainrule.compiler.namespace import Namespace, Operand
+from chainrule.compiler.plan import Arena, New, Over, Plan, Step, Taken, make_plan
+from chainrule.core.primitive import Primitive, reads_of
 from chainrule.core.variable import Variable
+from chainrule.graph.control import COND
 from chainrule.graph.ir import Graph, Operation
+from chainrule.graph.loops import WHILE_LOOP, WHILE_LOOP_BACK
+from chainrule.graph.scan import SCAN
 
 INDENT = "    "
 
@@ -50,43 +53,13 @@ OPERATORS: dict[Any, tuple[str, str]] = {
 }
 """What Python writes as an operator, and the function that does the same and takes ``out=``."""
 
-_NUMPY_NAME = re.compile(r"\bnp\.([a-zA-Z_][\w.]*)")
 _OUT = ", out={}"
 _PASSED_ON = frozenset(("positive", "stop_gradient", "real", "imag", "conj", "astype", "pow_constant", "floor", "ceil", "trunc", "round"))
 """Elementwise gates that may give their input itself."""
 _NEW_MEMORY = frozenset(("conv", "conv_transpose", "conv_weight", "softmax", "log_softmax", "softmax_cross_entropy", "softmax_minus_labels"))
 """Other gates known to give memory of their own; for the rest it is not taken for granted."""
-
-
-class Operand(str):
-    """The name of a value in the source, with what a printing rule may ask of it.
-
-    Attributes
-    ----------
-    shape, dtype
-    number : callable
-        ``number(2.0)``: the name of this number as NumPy takes it quickest beside the value.
-    array : callable
-        ``array("ones", values)``: the name of a fixed array.
-    spare : callable
-        ``spare("part")``: a name for what is kept inside the expression, with ``:=``.
-    """
-
-    __slots__ = ("array", "dtype", "number", "shape", "spare")
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    number: Callable[[float], str]
-    array: Callable[[str, Any], str]
-    spare: Callable[[str], str]
-
-    @property
-    def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
+_COPIES = frozenset(("concat", "stack"))
+"""Movement that always copies."""
 
 
 class Form(NamedTuple):
@@ -107,27 +80,63 @@ class Form(NamedTuple):
     called: bool
 
 
+class Source:
+    """All functions of one piece of source.
+
+    Attributes
+    ----------
+    space : Namespace
+    blocks : list of list of str
+        The functions' lines.
+    called : Counter of str
+        How often the source calls which gate's own evaluation.
+    """
+
+    def __init__(self) -> None:
+        self.space = Namespace()
+        self.blocks: list[list[str]] = []
+        self.called: Counter[str] = Counter()
+        self._inner: dict[int, tuple[Graph, str]] = {}
+
+    def inner(self, graph: Graph, name: str) -> str:
+        """The name of the function that an inner graph becomes; the same for the same graph."""
+        if id(graph) not in self._inner:
+            plain = without_barriers(graph)
+            printer = Printer(plain, self, name)
+            self._inner[id(graph)] = (graph, printer.name)
+            printer.print(make_plan(plain, printer.traits, {}, arena=False))
+        return self._inner[id(graph)][1]
+
+    def text(self) -> str:
+        blocks = [self.space.header, *self.blocks] if self.space.header else self.blocks
+        return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
 class Printer:
-    """The source of one function.
+    """One function of a piece of source.
 
     Parameters
     ----------
     graph : Graph
-    space : Namespace
-        What the source names.
+    source : Source
+    name : str, optional
+        The graph's if not given.
     """
 
-    def __init__(self, graph: Graph, space: Namespace) -> None:
+    def __init__(self, graph: Graph, source: Source, name: str = "") -> None:
         self.graph = graph
-        self.space = space
-        self.names: dict[Variable, str] = {}
-        for x in (*graph.inputs, *(x for node in graph.nodes for x in node.outputs)):
-            self.names[x] = space.unique(x.name)
+        self.source = source
+        self.space = source.space
+        self.name = self.space.unique(name or graph.name)
+        self.local = self.space.scope()
+        self.names = {x: self.local(x.name) for x in (*graph.inputs, *(x for node in graph.nodes for x in node.outputs))}
         self.forms = {node: self._form(node) for node in graph.nodes}
 
     def traits(self, node: Operation) -> Traits:
         """What memory planning has to know of a node."""
         form, gate = self.forms[node], node.primitive
+        if gate in FLOW:
+            return Traits()
         shaped = bool(node.outputs[0].shape)
         elementwise = gate.scalar is not None and not gate.outputs
         if not form.called:
@@ -142,6 +151,8 @@ class Printer:
 
     def _form(self, node: Operation) -> Form:
         gate, out = node.primitive, node.outputs[0]
+        if gate in FLOW:
+            return Form("", "", False)
         args = self._operands(node)
         form = self._by_rule(node, args)
         if form is not None:
@@ -190,7 +201,7 @@ class Printer:
             operand.shape, operand.dtype = x.aval
             operand.number = lambda number, dtype=x.dtype: self.space.number(dtype.type(number), scalar=scalar)
             operand.array = self.space.bound
-            operand.spare = self.space.unique
+            operand.spare = self.local
             operands.append(operand)
         return operands
 
@@ -206,160 +217,140 @@ class Printer:
 
     # Statements.
 
-    def function(self, plan: Plan) -> list[str]:
-        """The lines of the function."""
-        lines = [f"def {self.space.unique(self.graph.name)}({', '.join(self.names[x] for x in self.graph.inputs)}):"]
-        owned = {donor: self.space.unique(f"own_{donor.name}") for donor in plan.donors}
-        check = self.space.bound("getrefcount", getrefcount)
-        for donor, name in owned.items():
-            x = self.names[donor]
-            lines.append(f"{INDENT}{name} = {x} if {check}({x}) <= {HELD_BY_OWNER} and {x}.base is None and {x}.flags.writeable else None")
-        before, after, views = self._frame(plan)
+    def print(self, plan: Plan, *, outermost: bool = False) -> None:
+        """Add the function to the source; the outermost one switches warnings off, holds the arena and takes memory over."""
+        owned = {donor: self.local(f"own_{donor.name}") for donor in plan.donors}
+        before, after, views = self._frame(plan) if outermost else ([], [], {})
+        lines = [f"def {self.name}({', '.join(self.names[x] for x in self.graph.inputs)}):"]
+        lines += [f"{INDENT}{name} = {self._if_owned(self.names[donor])}" for donor, name in owned.items()]
         lines += [INDENT + line for line in before]
         inside = INDENT * (2 if before else 1)
         for step in plan.steps:
             lines += [inside + line for line in self._statement(step, owned, views)]
-        lines.append(f"{inside}return {self._results()}")
-        return lines + [INDENT + line for line in after]
+        lines.append(f"{inside}return {self._tuple(self._name(x, scalar=True) for x in self.graph.outputs)}")
+        self.source.blocks.append(lines + [INDENT + line for line in after])
+
+    def _if_owned(self, name: str) -> str:
+        count = self.space.bound("getrefcount", getrefcount)
+        return f"{name} if {count}({name}) <= {HELD_BY_OWNER} and {name}.base is None and {name}.flags.writeable else None"
 
     def _frame(self, plan: Plan) -> tuple[list[str], list[str], dict[Variable, str]]:
-        """What stands around the steps: NumPy's warnings are off, and an arena is held; and the arena's parts by value."""
-        quiet = self.space.unique("quiet")
-        before = [f"{quiet} = {self.space.bound('unheard', unheard)}()"]
-        after = [f"{INDENT}{self.space.bound('heard', heard)}({quiet})"]
+        """What stands around the steps, and the arena's parts by value."""
+        quiet = self.local("quiet")
+        before = [f"{quiet} = {self.space.bound('unheard', unheard)}()", "try:"]
+        after = ["finally:", f"{INDENT}{self.space.bound('heard', heard)}({quiet})"]
+        parts: dict[tuple[Any, ...], str] = {}
         views: dict[Variable, str] = {}
-        inside = [step for step in plan.steps if isinstance(step.place, Arena)]
-        if inside:
-            parts: dict[tuple[Any, ...], str] = {}
-            for step in inside:
-                out = step.node.output
-                key = (step.place.offset, out.shape, out.dtype)  # type: ignore[union-attr] - all are in the arena
+        for step in plan.steps:
+            if isinstance(step.place, Arena):
+                x = step.node.output
+                key = (step.place.offset, x.shape, x.dtype)
                 if key not in parts:
-                    parts[key] = self.space.unique(f"m{len(parts) + 1}")
-                views[out] = parts[key]
-            pool: list[Any] = []
-            name, made = self.space.bound("pool", pool), self.space.bound("arena", arena_of(plan.arena_bytes, list(parts)))
-            arena = self.space.unique("memory")
-            found = ["try:", f"{INDENT}{arena} = {name}.pop()", "except IndexError:", f"{INDENT}{arena} = {made}()"]
-            before = [*found, f"{', '.join(parts.values())}{',' * (len(parts) == 1)} = {arena}", *before]
-            after.append(f"{INDENT}{name}.append({arena})")
-        return [*before, "try:"], ["finally:", *after], views
+                    parts[key] = self.local(f"m{len(parts) + 1}")
+                views[x] = parts[key]
+        if parts:
+            pool, make = self.space.bound("pool", []), self.space.bound("arena", arena_of(plan.arena_bytes, list(parts)))
+            memory = self.local("memory")
+            found = ["try:", f"{INDENT}{memory} = {pool}.pop()", "except IndexError:", f"{INDENT}{memory} = {make}()"]
+            before = [*found, f"{', '.join(parts.values())}{',' * (len(parts) == 1)} = {memory}", *before]
+            after.append(f"{INDENT}{pool}.append({memory})")
+        return before, after, views
 
-    def _statement(self, step: Step, owned: Mapping[Variable, str], views: Mapping[Variable, str]) -> Iterable[str]:
+    def _statement(self, step: Step, owned: Mapping[Variable, str], views: Mapping[Variable, str]) -> Iterator[str]:
         node, form = step.node, self.forms[step.node]
-        match step.place:
-            case New():
-                text = form.text
-            case Arena():
-                text = form.into.format(views[node.output])
-            case Over(operand):
-                text = form.into.format(self.names[operand])
-            case Taken(donor):
-                text = form.into.format(owned[donor])
-        targets = ", ".join(self.names[x] for x in node.outputs)
-        trailing = "," if node.primitive.outputs and len(node.outputs) == 1 else ""
-        yield f"{targets}{trailing} = {self.space.resolved(text)}  # {', '.join(str(x.aval) for x in node.outputs)}"
-        if node.primitive.outputs:
-            for x in node.outputs:
-                if not x.shape:
-                    yield f"{self.names[x]} = {self.names[x]}[()]"
+        note = f"  # {', '.join(str(x.aval) for x in node.outputs)}"
+        targets = [self.names[x] for x in node.outputs]
+        if form.called:
+            self.source.called[node.primitive.name] += 1
+        if node.primitive in FLOW:
+            first, *rest = FLOW[node.primitive](self, node, [self._name(x, scalar=True) for x in node.inputs], targets)
+            yield from (first + note, *rest)
+        else:
+            text = self.space.resolved(self._placed(step, owned, views))
+            yield f"{self._targets(targets) if node.primitive.outputs else targets[0]} = {text}{note}"
+            if node.primitive.outputs:
+                yield from (f"{self.names[x]} = {self.names[x]}[()]" for x in node.outputs if not x.shape)
         if step.dead:
             yield f"del {', '.join(self.names[x] for x in step.dead)}"
 
-    def _results(self) -> str:
-        names = [self._name(x, scalar=True) for x in self.graph.outputs]
-        return f"({', '.join(names)}{',' * (len(names) == 1)})"
+    def _placed(self, step: Step, owned: Mapping[Variable, str], views: Mapping[Variable, str]) -> str:
+        """The expression, with the memory that it is written to."""
+        form = self.forms[step.node]
+        match step.place:
+            case New():
+                return form.text
+            case Arena():
+                return form.into.format(views[step.node.output])
+            case Over(operand):
+                return form.into.format(self.names[operand])
+            case Taken(donor):
+                return form.into.format(owned[donor])
+
+    def _tuple(self, names: Iterable[str]) -> str:
+        parts = list(names)
+        return f"({', '.join(parts)}{',' * (len(parts) == 1)})"
+
+    # Control flow.
+
+    def cond(self, node: Operation, args: list[str], targets: list[str]) -> Iterator[str]:
+        true, false = (f"{self._inner(node, which)}({', '.join(args[1:])})" for which in ("true", "false"))
+        yield f"{self._targets(targets)} = {true} if {args[0]} else {false}"
+
+    def while_loop(self, node: Operation, args: list[str], targets: list[str]) -> Iterator[str]:
+        given = ", ".join([*targets, *args[len(targets) :]])
+        yield f"{', '.join(targets)} = {', '.join(args[: len(targets)])}"
+        yield f"while {self._inner(node, 'cond')}({given})[0]:"
+        yield f"{INDENT}{self._targets(targets)} = {self._inner(node, 'body')}({given})"
+
+    def while_loop_back(self, node: Operation, args: list[str], targets: list[str]) -> Iterator[str]:
+        count, carried = len(targets), node.params["carried"]
+        carry, before = self.local("carry"), self.local("before")
+        rest = "".join(f", {name}" for name in args[count + carried :])
+        yield f"{before}, {carry} = [], {self._tuple(args[count : count + carried])}"
+        yield f"while {self._inner(node, 'cond')}(*{carry}{rest})[0]:"
+        yield f"{INDENT}{before}.append({carry})"
+        yield f"{INDENT}{carry} = {self._inner(node, 'body')}(*{carry}{rest})"
+        yield f"{', '.join(targets)} = {', '.join(args[:count])}"
+        yield f"for {carry} in reversed({before}):"
+        yield f"{INDENT}{self._targets(targets)} = {self._inner(node, 'back')}({', '.join(targets)}, *{carry}{rest})"
+
+    def scan(self, node: Operation, args: list[str], targets: list[str]) -> Iterator[str]:
+        carried, sliced, length = node.params["carried"], node.params["sliced"], node.params["length"]
+        step = self.local("i")
+        columns = [f'np.empty({(length, *x.shape)}, "{x.dtype}")' for x in node.params["body"].outputs[carried:]]
+        starts = [*args[:carried], *map(self.space.resolved, columns)]
+        given = [*targets[:carried], *(f"{name}[{step}]" for name in args[carried : carried + sliced]), *args[carried + sliced :]]
+        into = [*targets[:carried], *(f"{name}[{step}]" for name in targets[carried:])]
+        yield f"{', '.join(targets)} = {', '.join(starts)}"
+        yield f"for {step} in {f'reversed(range({length}))' if node.params['reverse'] else f'range({length})'}:"
+        yield f"{INDENT}{self._targets(into)} = {self._inner(node, 'body')}({', '.join(given)})"
+
+    def _inner(self, node: Operation, which: str) -> str:
+        return self.source.inner(node.params[which], f"{node.outputs[0].name}_{which}")
+
+    def _targets(self, names: list[str]) -> str:
+        return ", ".join(names) + "," * (len(names) == 1)
 
 
-_COPIES = frozenset(("concat", "stack", "place", "pad"))
-"""Movement that always copies."""
+FLOW: dict[Primitive, Callable[[Printer, Operation, list[str], list[str]], Iterator[str]]] = {
+    COND: Printer.cond,
+    WHILE_LOOP: Printer.while_loop,
+    WHILE_LOOP_BACK: Printer.while_loop_back,
+    SCAN: Printer.scan,
+}
+"""Gates that print as several lines, from a node and the names of its inputs and outputs."""
 
 
-class Namespace:
-    """Names and what they stand for: of variables, NumPy's functions, numbers, and whatever has no source."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {"np": np}
-        self.header: list[str] = []
-        self._taken = {"np", "abs", "None", *keyword.kwlist}
-        self._known: dict[Any, str] = {}
-        self._resolved: dict[str, str] = {}
-
-    def unique(self, name: str) -> str:
-        """An identifier that nothing else has, as much like ``name`` as can be."""
-        base = re.sub(r"\W", "_", name)
-        base = base if base.isidentifier() else f"_{base}"
-        found, count = base, 1
-        while found in self._taken:
-            count += 1
-            found = f"{base}_{count}"
-        self._taken.add(found)
-        return found
-
-    def resolved(self, text: str) -> str:
-        """Source with short names for ``np.something``."""
-        return _NUMPY_NAME.sub(self._short, text) if "np." in text else text
-
-    def _short(self, match: re.Match[str]) -> str:
-        path = match.group(1)
-        if path not in self._resolved:
-            name = self._resolved[path] = self.unique(path.replace(".", "_"))
-            self.header.append(f"{name} = np.{path}")
-        return self._resolved[path]
-
-    def bound(self, name: str, value: Any) -> str:
-        """The name of an object that has no source."""
-        key = (name, id(value))
-        if key not in self._known:
-            found = self._known[key] = self.unique(name)
-            self.values[found] = value
-        return self._known[key]
-
-    def constant(self, name: str, value: Any) -> str:
-        """The name of a fixed array, which is never written to."""
-        value = value.view()
-        value.flags.writeable = False
-        found = self.unique(name or "c")
-        self.values[found] = value
-        self.header.append(f"# {found}: {value.dtype}({', '.join(map(str, value.shape))}), fixed")
-        return found
-
-    def number(self, value: Any, *, scalar: bool) -> str:
-        """The name of a number: a 0-d array beside arrays, which is much quicker there than a scalar, else a NumPy scalar."""
-        key = (value.tobytes(), value.dtype.str, scalar)
-        if key not in self._known:
-            text = str(value)
-            if value.dtype.kind == "f":
-                text = text if value.dtype.type(float(text)) == value else repr(float(value))
-                text = f'float("{text}")' if not np.isfinite(value) else text
-            word = re.sub(r"\W", "_", str(value).replace("-", "m").replace("+", ""))
-            name = self._known[key] = self.unique(f"{'s' if scalar else 'n'}{word}")
-            kind = f'"{value.dtype}"'
-            self.header.append(f"{name} = np.{value.dtype.type.__name__}({text})" if scalar else f"{name} = np.array({text}, {kind})")
-        return self._known[key]
-
-    def literal(self, name: str, value: Any) -> str:
-        """A parameter as source, if it has one."""
-        return repr(value) if _is_literal(value) else self.bound(name, value)
+def print_source(graph: Graph, donate: Mapping[int, int], source: Source) -> tuple[str, Plan]:
+    """Print a graph into the source; the name of its function, and the plan."""
+    printer = Printer(graph, source)
+    plan = make_plan(graph, printer.traits, donate)
+    printer.print(plan, outermost=True)
+    return printer.name, plan
 
 
-def _is_literal(value: Any) -> bool:
-    if isinstance(value, tuple) and value.__class__ is tuple:
-        return all(map(_is_literal, value))
-    return value is None or value.__class__ in (bool, int, str) or (value.__class__ is float and isfinite(value))
-
-
-def print_source(printer: Printer, plan: Plan) -> tuple[str, str, Counter[str]]:
-    """The source, the name of the function in it, and how often it calls which gate's own evaluation."""
-    lines = printer.function(plan)
-    name = lines[0][len("def ") :].partition("(")[0]
-    called = Counter(node.primitive.name for node in plan.graph.nodes if printer.forms[node].called)
-    header = printer.space.header
-    return "\n".join([*header, "", *lines]) + "\n" if header else "\n".join(lines) + "\n", name, called
-
-
-def load(source: str, name: str, space: Namespace) -> Run:
-    """The function that the source defines."""
-    values = dict(space.values)
-    exec(compile(source, f"<compiled {name}>", "exec"), values)  # noqa: S102 - of text made here alone
+def load(source: Source, name: str) -> Run:
+    """The function of this name in the source."""
+    values = dict(source.space.values)
+    exec(compile(source.text(), f"<compiled {name}>", "exec"), values)  # noqa: S102, of text made here alone
     return values[name]

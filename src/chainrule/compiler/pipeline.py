@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import TypeVar
 
+from chainrule.autodiff.checkpoint import opened, without_barriers
 from chainrule.compiler.backend import Executable
-from chainrule.compiler.numpy_code import Namespace, Printer, load, print_source
-from chainrule.compiler.plan import make_plan
+from chainrule.compiler.numpy_code import Source, load, print_source
 from chainrule.compiler.simplify import simplify
 from chainrule.core.errors import ArgumentError
 from chainrule.graph.ir import Graph
@@ -49,14 +49,13 @@ def build(
     if backend not in ("auto", "numpy"):
         raise ArgumentError(f"there is no backend {backend!r}", mend='choose "auto" or "numpy"')
     watch = _Watch(check)
-    graph = watch.rewrite("simplify", simplify, graph)
-    space = Namespace()
-    printer = watch.timed("print", lambda: Printer(graph, space))
-    plan = watch.timed("memory", lambda: make_plan(graph, printer.traits, donate or {}))
-    source, name, called = watch.timed("print", lambda: print_source(printer, plan))
-    run = watch.timed("compile", lambda: load(source, name, space))
-    stats = {"passes": watch.passes, "arena_bytes": plan.arena_bytes, "unplanned_bytes": plan.unplanned_bytes, "called_back": dict(called)}
-    return Executable(run, source, stats)
+    graph = watch.rewrite("simplify", lambda graph: simplify(opened(graph)), graph)
+    graph = without_barriers(graph)
+    source = Source()
+    name, plan = watch.timed("print", lambda: print_source(graph, donate or {}, source))
+    run = watch.timed("compile", lambda: load(source, name))
+    stats = {"passes": watch.passes, "arena_bytes": plan.arena_bytes, "unplanned_bytes": plan.unplanned_bytes, "called_back": dict(source.called)}
+    return Executable(run, source.text(), stats)
 
 
 class _Watch:

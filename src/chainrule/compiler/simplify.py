@@ -15,10 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from chainrule.autodiff import checkpoint
+from chainrule.autodiff.checkpoint import opened
 from chainrule.compiler.algebra import RULES, unspread
 from chainrule.core.aval import Aval, broadcast
 from chainrule.core.primitive import TABLE, Primitive
 from chainrule.core.variable import Variable
+from chainrule.graph import derived
+from chainrule.graph.derived import kept
 from chainrule.graph.inner import prune
 from chainrule.graph.ir import Graph, Operation, frozen
 
@@ -29,6 +33,8 @@ BARRIER = "barrier"
 _COMMUTE = frozenset(
     ("add", "multiply", "equal", "not_equal", "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor")
 )
+_IDENTITIES = frozenset((checkpoint.MASK, derived.MASK))
+"""They mean something to derivatives only, which are there by now."""
 _PLAIN = frozenset((operator.add, operator.sub, operator.mul, operator.truediv, operator.neg))
 
 
@@ -65,6 +71,11 @@ def without_dead_code(graph: Graph) -> Graph:
     return graph.with_nodes(kept[::-1], graph.outputs, constants)
 
 
+def _simplified(graph: Graph) -> Graph:
+    """An inner graph, once and for all."""
+    return kept(graph, ("simplified",), lambda: simplify(opened(graph)))
+
+
 class _Writer:
     """Writes the new graph; what the rules see of it is `algebra.Builder`."""
 
@@ -89,7 +100,10 @@ class _Writer:
         """A gate of the old graph."""
         self._node = node
         self._made.clear()
-        found = self._written(node.primitive, tuple(self.values[x] for x in node.inputs), node.params, node.outputs)
+        params = (
+            {name: _simplified(value) if isinstance(value, Graph) else value for name, value in node.params.items()} if node.params else node.params
+        )
+        found = self._written(node.primitive, tuple(self.values[x] for x in node.inputs), params, node.outputs)
         self.values.update(zip(node.outputs, found, strict=True))
         if found[0] in self._made:
             # What stands for the gate's own result keeps its name.
@@ -194,9 +208,11 @@ class _Writer:
         return f"{base}_{count}"
 
     def _simpler(self, primitive: Primitive, inputs: tuple[Variable, ...], params: Mapping[str, Any], out: Variable) -> Variable | None:
+        if TABLE.get(primitive.name) is not primitive:
+            return inputs[0] if primitive in _IDENTITIES else None
         rule = RULES.get(primitive.name)
         found = None if rule is None else rule(self, inputs, params, out.aval)
-        if found is None and primitive.scalar is not None and TABLE.get(primitive.name) is primitive:
+        if found is None and primitive.scalar is not None:
             found = self._unspread(primitive, inputs, params, out)
         if found is None and primitive.name == "broadcast_to" and inputs[0] in self._uniform:
             self._uniform[out] = self._uniform[inputs[0]]
