@@ -14,11 +14,15 @@ from chainrule.autodiff import autograd as autograd
 from chainrule.autodiff import symbolic as symbolic
 from chainrule.autodiff.check import gradcheck as gradcheck
 from chainrule.autodiff.check import gradgradcheck as gradgradcheck
+from chainrule.autodiff.checkpoint import checkpoint as checkpoint
 from chainrule.autodiff.coloring import Coloring as Coloring
 from chainrule.autodiff.coloring import color as color
-from chainrule.autodiff.checkpoint import checkpoint as checkpoint
 from chainrule.autodiff.forward import jvp as jvp
 from chainrule.autodiff.function import Function as Function
+from chainrule.autodiff.jacobian import hessian as hessian
+from chainrule.autodiff.jacobian import hvp as hvp
+from chainrule.autodiff.jacobian import jacobian as jacobian
+from chainrule.autodiff.linearize import linearize as linearize
 from chainrule.autodiff.modular import ComputationalGraph as ComputationalGraph
 from chainrule.autodiff.modular import Gate as Gate
 from chainrule.autodiff.reverse import grad as grad
@@ -29,6 +33,7 @@ from chainrule.autodiff.sparse import sparse_hessian as sparse_hessian
 from chainrule.autodiff.sparse import sparse_jacobian as sparse_jacobian
 from chainrule.autodiff.sparsity import hessian_sparsity as hessian_sparsity
 from chainrule.autodiff.sparsity import jacobian_sparsity as jacobian_sparsity
+from chainrule.autodiff.vmap import vmap as vmap
 from chainrule.compiler.jit import *
 from chainrule.core import errors as errors
 from chainrule.core.interp import enable_grad as enable_grad
@@ -45,6 +50,7 @@ from chainrule.ops.arithmetic import *
 from chainrule.ops.complex_parts import *
 from chainrule.ops.composite import *
 from chainrule.ops.contraction import *
+from chainrule.graph.control import *
 from chainrule.ops.convolution import *
 from chainrule.ops.creation import *
 from chainrule.ops.cross_entropy import *
