@@ -49,6 +49,24 @@ class Gate:
         return [Case.of(self, i, sample.args, dict(sample.kwargs)) for i, sample in enumerate(self.primitive.samples(rng))]
 
 
+def in_a_graph(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Control flow is a gate in graphs only: the function of the arrays among its arguments, traced and run."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        leaves, structure = tree.flatten((args, kwargs))
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, (np.ndarray, np.generic, Tensor))]
+
+        def f(*arrays: Any) -> Any:
+            given = dict(zip(places, arrays, strict=True))
+            own_args, own_kwargs = structure.rebuild(given.get(i, leaf) for i, leaf in enumerate(leaves))
+            return function(*own_args, **own_kwargs)
+
+        arrays = [leaves[i] for i in places]
+        return cr.trace(f, *arrays).run(*arrays)
+
+    return run
+
+
 @dataclass(frozen=True)
 class Case:
     """One sample, as a function of the floating-point arrays among its arguments.
@@ -185,6 +203,7 @@ FORMULAS: dict[str, Callable[..., Any] | None] = {
     "rsqrt": lambda x: 1 / np.sqrt(x),
     "split": lambda x, parts, axis=0: np.array_split(x, parts, axis),
     "one_hot": lambda x, count, **how: np.eye(count)[x],
+    "cond": None,
     "scatter_along_axis": None,
     "place": None,
 }

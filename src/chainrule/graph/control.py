@@ -17,8 +17,8 @@ from chainrule.core.errors import ArgumentError, DtypeError, ShapeError, TraceEr
 from chainrule.core.interp import current
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions
 from chainrule.core.variable import Variable
-from chainrule.graph.derived import batch_size, batched_of, chosen, dealt, either, filled, present, pull_of, push_of, stretched
-from chainrule.graph.inner import PRUNES, Inner, check_inputs, pruned, reads, restricted, runner
+from chainrule.graph.derived import batch_size, batched_of, chosen, dealt, either, filled, masked, present, pull_of, push_of, stretched
+from chainrule.graph.inner import PRUNES, Inner, check_inner, pruned, reads, restricted, runner
 from chainrule.graph.ir import Captured, Graph, Operation
 from chainrule.ops.gate import alias, describe, gate, lift
 from chainrule.tape import bind
@@ -89,9 +89,10 @@ def _branch(true: Graph, false: Graph, pred: Any) -> Graph:
 
 
 def _aval(*avals: Aval, true: Graph, false: Graph) -> tuple[Aval, ...]:
+    outs = tuple(x.aval for x in true.outputs)
     for branch in (true, false):
-        check_inputs("cond", branch, avals[1:])
-    return tuple(x.aval for x in true.outputs)
+        check_inner("cond", branch, avals[1:], outs)
+    return outs
 
 
 def _vjp(ct: tuple[Any, ...], to: tuple[Aval | None, ...], xs: tuple[Any, ...], true: Graph, false: Graph) -> list[Any]:
@@ -149,6 +150,7 @@ COND = Primitive(
     eval=lambda pred, *xs, true, false: tuple(runner(_branch(true, false, pred))(*xs)),
     batch=_batch,
     vjp=_vjp,
+    masked_vjp=lambda ct, to, xs, true, false: _vjp(ct, to, xs, masked(true), masked(false)),
     jvp=_jvp,
     outputs=True,
     samples=lambda rng: (
@@ -170,7 +172,7 @@ def cond(pred: Tensor | bool, true_fn: Callable[..., Tree], false_fn: Callable[.
     Parameters
     ----------
     pred : Tensor or bool
-        A single truth value.
+        A single truth value; a Python one chooses at once, in a traced function too.
     true_fn, false_fn : callable
         Called with the operands. In a traced function both must return the same structure, shapes and dtypes.
     *operands : Tensor, array_like or containers of them
@@ -205,8 +207,8 @@ def cond(pred: Tensor | bool, true_fn: Callable[..., Tree], false_fn: Callable[.
     """
     tracer = current().tracer
     if tracer is None or isinstance(pred, (bool, np.bool_)):
-        chosen_fn = true_fn if condition("cond", pred) else false_fn
-        return lifted(chosen_fn(*map(lifted, operands)))
+        known = pred if isinstance(pred, (bool, np.bool_)) else condition("cond", pred)
+        return lifted((true_fn if known else false_fn)(*map(lifted, operands)))
     result = _traced(condition("cond", pred), true_fn, false_fn, lifted(operands))
     tracer.returning(result)
     return result

@@ -12,12 +12,12 @@ from typing import Any
 from chainrule.core.aval import Aval
 from chainrule.core.interp import Tag, current, transforming
 from chainrule.core.node import Cell, leaf
-from chainrule.core.primitive import functions
+from chainrule.core.primitive import Primitive, functions
 from chainrule.core.variable import Variable
 from chainrule.graph.inner import flat, flat_structure
-from chainrule.graph.ir import Graph
+from chainrule.graph.ir import Graph, Operation
 from chainrule.graph.trace import trace_with
-from chainrule.tape import reverse, set_tangent, tangent_of
+from chainrule.tape import bind, reverse, set_tangent, tangent_of
 from chainrule.tensor import Tensor, new
 
 Mask = tuple[bool, ...]
@@ -72,6 +72,30 @@ def or_zeros(values: Sequence[Any], like: Sequence[Variable]) -> list[Any]:
 def beside(prefix: str, x: Variable) -> Variable:
     """A variable for what belongs to another one."""
     return Variable(x.aval, f"{prefix}{x.name}" if x.name else "")
+
+
+MASK = Primitive(
+    name="mask",
+    inputs=("x",),
+    aval=lambda x: x,
+    eval=lambda x: x,
+    batch=lambda primitive, batched, inputs, params: bind(primitive, inputs),
+    partials=(1,),
+    masks=True,
+    scalar=lambda k, x: x,
+)
+"""The identity, behind which zero cotangents stand for what was not taken; part of derived graphs, not of the table."""
+
+
+def masked(graph: Graph) -> Graph:
+    """The same graph, for a cotangent that a `where` has made: what it did not take stays out of gradients inside too."""
+
+    def make() -> Graph:
+        ends = tuple(Variable(x.aval, x.name) if x.dtype.kind == "f" else x for x in graph.outputs)
+        masks = [Operation(MASK, (x,), {}, (end,)) for x, end in zip(graph.outputs, ends, strict=True) if x is not end]
+        return flat(graph.name, graph.inputs, (*graph.nodes, *masks), ends, graph.constants)
+
+    return kept(graph, ("masked",), make)
 
 
 def pull_of(graph: Graph, wanted: Mask, received: Mask) -> tuple[Graph, Mask]:

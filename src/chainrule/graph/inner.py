@@ -15,8 +15,9 @@ from typing import Any
 from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, TraceError
+from chainrule.core.interp import current
 from chainrule.core.variable import Variable
-from chainrule.graph.ir import Argument, Captured, Gradient, Graph, Operation
+from chainrule.graph.ir import Argument, Captured, Gradient, Graph, Operation, State
 from chainrule.graph.trace import leaf_names, trace_with
 
 # Containers of Tensors have no narrower type.
@@ -32,7 +33,7 @@ class Inner:
     f : callable
         Whose name and parameters' names are taken.
     checked : callable
-        Called in its place; returns Tensors only.
+        Called in its place, under its name; returns Tensors only.
     arguments : tree of Tensor
         What it would be called with.
     avals : sequence of Aval, optional
@@ -40,6 +41,9 @@ class Inner:
     """
 
     def __init__(self, f: Callable[..., Any], checked: Callable[..., Tree], arguments: tuple[Tree, ...], avals: Sequence[Aval] = ()) -> None:
+        outer = current().tracer
+        assert outer is not None
+        checked.__name__ = getattr(f, "__name__", "f")
         leaves, structure = tree.flatten(arguments)
         avals = avals or [Aval(x.shape, x.dtype) for x in leaves]
         graph, tracer = trace_with(checked, avals, structure, names=leaf_names(f, arguments))
@@ -47,6 +51,9 @@ class Inner:
         self.arguments = graph.parameters
         self.results = graph.returned
         self.taken: dict[Captured, Variable] = dict(zip(graph.captured, graph.inputs[len(graph.parameters) :], strict=True))
+        for source, x in self.taken.items():
+            if isinstance(source, State) and x.name:
+                outer.call(source.tensor, x.name)
         ends = zip(graph.updated, graph.outputs[len(graph.returned) :], strict=True)
         self.assigned: dict[Captured, Variable] = {target: x for target, x in ends if not isinstance(target, Argument)}
         self.cleared = graph.cleared
@@ -142,17 +149,19 @@ def needed(nodes: Sequence[Operation], outputs: Iterable[Variable]) -> tuple[tup
     return tuple(reversed(kept)), read
 
 
-def check_inputs(name: str, graph: Graph, avals: Sequence[Aval]) -> None:
-    """Refuse inputs of other shapes and dtypes than an inner graph's.
+def check_inner(name: str, graph: Graph, avals: Sequence[Aval], gives: Sequence[Aval]) -> None:
+    """Refuse an inner graph that takes or, first of all, gives other shapes and dtypes than these.
 
     Raises
     ------
     ArgumentError
-        If there are any.
+        If it does.
     """
-    if [x.aval for x in graph.inputs] != list(avals):
-        wanted = ", ".join(f"{x.name}: {x.aval}" for x in graph.inputs)
-        raise ArgumentError(f"{name}({', '.join(map(str, avals))}): its graph takes {wanted}", mend="mend the pass that made this graph")
+    found = [x.aval for x in graph.inputs], [x.aval for x in graph.outputs[: len(gives)]]
+    for word, own, wanted in zip(("takes", "gives"), found, (list(avals), list(gives)), strict=True):
+        if own != wanted:
+            says = f"{name}: its graph {graph.name} {word} ({', '.join(map(str, own))}) where it should be ({', '.join(map(str, wanted))})"
+            raise ArgumentError(says, mend="mend the pass that made this graph")
 
 
 def runner(graph: Graph) -> Run:

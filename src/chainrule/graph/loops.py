@@ -30,6 +30,7 @@ from chainrule.graph.derived import (
     dealt,
     either,
     kept,
+    masked,
     or_zeros,
     present,
     push_of,
@@ -37,7 +38,7 @@ from chainrule.graph.derived import (
     traced,
     zeros,
 )
-from chainrule.graph.inner import PRUNES, Inner, Run, check_inputs, pruned, reads, restricted, runner
+from chainrule.graph.inner import PRUNES, Inner, Run, check_inner, pruned, reads, restricted, runner
 from chainrule.graph.ir import Graph, Operation
 from chainrule.graph.opaque import Pull, Push, apply_opaque
 from chainrule.graph.steps import back
@@ -52,8 +53,8 @@ Tree = Any
 
 
 def _aval(*avals: Aval, cond: Graph, body: Graph, carried: int) -> tuple[Aval, ...]:
-    for graph in (cond, body):
-        check_inputs("while_loop", graph, avals)
+    check_inner("while_loop", cond, avals, [Aval((), np.dtype(bool))])
+    check_inner("while_loop", body, avals, avals[:carried])
     return avals[:carried]
 
 
@@ -97,8 +98,10 @@ def _with_tangents(cond: Graph, body: Graph, carried: int, moved: Mask) -> tuple
     return flows, holds, traced(body.name, like, step)
 
 
-def _vjp(ct: tuple[Any, ...], to: tuple[Aval | None, ...], xs: tuple[Any, ...], cond: Graph, body: Graph, carried: int) -> list[Any]:
-    step = back(body, carried, 0, present(to), present(ct))
+def _vjp(
+    ct: tuple[Any, ...], to: tuple[Aval | None, ...], xs: tuple[Any, ...], cond: Graph, body: Graph, carried: int, differentiated: Graph
+) -> list[Any]:
+    step = back(differentiated, carried, 0, present(to), present(ct))
     if step is None:
         return [None] * len(xs)
     ends = or_zeros(chosen(step.flows, ct), chosen(step.flows, body.inputs[:carried]))
@@ -173,7 +176,8 @@ WHILE_LOOP = Primitive(
     aval=_aval,
     eval=_eval,
     batch=_batch,
-    vjp=_vjp,
+    vjp=lambda ct, to, xs, cond, body, carried: _vjp(ct, to, xs, cond, body, carried, body),
+    masked_vjp=lambda ct, to, xs, cond, body, carried: _vjp(ct, to, xs, cond, body, carried, masked(body)),
     jvp=_jvp,
     outputs=True,
     samples=lambda rng: (
@@ -292,9 +296,20 @@ class _Swept:
     back: Graph
     carried: int
 
+    @property
+    def __name__(self) -> str:
+        return "while_loop_back"
+
     def __call__(self, *xs: Tensor) -> tuple[Tensor, ...]:
         run = lambda graph: lambda *given: graph.apply(given)
         return _swept(run, xs, self.cond, self.body, self.back, self.carried)
+
+
+def _back_aval(*avals: Aval, cond: Graph, body: Graph, back: Graph, carried: int) -> tuple[Aval, ...]:
+    count = len(back.outputs)
+    _aval(*avals[count:], cond=cond, body=body, carried=carried)
+    check_inner("while_loop_back", back, avals, avals[:count])
+    return avals[:count]
 
 
 def _back_vjp(
@@ -315,7 +330,7 @@ def _back_jvp(t: tuple[Any, ...], xs: tuple[Any, ...], cond: Graph, body: Graph,
 WHILE_LOOP_BACK = Primitive(
     name="while_loop_back",
     inputs=("*xs",),
-    aval=lambda *xs, cond, body, back, carried: tuple(x.aval for x in back.outputs),
+    aval=_back_aval,
     eval=lambda *xs, cond, body, back, carried: _swept(runner, xs, cond, body, back, carried),
     batch=batch_looped("Each example takes a number of steps of its own."),
     vjp=_back_vjp,

@@ -30,6 +30,10 @@ class Pull:
     wanted: Mask
     received: Mask
 
+    @property
+    def __name__(self) -> str:
+        return f"pull_{self.function.__name__}"
+
     def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
         inputs, cotangents = given[: len(self.wanted)], given[len(self.wanted) :]
         _, pull = functions.vjp(_Of(self.function, inputs, self.wanted, self.received), *chosen(self.wanted, inputs))
@@ -43,6 +47,10 @@ class Push:
     function: Function
     moved: Mask
     outputs: Mask
+
+    @property
+    def __name__(self) -> str:
+        return f"push_{self.function.__name__}"
 
     def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
         inputs, tangents = given[: len(self.moved)], given[len(self.moved) :]
@@ -66,7 +74,9 @@ def _eval(*xs: Any, function: Function, outputs: tuple[Aval, ...]) -> tuple[Any,
 
 
 def _vjp(ct: tuple[Any, ...], to: tuple[Aval | None, ...], xs: tuple[Any, ...], function: Function) -> list[Any]:
-    return dealt(present(to), apply_opaque(Pull(function, present(to), present(ct)), (*xs, *chosen(present(ct), ct)), [aval for aval in to if aval]))
+    wanted, received = present(to), present(ct)
+    outputs = [aval for aval in to if aval is not None]
+    return dealt(wanted, apply_opaque(Pull(function, wanted, received), (*xs, *chosen(received, ct)), outputs))
 
 
 def _jvp(t: tuple[Any, ...], xs: tuple[Any, ...], function: Function, outputs: tuple[Aval, ...]) -> list[Any]:

@@ -7,7 +7,7 @@ Where gradients may be asked for, that gate also collects the carry before each 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,8 @@ from chainrule.core.primitive import Primitive, Refusal, Sample, functions
 from chainrule.core.variable import Variable
 from chainrule.graph.control import carried as checked_carry
 from chainrule.graph.control import lifted
-from chainrule.graph.derived import batch_size, batched_of, chosen, dealt, kept, or_zeros, present, stretched, zeros
-from chainrule.graph.inner import PRUNES, Inner, check_inputs, flat, needed, pruned, reads, restricted, runner
+from chainrule.graph.derived import batch_size, batched_of, chosen, dealt, kept, masked, or_zeros, present, stretched, zeros
+from chainrule.graph.inner import PRUNES, Inner, check_inner, flat, needed, pruned, reads, restricted, runner
 from chainrule.graph.ir import Graph, Operation
 from chainrule.graph.steps import ahead, back
 from chainrule.ops.gate import describe, gate, lift
@@ -37,8 +37,9 @@ def _aval(*avals: Aval, body: Graph, length: int, reverse: bool, carried: int, s
     slices = avals[carried : carried + sliced]
     if any(x.shape[:1] != (length,) for x in slices):
         raise ShapeError(f"scan({', '.join(map(str, avals))}): not all slices are {length} in number", mend="give all of them one first axis")
-    check_inputs("scan", body, [*avals[:carried], *(Aval(x.shape[1:], x.dtype) for x in slices), *avals[carried + sliced :]])
-    return (*(x.aval for x in body.outputs[:carried]), *(Aval((length, *x.shape), x.dtype) for x in body.outputs[carried:]))
+    one = [Aval(x.shape[1:], x.dtype) for x in slices]
+    check_inner("scan", body, [*avals[:carried], *one, *avals[carried + sliced :]], avals[:carried])
+    return (*avals[:carried], *(Aval((length, *x.shape), x.dtype) for x in body.outputs[carried:]))
 
 
 def _eval(*xs: Any, body: Graph, length: int, reverse: bool, carried: int, sliced: int) -> tuple[Any, ...]:
@@ -53,22 +54,43 @@ def _eval(*xs: Any, body: Graph, length: int, reverse: bool, carried: int, slice
     return (*carry, *columns)
 
 
-def _loop(body: Graph, carry: Sequence[Any], slices: Sequence[Any], rest: Sequence[Any], length: int, reverse: bool) -> tuple[list[Any], list[Any]]:
+class _Scan(NamedTuple):
+    """The parameters of a scan."""
+
+    body: Graph
+    length: int
+    reverse: bool
+    carried: int
+    sliced: int
+
+    def parted(self, values: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+        """What is for the carry, the slices and the rest."""
+        return values[: self.carried], values[self.carried : self.carried + self.sliced], values[self.carried + self.sliced :]
+
+
+def _loop(
+    body: Graph, carry: Sequence[Any], slices: Sequence[Any], rest: Sequence[Any], length: int, reverse: bool
+) -> tuple[Sequence[Any], Sequence[Any]]:
     """The last carry and what is collected; slices and the rest may be None where the body does not read them."""
-    own, read = len(carry), reads(body)
-    slots = [*carry, *slices, *rest]
-    used = [i for i, x in enumerate(body.inputs) if i < own or x in read]
-    step = restricted(body, {body.inputs[i] for i in used}, range(len(body.outputs))) if len(used) < len(slots) else body
-    if current().interpret is not evaluate:
-        step = collecting(step, own, kept(step, ("read", own), lambda: _read_by_rules(step, own)))
-    sliced = sum(own <= i < own + len(slices) for i in used)
+    carried, bare = len(carry), current().interpret is evaluate
+    used, step = kept(body, ("step", carried, bare), lambda: _step_of(body, carried, bare))
     if not step.outputs:
         return [], []
-    outs = bind(SCAN, [slots[i] for i in used], {"body": step, "length": length, "reverse": reverse, "carried": own, "sliced": sliced})
+    slots = [*carry, *slices, *rest]
+    sliced = sum(carried <= i < carried + len(slices) for i in used)
+    outs = bind(SCAN, [slots[i] for i in used], _Scan(step, length, reverse, carried, sliced)._asdict())
     for x, before in zip(outs[len(body.outputs) :], step.outputs[len(body.outputs) :], strict=True):
         if isinstance(x, Tensor) and isinstance(x._value, Variable):
             x._value.name = f"{before.name}_before"
-    return list(outs[:own]), list(outs[own : len(body.outputs)])
+    return outs[:carried], outs[carried : len(body.outputs)]
+
+
+def _step_of(body: Graph, carried: int, bare: bool) -> tuple[list[int], Graph]:
+    """Which inputs the body reads, and the body of those; unless its values are bare, it collects what derivatives will read."""
+    read = reads(body)
+    used = [i for i, x in enumerate(body.inputs) if i < carried or x in read]
+    step = restricted(body, {body.inputs[i] for i in used}, range(len(body.outputs)))
+    return used, step if bare else collecting(step, carried, _read_by_rules(step, carried))
 
 
 def collecting(body: Graph, carried: int, parts: Collection[Variable]) -> Graph:
@@ -90,58 +112,46 @@ def _read_by_rules(body: Graph, carried: int) -> set[Variable]:
     return needed(body.nodes, read)[1].intersection(body.inputs[:carried])
 
 
-def _before(parts: Collection[Variable], xs: Sequence[Any], out: Sequence[Any], params: Mapping[str, Any]) -> list[Any]:
+def _before(parts: Collection[Variable], xs: Sequence[Any], out: Sequence[Any], scan: _Scan) -> list[Any]:
     """The carry before each step, None for parts that are not asked for; computed again if it was not collected."""
-    carried = params["carried"]
-    body = collecting(params["body"], carried, parts)
-    if body is not params["body"]:
-        out = bind(SCAN, xs, {**params, "body": body})
-    places = {x: i for i, x in enumerate(body.outputs) if i >= carried}
-    return [out[places[x]] if x in parts else None for x in body.inputs[:carried]]
+    body = collecting(scan.body, scan.carried, parts)
+    if body is not scan.body:
+        out = bind(SCAN, xs, scan._replace(body=body)._asdict())
+    places = {x: i for i, x in enumerate(body.outputs) if i >= scan.carried}
+    return [out[places[x]] if x in parts else None for x in body.inputs[: scan.carried]]
 
 
-def _vjp(
-    ct: tuple[Any, ...],
-    to: tuple[Aval | None, ...],
-    xs: tuple[Any, ...],
-    out: Any,
-    body: Graph,
-    length: int,
-    reverse: bool,
-    carried: int,
-    sliced: int,
-) -> list[Any]:
-    step = back(body, carried, sliced, present(to), present(ct))
+def _vjp(ct: tuple[Any, ...], to: tuple[Aval | None, ...], xs: tuple[Any, ...], out: Any, scan: _Scan, body: Graph) -> list[Any]:
+    step = back(body, scan.carried, scan.sliced, present(to), present(ct))
     if step is None:
         return [None] * len(xs)
-    params = {"body": body, "length": length, "reverse": reverse, "carried": carried, "sliced": sliced}
-    slices, rest = xs[carried : carried + sliced], xs[carried + sliced :]
-    ends = or_zeros(chosen(step.flows, ct[:carried]), chosen(step.flows, body.inputs[:carried]))
-    sums = [zeros(x) for x in chosen(step.sums, body.inputs[carried + sliced :])]
-    before = _before(_read_at(step.graph, len(ends) + len(sums), body, carried), xs, out, params)
-    collected = [x for x in ct[carried:] if x is not None]
-    finals, shares = _loop(step.graph, [*ends, *sums], [*before, *slices, *collected], rest, length, not reverse)
-    return step.dealt(finals, shares)
+    _, slices, rest = scan.parted(xs)
+    like, _, like_rest = scan.parted(body.inputs)
+    ends = or_zeros(chosen(step.flows, ct[: scan.carried]), chosen(step.flows, like))
+    sums = [zeros(x) for x in chosen(step.sums, like_rest)]
+    before = _before(_read_at(step.graph, len(ends) + len(sums), like), xs, out, scan)
+    collected = [x for x in ct[scan.carried :] if x is not None]
+    return step.dealt(*_loop(step.graph, [*ends, *sums], [*before, *slices, *collected], rest, scan.length, not scan.reverse))
 
 
-def _jvp(t: tuple[Any, ...], xs: tuple[Any, ...], out: Any, body: Graph, length: int, reverse: bool, carried: int, sliced: int) -> list[Any] | None:
-    step = ahead(body, carried, sliced, present(t))
+def _jvp(t: tuple[Any, ...], xs: tuple[Any, ...], out: Any, scan: _Scan) -> list[Any] | None:
+    step = ahead(scan.body, scan.carried, scan.sliced, present(t))
     if step is None:
         return None
-    params = {"body": body, "length": length, "reverse": reverse, "carried": carried, "sliced": sliced}
-    slices, rest = xs[carried : carried + sliced], xs[carried + sliced :]
-    starts = or_zeros(chosen(step.flows, t[:carried]), chosen(step.flows, body.inputs[:carried]))
-    before = _before(_read_at(step.graph, len(starts), body, carried), xs, out, params)
-    moved = [x for x in t[carried : carried + sliced] if x is not None]
-    others = [x for x in t[carried + sliced :] if x is not None]
-    finals, tangents = _loop(step.graph, starts, [*before, *slices, *moved], [*rest, *others], length, reverse)
+    _, slices, rest = scan.parted(xs)
+    t_carry, t_slices, t_rest = scan.parted(t)
+    like = scan.body.inputs[: scan.carried]
+    starts = or_zeros(chosen(step.flows, t_carry), chosen(step.flows, like))
+    before = _before(_read_at(step.graph, len(starts), like), xs, out, scan)
+    moved, others = ([x for x in part if x is not None] for part in (t_slices, t_rest))
+    finals, tangents = _loop(step.graph, starts, [*before, *slices, *moved], [*rest, *others], scan.length, scan.reverse)
     return [*dealt(step.flows, finals), *dealt(step.collected, tangents)]
 
 
-def _read_at(step: Graph, first: int, body: Graph, carried: int) -> set[Variable]:
+def _read_at(step: Graph, first: int, carry: Sequence[Variable]) -> set[Variable]:
     """Parts of the carry that a derived step, which takes them from its input ``first`` on, reads."""
     read = reads(step)
-    return {x for x, own in zip(body.inputs[:carried], step.inputs[first : first + carried], strict=True) if own in read}
+    return {x for x, own in zip(carry, step.inputs[first : first + len(carry)], strict=True) if own in read}
 
 
 def _batch(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
@@ -200,8 +210,11 @@ SCAN = Primitive(
     aval=_aval,
     eval=_eval,
     batch=_batch,
-    vjp=_vjp,
-    jvp=_jvp,
+    vjp=lambda ct, to, xs, out, body, length, reverse, carried, sliced: _vjp(ct, to, xs, out, _Scan(body, length, reverse, carried, sliced), body),
+    masked_vjp=lambda ct, to, xs, out, body, length, reverse, carried, sliced: _vjp(
+        ct, to, xs, out, _Scan(body, length, reverse, carried, sliced), masked(body)
+    ),
+    jvp=lambda t, xs, out, body, length, reverse, carried, sliced: _jvp(t, xs, out, _Scan(body, length, reverse, carried, sliced)),
     outputs=True,
     samples=_samples,
     refuses=lambda: [
