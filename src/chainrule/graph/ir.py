@@ -7,9 +7,11 @@ each time it runs, and what the function assigned to such tensors it assigns.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from keyword import iskeyword
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
@@ -21,7 +23,7 @@ from chainrule.core.errors import ArgumentError, ChainruleError, TraceError
 from chainrule.core.interp import current, no_grad
 from chainrule.core.primitive import Primitive, functions
 from chainrule.core.variable import Variable
-from chainrule.graph.text import render
+from chainrule.graph.text import inner_graphs, render
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
 
@@ -284,7 +286,13 @@ class Graph:
                     f"{self.name} was traced when the .grad of a tensor {Aval(source.tensor.shape, source.tensor.dtype)} was None, and it is not now"
                 )
                 raise ArgumentError(what, mend="call zero_grad() inside the function, or before each run; or trace the function anew")
-        return [_present(source, variable) for source, variable in zip(self.captured, self.inputs[len(self.parameters) :], strict=True)]
+        outside = [*zip(self.captured, self.inputs[len(self.parameters) :], strict=True)]
+        tracer = current().tracer
+        if tracer is not None:
+            for source, x in outside:
+                if isinstance(source, State) and not unnamed(x):
+                    tracer.call(source.tensor, x.name)
+        return [_present(source, x) for source, x in outside]
 
     def write(self, values: Sequence[Tensor], arguments: Sequence[Any] = ()) -> None:
         """Assign what the function assigns, to what is outside and to its arguments' leaves."""
@@ -443,14 +451,29 @@ def _fault(node: Operation, known: set[Variable]) -> str:
     for x in node.outputs:
         if x in known:
             return f"{x} is defined twice"
+    gate = node.primitive
+    if not gate.variadic and len(node.inputs) != len(gate.inputs):
+        return f"{gate.name} takes {len(gate.inputs)} inputs, not {len(node.inputs)}"
     try:
-        avals = node.primitive.aval(*(x.aval for x in node.inputs), **node.params)
+        avals = gate.aval(*(x.aval for x in node.inputs), **node.params)
+        for _, inner in inner_graphs(node):
+            inner.verify()
     except ChainruleError as error:
         return error.what
-    for x, aval in zip(node.outputs, avals if node.primitive.outputs else (avals,), strict=True):
+    except TypeError as error:
+        return f"{gate.name}: {error}"
+    avals = avals if gate.outputs else (avals,)
+    if len(avals) != len(node.outputs):
+        return f"{gate.name} gives {len(avals)} outputs, not {len(node.outputs)}"
+    for x, aval in zip(node.outputs, avals, strict=True):
         if x.aval != aval:
             return f"{x} is {x.aval}, but its gate gives {aval}"
     return ""
+
+
+def unnamed(x: Variable) -> bool:
+    """Whether a value has no name, or one that was made up for it."""
+    return not x.name or re.fullmatch(r"t\d+", x.name) is not None
 
 
 def _name_all(graph: Graph) -> None:
@@ -458,8 +481,9 @@ def _name_all(graph: Graph) -> None:
     taken: dict[str, int] = {}
     count = 0
     # Numbers, which are written where they are used, come last.
-    for x in (*graph.inputs, *(x for node in graph.nodes for x in node.outputs), *graph.constants):
-        base = x.name
+    for x in dict.fromkeys((*graph.inputs, *(x for node in graph.nodes for x in node.outputs), *graph.constants)):
+        base = x.name if x.name.isidentifier() else re.sub(r"\W", "_", x.name)
+        base += "_" * iskeyword(base)
         if not base:
             count += 1
             while f"t{count}" in taken:

@@ -69,7 +69,7 @@ def caller(depth: int) -> tuple[tuple[str, ...], tuple[str, int]]:
         if fate.kind == "returned":
             fate = _table(code).fate(frame.f_lasti, fate.part)
             if fate.kind == "stored" and users:
-                names = fate.names
+                names = tuple("" if name == "_" else name for name in fate.names)
         frame = frame.f_back
     return names, line
 

@@ -20,7 +20,7 @@ from chainrule.core.interp import BASE, Mode, Tag, Tracer, current, using
 from chainrule.core.node import Cell, Node, leaf
 from chainrule.core.primitive import TABLE, Primitive, functions
 from chainrule.core.variable import Variable
-from chainrule.graph.ir import Argument, Captured, Gradient, Graph, Operation, State
+from chainrule.graph.ir import Argument, Captured, Gradient, Graph, Operation, State, unnamed
 from chainrule.graph.naming import caller, name_in_caller
 from chainrule.tape import record
 from chainrule.tensor import Tensor, new
@@ -256,7 +256,7 @@ class GraphTracer:
         else:
             scope, line = followed.scope, followed.line
             same = followed is self._followed and followed.primitive is primitive
-            names = tuple(x.name for x in followed.outputs) if same else ()
+            names = tuple("" if unnamed(x) else x.name for x in followed.outputs) if same else ()
         if len(names) == len(outputs):
             for x, name in zip(outputs, names, strict=True):
                 x.name = name
