@@ -478,6 +478,31 @@ def test_examples_that_are_done_wait_for_the_others():
     close(cr.vmap(cr.grad(lambda x: halvings(x)[0]))(xs), 0.5 ** np.array([0, 2, 7, 3]))
 
 
+def test_draws_in_a_batch_of_loops_differ_from_example_to_example_and_count_once():
+    generator = cr.random.Generator(1)
+    draw = lambda _: cr.random.uniform((), generator=generator)
+    step = lambda c, p: (cr.cond(p, draw, lambda c: c, c), draw(c))
+
+    def f(x, choices):
+        last, ys = cr.scan(step, x, choices)
+        return last, ys, cr.while_loop(lambda c: c[1] < 2, lambda c: (draw(c[0]), c[1] + 1), (x, 0))[0]
+
+    found = cr.vmap(f, in_axes=(0, None))(cr.ones(4), np.array([True, False, True]))
+    assert len({*np.concatenate([np.ravel(x) for x in found]).tolist()}) == 4 * (1 + 3 + 1)
+    assert generator.get_state().tolist() == [1, 2 + 3 + 2]
+
+
+def test_a_state_that_would_differ_between_examples_is_refused():
+    count = cr.tensor(0)
+
+    def body(c):
+        count.assign(count + 1)
+        return c / 2
+
+    with pytest.raises(TraceError, match="count"):
+        cr.vmap(lambda x: cr.while_loop(lambda c: c > 1, body, x))(cr.tensor([3.0, 9.0]))
+
+
 # Leaving out what nobody needs.
 
 

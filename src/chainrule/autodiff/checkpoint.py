@@ -19,9 +19,9 @@ from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError
 from chainrule.core.interp import QUIET, Tag, current, evaluate, transforming, using
-from chainrule.core.primitive import Primitive, Sample, functions
+from chainrule.core.primitive import Primitive, Same, Sample, functions
 from chainrule.core.variable import Variable
-from chainrule.graph.derived import batch_size, batched_of, chosen, dealt, kept, present, pull_of, push_of, stretched
+from chainrule.graph.derived import batch_size, batched_of, chosen, dealt, kept, masked, present, pull_of, push_of
 from chainrule.graph.inner import flat, reads, restricted, runner
 from chainrule.graph.ir import Graph, Operation
 from chainrule.graph.trace import GraphTracer, leaf_names, trace_with
@@ -36,8 +36,7 @@ Tree = Any
 
 
 def _batch_barrier(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
-    size = batch_size(batched, inputs)
-    return bind(primitive, [x if b else stretched(x, size) for x, b in zip(inputs, batched, strict=True)])
+    return tuple(x if b else Same(x) for x, b in zip(bind(primitive, inputs), batched, strict=True))
 
 
 BARRIER = Primitive(
@@ -73,27 +72,8 @@ def _pull(ct: tuple[Any, ...], to: tuple[Aval | None, ...], xs: tuple[Any, ...],
     return dealt(reached, bind(CHECKPOINT, (*xs, *chosen(received, ct)), {"graph": fenced}))
 
 
-MASK = Primitive(
-    name="mask",
-    inputs=("x",),
-    aval=lambda x: x,
-    eval=lambda x: x,
-    batch=lambda primitive, batched, inputs, params: bind(primitive, inputs),
-    partials=(1,),
-    masks=True,
-    scalar=lambda k, x: x,
-)
-"""The identity, behind which zero cotangents stand for what was not taken; part of tapes, not of the table."""
-
-
-def _masked(graph: Graph) -> Graph:
-    ends = tuple(Variable(x.aval, x.name) if x.dtype.kind == "f" else x for x in graph.outputs)
-    masks = [Operation(MASK, (x,), {}, (end,)) for x, end in zip(graph.outputs, ends, strict=True) if x is not end]
-    return flat(graph.name, graph.inputs, (*graph.nodes, *masks), ends, graph.constants)
-
-
 def _masked_pull(ct: tuple[Any, ...], to: tuple[Aval | None, ...], xs: tuple[Any, ...], graph: Graph) -> list[Any]:
-    return _pull(ct, to, xs, kept(graph, ("masked",), lambda: _masked(graph)))
+    return _pull(ct, to, xs, masked(graph))
 
 
 def _recompute(graph: Graph, xs: Sequence[Any], wanted: tuple[bool, ...], cts: Sequence[Any]) -> list[Any]:
@@ -126,8 +106,8 @@ def _push(t: tuple[Any, ...], xs: tuple[Any, ...], graph: Graph) -> list[Any]:
 
 def _batch(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
     graph: Graph = params["graph"]
-    made, _ = batched_of(graph, tuple(batched), batch_size(batched, inputs), (True,) * len(graph.outputs))
-    return bind(primitive, inputs, {"graph": made})
+    made, which = batched_of(graph, tuple(batched), batch_size(batched, inputs))
+    return tuple(x if b else Same(x) for x, b in zip(bind(primitive, inputs, {"graph": made}), which, strict=True))
 
 
 CHECKPOINT = Primitive(

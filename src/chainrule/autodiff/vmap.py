@@ -17,7 +17,7 @@ from chainrule.core import tree
 from chainrule.core.aval import Aval, normalize_axis
 from chainrule.core.errors import ArgumentError, AxisError, ShapeError, TraceError
 from chainrule.core.interp import current
-from chainrule.core.primitive import Primitive, functions, public
+from chainrule.core.primitive import Primitive, Same, functions, public
 from chainrule.graph.ir import Graph
 from chainrule.graph.trace import leaf_names, trace_with
 from chainrule.ops.gate import alias
@@ -144,7 +144,7 @@ def _bind_batched(primitive: Primitive, inputs: Sequence[Any], params: Mapping[s
         out = _of_none(primitive, batched, given, params)
     else:
         out = primitive.batch(primitive, batched, given, params)
-    return tuple(_Batched(x) for x in out) if primitive.outputs else _Batched(out)
+    return tuple(x.value if isinstance(x, Same) else _Batched(x) for x in out) if primitive.outputs else _Batched(out)
 
 
 def _of_none(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.autodiff import checkpoint
 from chainrule.autodiff.checkpoint import opened
 from chainrule.compiler.algebra import RULES, unspread
 from chainrule.core.aval import Aval, broadcast
@@ -33,7 +32,7 @@ BARRIER = "barrier"
 _COMMUTE = frozenset(
     ("add", "multiply", "equal", "not_equal", "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor")
 )
-_IDENTITIES = frozenset((checkpoint.MASK, derived.MASK))
+_IDENTITIES = frozenset((derived.MASK,))
 """They mean something to derivatives only, which are there by now."""
 _PLAIN = frozenset((operator.add, operator.sub, operator.mul, operator.truediv, operator.neg))
 

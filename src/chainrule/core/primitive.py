@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -66,6 +66,12 @@ class Refusal:
     kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
+class Same(NamedTuple):
+    """Of the several outputs of a gate's batch rule one that is the same for every example: it has no batch axis."""
+
+    value: Any
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Primitive:
     """All that the system knows about one gate.
@@ -82,7 +88,7 @@ class Primitive:
         The value on plain arrays.
     batch : BatchRule
         ``batch(primitive, batched, inputs, params)``: the output with a batch axis in front, given
-        inputs of which those marked in ``batched`` have one in front.
+        inputs of which those marked in ``batched`` have one in front. Of several outputs some may be `Same`.
     partials : tuple, optional
         Elementwise gates: per input the local derivative, a rule of inputs, ``out`` and parameters, the
         name of an input or "out", or a number; vjp and jvp come from it.

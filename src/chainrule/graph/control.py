@@ -15,7 +15,7 @@ from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, DtypeError, ShapeError, TraceError
 from chainrule.core.interp import current
-from chainrule.core.primitive import Primitive, Refusal, Sample, functions
+from chainrule.core.primitive import Primitive, Refusal, Same, Sample, functions
 from chainrule.core.variable import Variable
 from chainrule.graph.derived import batch_size, batched_of, chosen, dealt, either, filled, masked, present, pull_of, push_of, stretched
 from chainrule.graph.inner import PRUNES, Inner, check_inner, pruned, reads, restricted, runner
@@ -121,8 +121,9 @@ def _batch(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any],
     size, own = batch_size(batched, inputs), tuple(batched[1:])
     true, false = params["true"], params["false"]
     if not batched[0]:
-        every = (True,) * len(true.outputs)
-        return bind(primitive, inputs, {name: batched_of(params[name], own, size, every)[0] for name in ("true", "false")})
+        which = either(*(batched_of(branch, own, size)[1] for branch in (true, false)))
+        outs = bind(primitive, inputs, {name: batched_of(params[name], own, size, which)[0] for name in ("true", "false")})
+        return tuple(x if b else Same(x) for x, b in zip(outs, which, strict=True))
     columns: list[list[Any]] = []
     for branch in (true, false):
         # Each is computed for examples too for which it was not meant.

@@ -17,7 +17,7 @@ from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, DtypeError, ShapeError, TraceError
 from chainrule.core.interp import current
-from chainrule.core.primitive import Primitive, Refusal, Sample, functions
+from chainrule.core.primitive import Primitive, Refusal, Same, Sample, functions
 from chainrule.core.variable import Variable
 from chainrule.graph.control import carried as checked_carry
 from chainrule.graph.control import condition, lifted
@@ -125,7 +125,7 @@ def _batch(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any],
     others = list(inputs[own:])
     if not each:
         outs = bind(primitive, [*carry, *others], {**params, "cond": holds, "body": step})
-        return tuple(x if flow else stretched(x, size) for x, flow in zip(outs, flows, strict=True))
+        return tuple(x if flow else Same(x) for x, flow in zip(outs, flows, strict=True))
     running = holds.apply([*carry, *others])
     both = kept(body, ("until all are done", cond, flows, rest, size), lambda: _until_all_are_done(holds, step, own))
     outs = bind(primitive, [*running, *carry, *others], {"cond": both[0], "body": both[1], "carried": own + 1})

@@ -15,7 +15,7 @@ from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, ShapeError
 from chainrule.core.interp import current, evaluate, no_grad
-from chainrule.core.primitive import Primitive, Refusal, Sample, functions
+from chainrule.core.primitive import Primitive, Refusal, Same, Sample, functions
 from chainrule.core.variable import Variable
 from chainrule.graph.control import carried as checked_carry
 from chainrule.graph.control import lifted
@@ -166,8 +166,8 @@ def _batch(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any],
     # Steps first, examples second.
     slices = [functions.moveaxis(x, 0, 1) if b else x for x, b in zip(inputs[own : own + sliced], rest, strict=False)]
     outs = bind(primitive, [*carry, *slices, *inputs[own + sliced :]], {**params, "body": step})
-    finals = [x if flow else stretched(x, size) for x, flow in zip(outs, flows, strict=False)]
-    return (*finals, *(functions.moveaxis(x, 1, 0) if b else stretched(x, size) for x, b in zip(outs[own:], which[own:], strict=True)))
+    finals = [x if flow else Same(x) for x, flow in zip(outs, flows, strict=False)]
+    return (*finals, *(functions.moveaxis(x, 1, 0) if b else Same(x) for x, b in zip(outs[own:], which[own:], strict=True)))
 
 
 def _prune(operation: Operation, used: Collection[Variable]) -> Operation:
