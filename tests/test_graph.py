@@ -43,7 +43,7 @@ def neuron(w0: Any, x0: Any, w1: Any, x1: Any, w2: Any) -> Any:
     s2 = s0 + s1
     s3 = s2 + w2
     L = cr.sigmoid(s3)
-    return L
+    return L  # noqa: RET504, for the name
 
 
 NEURON = (2.0, -1.0, -3.0, -2.0, -3.0)
