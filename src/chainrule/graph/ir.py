@@ -24,6 +24,7 @@ from chainrule.core.interp import current, no_grad
 from chainrule.core.primitive import Primitive, functions
 from chainrule.core.variable import Variable
 from chainrule.graph.text import inner_graphs, render
+from chainrule.ops.gate import made
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
 
@@ -315,7 +316,7 @@ class Graph:
         env: dict[Variable, Any] = {x: copy(value) if isinstance(value, Tensor) else value for x, value in zip(self.inputs, values, strict=True)}
         tracer = current().tracer
         for variable, value in self.constants.items():
-            env[variable] = functions.asarray(value)
+            env[variable] = made(value)
         last = self.last_uses()
         for position, node in enumerate(self.nodes):
             if tracer is not None:
