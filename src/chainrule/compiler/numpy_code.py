@@ -137,15 +137,15 @@ class Printer:
         form, gate = self.forms[node], node.primitive
         if gate in FLOW:
             return Traits()
-        shaped = bool(node.outputs[0].shape)
         elementwise = gate.scalar is not None and not gate.outputs
         if not form.called:
             if gate.kernel == "move" and gate.name not in _COPIES:
                 return Traits(raises=False)
             over = tuple(i for i, x in enumerate(node.inputs) if x.aval == node.output.aval) if elementwise and form.into else ()
             return Traits(fresh=True, into=form.into != "", over=over, raises=False)
-        fresh = shaped and ((elementwise and gate.name not in _PASSED_ON) or gate.name in _NEW_MEMORY)
-        return Traits(fresh=fresh, raises=not elementwise)
+        reduces = gate.kernel == "reduce" and node.params["axis"] != ()
+        scalars = all(not x.shape for x in node.outputs)
+        return Traits(fresh=scalars or reduces or gate.name in _NEW_MEMORY or (elementwise and gate.name not in _PASSED_ON), raises=not elementwise)
 
     # Expressions.
 

@@ -8,6 +8,7 @@ said so. A walk back leaves out what no output depends on. Nothing is merged wit
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import Counter
 from collections.abc import Mapping
@@ -50,9 +51,10 @@ def simplify(graph: Graph) -> Graph:
         Every value has the same bits, but for the signs of zeros and NaN, and for what would have overflowed between two
         factors that are powers of two.
     """
-    writer = _Writer(graph)
-    for node in graph.nodes:
-        writer.write(node)
+    with np.errstate(all="ignore"):
+        writer = _Writer(graph)
+        for node in graph.nodes:
+            writer.write(node)
     outputs = tuple(writer.values[x] for x in graph.outputs)
     return without_dead_code(graph.with_nodes(writer.nodes, outputs, writer.constants))
 
@@ -177,8 +179,7 @@ class _Writer:
         if any(x not in constants for x in inputs) or sum(x.size for x in outputs) > SMALL or sum(x.size for x in inputs) > 16 * SMALL:
             return None
         try:
-            with np.errstate(all="ignore"):
-                made = primitive.evaluate(*(constants[x] for x in inputs), **params)
+            made = primitive.evaluate(*(constants[x] for x in inputs), **params)
         except Exception:
             return None
         values = made if primitive.outputs else (made,)
@@ -227,8 +228,8 @@ class _Writer:
         shape = broadcast(*(x.shape for x in given))
         if shape == out.shape:
             return self.apply(primitive, given, params)
-        # Other gates may take another way for fewer elements, with other roundings.
-        if primitive.eval in _PLAIN or isinstance(primitive.eval, np.ufunc):
+        # It costs a call, which few elements are not worth; and other gates may take another way for fewer, with other roundings.
+        if out.size > SMALL and math.prod(shape) < out.size and (primitive.eval in _PLAIN or isinstance(primitive.eval, np.ufunc)):
             small = self.apply(primitive, given, params)
             return self.apply(TABLE["broadcast_to"], (small,), {"shape": out.shape})
         for i, x in enumerate(inputs):

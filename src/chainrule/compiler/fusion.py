@@ -1,0 +1,138 @@
+"""Fusion: which gates may run as one loop over the same elements.
+
+A region is a set of elementwise gates of one shape, with reductions of that shape at its end. Regions are data: later
+backends make one kernel of each, NumPy's code needs none. A region is convex (no value leaves it and comes back), so
+that regions and the gates outside can be put in an order; the order found here is given out too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from chainrule.core.aval import Shape
+from chainrule.core.variable import Variable
+from chainrule.graph.ir import Graph, Operation
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """Gates that run as one loop; a gate that fuses with nothing is alone.
+
+    Attributes
+    ----------
+    nodes : tuple of Operation
+        In order.
+    inputs : tuple of Variable
+        What it reads of others.
+    outputs : tuple of Variable
+        What others, or the graph's results, read of it.
+    shape : tuple of int or None
+        Of the loop; None for a gate that is no loop over elements.
+    """
+
+    nodes: tuple[Operation, ...]
+    inputs: tuple[Variable, ...]
+    outputs: tuple[Variable, ...]
+    shape: Shape | None
+
+
+class _Group:
+    """A region while it grows, or one that has been merged into another."""
+
+    __slots__ = ("into", "level", "nodes", "shape")
+
+    def __init__(self, level: int, shape: Shape | None) -> None:
+        self.level = level
+        self.shape = shape
+        self.nodes: list[int] = []
+        self.into: _Group | None = None
+
+    def root(self) -> _Group:
+        group = self
+        while group.into is not None:
+            if group.into.into is not None:
+                group.into = group.into.into
+            group = group.into
+        return group
+
+
+def regions(graph: Graph) -> tuple[Region, ...]:
+    """All gates of a graph as regions, in an order in which they can run.
+
+    Every group has a level, one more than those it reads from, so that groups of one level do not depend on each other: a gate may join
+    a group, or join several into one, if they are of one level and all else that it reads comes from lower ones.
+    """
+    made: dict[Variable, _Group] = {}
+    # Reductions end a loop: who reads them is one level further.
+    ended: set[Variable] = set()
+    groups: list[_Group] = []
+    for position, node in enumerate(graph.nodes):
+        level = max((made[x].root().level + (x in ended) for x in node.inputs if x in made), default=0)
+        group = _joined(node, level, made, ended)
+        if group is None:
+            shape = node.output.shape if is_elementwise(node) else None
+            above = any(x in made and x not in ended and made[x].root().level == level for x in node.inputs)
+            group = _Group(level + above, shape)
+            groups.append(group)
+        group.nodes.append(position)
+        for x in node.outputs:
+            made[x] = group
+            if not is_elementwise(node):
+                ended.add(x)
+    kept = sorted((group for group in groups if group.into is None), key=lambda group: group.level)
+    return _regions(graph, kept)
+
+
+def is_elementwise(node: Operation) -> bool:
+    """Whether every element of the result depends on the elements in its place alone."""
+    return node.primitive.scalar is not None and not node.primitive.outputs
+
+
+def is_reduction(node: Operation) -> bool:
+    """Whether the gate summarises one array."""
+    return node.primitive.kernel == "reduce" and len(node.inputs) == 1 and not node.primitive.outputs
+
+
+def _joined(node: Operation, level: int, made: dict[Variable, _Group], ended: set[Variable]) -> _Group | None:
+    """The group that a node can join, merged from all of its level that it reads; None if there is none."""
+    if is_elementwise(node):
+        shape = node.output.shape
+    elif is_reduction(node):
+        shape = node.inputs[0].shape
+    else:
+        return None
+    found: dict[_Group, None] = {}
+    for x in node.inputs:
+        if x not in made or made[x].root().level + (x in ended) < level:
+            continue
+        group = made[x].root()
+        if x in ended or group.shape != shape:
+            return None
+        found[group] = None
+    if not found:
+        return None
+    first, *others = found
+    for other in others:
+        other.into = first
+        first.nodes += other.nodes
+    return first
+
+
+def _regions(graph: Graph, groups: Sequence[_Group]) -> tuple[Region, ...]:
+    readers: dict[Variable, set[int]] = {}
+    home: dict[Variable, int] = {}
+    for number, group in enumerate(groups):
+        for position in group.nodes:
+            for x in graph.nodes[position].inputs:
+                readers.setdefault(x, set()).add(number)
+            for x in graph.nodes[position].outputs:
+                home[x] = number
+    ends = set(graph.outputs)
+    found: list[Region] = []
+    for number, group in enumerate(groups):
+        nodes = tuple(graph.nodes[position] for position in sorted(group.nodes))
+        inputs = dict.fromkeys(x for node in nodes for x in node.inputs if home.get(x) != number)
+        outputs = [x for node in nodes for x in node.outputs if x in ends or readers.get(x, set()) - {number}]
+        found.append(Region(nodes, tuple(inputs), tuple(outputs), group.shape))
+    return tuple(found)
