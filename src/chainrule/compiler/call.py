@@ -16,7 +16,7 @@ from chainrule.compiler.simplify import simplify
 from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.interp import QUIET, current, evaluate, using
-from chainrule.core.primitive import Primitive, functions
+from chainrule.core.primitive import Primitive, Same, functions
 from chainrule.graph.ir import Graph
 from chainrule.graph.split import split
 from chainrule.graph.trace import trace_with
@@ -148,8 +148,7 @@ def _push(t: tuple[Any, ...], xs: Values, graph: Graph, back: Graph, count: int,
 def _batch(primitive: Primitive, batched: Sequence[bool], inputs: Values, params: Mapping[str, Any]) -> Any:
     graph: Graph = params["graph"]
     outs, mapped = functions.apply_batched(graph, batched, inputs)
-    size = next(x.shape[0] for x, b in zip(inputs, batched, strict=True) if b)
-    return tuple(out if b else functions.broadcast_to(out, (size, *out.shape)) for out, b in zip(outs, mapped, strict=True))
+    return tuple(out if b else Same(out) for out, b in zip(outs, mapped, strict=True))
 
 
 CALL = Primitive(
