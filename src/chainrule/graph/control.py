@@ -220,21 +220,24 @@ def _traced(pred: Tensor, true_fn: Callable[..., Tree], false_fn: Callable[..., 
     _check_alike(true, false)
     targets = list({**true.assigned, **false.assigned})
     like = {**true.taken, **false.taken}
-    # What one branch alone assigns is handed through the other.
     for target in targets:
-        if target not in like and not (target in true.assigned and target in false.assigned):
-            like[target] = (true.assigned.get(target) or false.assigned[target]) if target.read() is not None else _must_agree(target)
-    cleared = [target for target in (*true.cleared, *false.cleared) if target.read() is not None]
+        if target in like or (target in true.assigned and target in false.assigned):
+            continue
+        if target.read() is None:
+            raise _disagreement(target)
+        # What one branch alone assigns is handed through the other.
+        like[target] = true.assigned.get(target) or false.assigned[target]
+    cleared = [target for target in {*true.cleared, *false.cleared} if target.read() is not None]
     for target in cleared:
         if target not in true.cleared or target not in false.cleared:
-            _must_agree(target)
+            raise _disagreement(target)
     given = [*tree.leaves(operands), *(source.read() for source in like)]
     outs: Sequence[Any] = ()
     if true.results or targets:
         outs = bind(COND, [pred, *given], {"true": _closed(true, like, targets), "false": _closed(false, like, targets)})
     for target, value in zip(targets, outs[len(true.results) :], strict=True):
         target.write(value)
-    for target in dict.fromkeys(cleared):
+    for target in cleared:
         target.write(None)
     return true.structure.rebuild(outs[: len(true.results)])
 
@@ -259,9 +262,9 @@ def _check_alike(true: Inner, false: Inner) -> None:
             raise DtypeError(what, mend="return the same dtypes from both functions: convert one with astype")
 
 
-def _must_agree(target: Captured) -> Any:
+def _disagreement(target: Captured) -> TraceError:
     x = target.tensor
-    raise TraceError(
+    return TraceError(
         f"cond: after one of its functions a tensor {Aval(x.shape, x.dtype)} from outside has a .grad, after the other it has none",
         mend="run backward after cond, or compute gradients with cr.grad",
     )
