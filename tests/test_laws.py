@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gates import BATCH, Case, Gate, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import chainrule as cr
 from chainrule.core import tree
 from chainrule.core.primitive import TABLE, functions
+from gates import BATCH, Case, Gate, frozen
 
 Function = Callable[[Any], Any]
 
@@ -188,7 +188,7 @@ def test_a_map_over_a_gate_is_a_stack_of_calls_nested_too(name: str) -> None:
             twice = [frozen(np.stack([x, x[::-1]], axis=1)) for x in batch]
             near(cr.vmap(cr.vmap(case, in_axes=0), in_axes=1, out_axes=1)(*twice), [np.stack([y, y[::-1]], axis=1) for y in expected])
             if case.differentiable and gate.has_rules:
-                total = lambda *xs: sum(cr.sum(cr.sin(out)) for out in case.real(*xs))
+                total = lambda *xs, case=case: sum(cr.sum(cr.sin(out)) for out in case.real(*xs))
                 every = tuple(range(len(batch)))
                 each = [cr.grad(total, every)(*row) for row in rows]
                 near(cr.vmap(cr.grad(total, every))(*batch), [np.stack([np.asarray(g) for g in column]) for column in zip(*each, strict=True)])

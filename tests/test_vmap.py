@@ -173,7 +173,7 @@ def test_random_numbers_of_nested_maps_differ_between_all_pairs() -> None:
 def test_loops_and_checkpoints_inside_draw_anew_for_each_example_and_step() -> None:
     generator = cr.random.Generator(2)
     step = lambda carry, x: (carry + x, cr.random.uniform((), generator=generator))
-    drawn = cr.vmap(lambda row: cr.scan(step, 0.0, row)[1])(np.ones((4, 3)))
+    drawn = cr.vmap(lambda row: cr.scan(step, 0.0, row)[1])(cr.ones((4, 3)))
     assert len(set(np.asarray(drawn).ravel().tolist())) == 12
     again = cr.vmap(cr.checkpoint(lambda x: x * cr.random.uniform((2,), generator=generator)))(np.ones((3, 1)))
     assert len(set(np.asarray(again).ravel().tolist())) == 6
