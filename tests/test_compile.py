@@ -521,3 +521,16 @@ def test_what_a_wrapped_function_names_is_watched_too():
     assert f(cr.tensor(1.0)).item() == 4
     scale = 3.0
     assert f(cr.tensor(1.0)).item() == 6
+
+
+def test_a_backward_pass_that_would_end_at_a_computed_tensor_is_refused():
+    w = cr.tensor(2.0, requires_grad=True)
+    h = w * w
+
+    @cr.compile
+    def f(x):
+        (h * x).backward()
+
+    with pytest.raises(TraceError, match="reaches h, float32"):
+        f(cr.tensor(1.0))
+    assert w.grad is None

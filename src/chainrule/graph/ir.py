@@ -109,7 +109,7 @@ class Gradient:
         return self.tensor.grad
 
     def write(self, value: Tensor | None) -> None:
-        self.tensor.grad = value
+        self.tensor.grad = None if value is None else value.detach()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Gradient) and self.tensor is other.tensor

@@ -219,7 +219,6 @@ class GraphTracer:
             cell = _StandInCell(self, x)
             if node.cell is not None:
                 cell.hooks = dict(node.cell.hooks)
-                cell.retains = node.cell.retains
             self._cells.append(cell)
             stand_in._node = leaf(x.shape, x.dtype, BASE, cell)
             self._values[stand_in._node.order] = variable
@@ -282,6 +281,12 @@ class GraphTracer:
         for cell in self._cells:
             if not cell.changed:
                 continue
+            if not cell.before.is_leaf and cell._grad is not None:
+                what = self._stand_ins[id(cell.before)][2]
+                raise TraceError(
+                    f"{name}: a backward pass inside reaches {what.name or 'a tensor'}, {what.aval}, which was computed outside, and ends there",
+                    mend="compute it inside of the function, or detach it",
+                )
             _, before = self._gradients.get(id(cell.before), (None, None))
             after = cell._grad
             if after is None:
