@@ -134,7 +134,7 @@ class Conversions:
         mode = current()
         value = self._value
         if mode.tracer is not None or isinstance(value, Variable):
-            raise _unknown(value, mend or _NUMBER)
+            raise _unknown(value if mode.tracer is None else mode.tracer.seen(self)._value, mend or _NUMBER)
         if mode.readings is not None:
             mode.readings.append(None)
         if self._node is not None and self._node.tags & mode.opaque:

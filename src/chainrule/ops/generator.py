@@ -14,9 +14,9 @@ import numpy as np
 from chainrule.core.errors import ArgumentError
 from chainrule.core.interp import current
 from chainrule.ops.arithmetic import add
-from chainrule.ops.gate import lift, made
+from chainrule.ops.gate import constant, lift, made
 from chainrule.ops.philox import check_key, fold_in, uint64
-from chainrule.tensor import Tensor, new
+from chainrule.tensor import Tensor
 
 __all__ = ["Generator", "default_generator", "key", "manual_seed", "split"]
 
@@ -96,7 +96,7 @@ class Generator:
     __slots__ = ("_state",)
 
     def __init__(self, seed: int = 0) -> None:
-        self._state = new(_words(seed))
+        self._state = constant(_words(seed))
 
     def __repr__(self) -> str:
         seed, draws = self._state.tolist()

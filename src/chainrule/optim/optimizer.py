@@ -16,7 +16,9 @@ import numpy as np
 from chainrule.core.aval import Dtype, float64
 from chainrule.core.errors import ArgumentError
 from chainrule.core.interp import EVERYDAY, current, no_grad, settings, using
+from chainrule.core.variable import Variable
 from chainrule.ops.creation import asarray, astype
+from chainrule.ops.gate import constant
 from chainrule.tensor import Tensor, new
 
 
@@ -81,7 +83,8 @@ class Group:
             raise ArgumentError(f"no option {name!r}", mend=f"choose one of {', '.join(self._options)}")
         if name == "lr":
             check_at_least("lr", value, 0)
-            with using(EVERYDAY):
+            # In a step that is traced it is a part of the step.
+            with using(EVERYDAY if current().tracer is None else current()):
                 self._rate.assign(np.float64(value))
         else:
             self._options[name] = value
@@ -195,9 +198,9 @@ class Optimizer(ABC):
     def _slots_of(self, parameter: Tensor, group: Group) -> Slots:
         key = id(parameter)
         if key not in self._slots:
-            # They are values even where the first step is being traced.
-            with using(EVERYDAY):
-                self._slots[key] = {name: new(np.asarray(value)) for name, value in self.begin(parameter, group).items()}
+            # They are values even where the first step is being traced, unless the parameter itself is made there.
+            with using(current() if isinstance(parameter._value, Variable) else EVERYDAY):
+                self._slots[key] = {name: constant(np.asarray(value)) for name, value in self.begin(parameter, group).items()}
         slots = self._slots[key]
         tracer = current().tracer
         if tracer is not None:
