@@ -101,6 +101,8 @@ class Entry:
         count = len(self.graph.returned)
         arguments = [x for x, leaf in zip(leaves, self.signature.leaves, strict=True) if isinstance(leaf, Traced)]
         self.graph.write([x.detach() for x in outs[count:]], arguments)
+        # What the step itself assigned has new nodes, and is as right as before.
+        self._nodes[:] = state_nodes(self.graph)
         return self.graph.rebuild(outs[:count])
 
 
