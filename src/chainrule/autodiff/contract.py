@@ -8,7 +8,8 @@ whether the gate stands on the tape or in a graph.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from chainrule.autodiff.scope import enter, leave, node_of
 from chainrule.core import tree
 from chainrule.core.aval import Aval
-from chainrule.core.errors import FunctionError
+from chainrule.core.errors import FunctionError, TraceError
 from chainrule.core.interp import Tag, current, using
 from chainrule.core.node import Node
 from chainrule.core.primitive import functions
@@ -133,7 +134,8 @@ def push(function: type[Function], ctx: Context, tangents: Sequence[Tensor | Non
     wanted = [Aval(x.shape, x.dtype) for x in outputs]
 
     def pushed(*given: Tensor | None) -> tuple[Any, ...]:
-        found = several(function.jvp(ctx, *given))  # pyright: ignore[reportAttributeAccessIssue] - optional, checked above
+        with traced_too(function, "jvp"):
+            found = several(function.jvp(ctx, *given))  # pyright: ignore[reportAttributeAccessIssue] - optional, checked above
         _check(function, "jvp", "output", found, wanted)
         return found
 
@@ -149,13 +151,18 @@ def _transposed_twice(function: type[Function], ctx: Context, tangents: Sequence
     """Backward is linear in its cotangents u: the gradient by u of <backward(u), t> is the tangent."""
     tag = Tag()
     with _watched(tag.bit):
-        us = [enter(functions.zeros_like(x.detach()), tag, "an output") for x in outputs]
-        nodes = [node_of(u) for u in us]
+        us = [_entered(functions.zeros_like(x.detach()), tag) for x in outputs]
+        nodes = [None if u._node is None else node_of(u) for u in us]
         cts = _checked_backward(function, ctx, us, tangents)
         _check_reached(function, "backward", cts, tag.bit, "forward mode")
     terms = [(ct, t) for ct, t in zip(cts, tangents, strict=True) if ct is not None and t is not None]
-    found = reverse([ct for ct, _ in terms], [t for _, t in terms], tag.bit, retain=True, wanted=nodes)
-    return [found.get(node) for node in nodes]
+    found = reverse([ct for ct, _ in terms], [t for _, t in terms], tag.bit, retain=True, wanted=[node for node in nodes if node is not None])
+    return [None if node is None else found.get(node) for node in nodes]
+
+
+def _entered(x: Tensor, tag: Tag) -> Tensor:
+    """A cotangent or tangent as the transform with this tag sees it; that of integers is a constant."""
+    return enter(x, tag, "a cotangent or tangent") if x.dtype.kind == "f" else x
 
 
 def _check_known(function: type[Function], method: str, ctx: Context) -> None:
@@ -171,7 +178,7 @@ def _probed(function: type[Function], method: str, linear: Callable[..., tuple[A
     """Apply a linear method with a probe on what it is given: a result that the probe does not reach was computed elsewhere."""
     probe = Tag()
     with _watched(probe.bit):
-        found = linear(*(None if x is None else enter(x, probe, "a cotangent or tangent") for x in given))
+        found = linear(*(None if x is None else _entered(x, probe) for x in given))
     _check_reached(function, method, found, probe.bit, "a further derivative")
     return tuple(leave(x, probe.bit) for x in found)
 
@@ -193,8 +200,19 @@ def _check_reached(function: type[Function], method: str, found: Sequence[Tensor
             )
 
 
+@contextmanager
+def traced_too(function: type[Function], method: str) -> Generator[None]:
+    """Whoever computes in NumPy inside is told that a Function's methods are traced like other code."""
+    try:
+        yield
+    except TraceError as error:
+        error.mend += f"; {function.__name__}.{method} is traced too: write it in chainrule's operations, not in NumPy"
+        raise
+
+
 def _checked_backward(function: type[Function], ctx: Context, cts: Sequence[Tensor], to: Sequence[Any]) -> tuple[Any, ...]:
-    found = several(function.backward(ctx, *cts))
+    with traced_too(function, "backward"):
+        found = several(function.backward(ctx, *cts))
     count = len(to)
     if len(found) > count and all(x is None for x in found[count:]):
         found = found[:count]

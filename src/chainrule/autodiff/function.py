@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.autodiff.contract import Context, pull, push, several
+from chainrule.autodiff.contract import Context, pull, push, several, traced_too
 from chainrule.autodiff.custom import mark
 from chainrule.core.aval import Aval
-from chainrule.core.errors import FunctionError, TraceError
+from chainrule.core.errors import FunctionError
 from chainrule.core.interp import BASE, EVERYDAY, QUIET, Tag, current, evaluate, tracking, using
 from chainrule.core.node import Node, make
 from chainrule.core.primitive import Primitive, functions
@@ -94,7 +94,9 @@ class Function:
         bit = 0 if mode.tracer is None else mode.tracking & mode.tracer.tag.bit
         readings: list[None] = []
         with using(mode.but(tracking=bit, running=BASE | bit, opaque=0, readings=readings)):
-            returned = cls._forward(ctx, args)
+            # With names of its own, which it may rebind, and free to compute in NumPy.
+            with traced_too(cls, "forward"):
+                returned = cls.forward(ctx, *(new(x._value, x._node) if isinstance(x, Tensor) else x for x in args))
             single = not isinstance(returned, tuple)
             outputs = [_output(cls, x) for x in ((returned,) if single else returned)]
             ctx._settle(args, outputs, read=bool(readings))
@@ -113,15 +115,6 @@ class Function:
         if mode.tracer is not None:
             mode.tracer.returning(result)
         return result
-
-    @classmethod
-    def _forward(cls, ctx: Context, args: Sequence[Any]) -> Any:
-        """What forward returns, given names of its own, which it may rebind."""
-        try:
-            return cls.forward(ctx, *(new(x._value, x._node) if isinstance(x, Tensor) else x for x in args))
-        except TraceError as error:
-            error.mend += f"; {cls.__name__}.forward is traced too: write it in chainrule's operations, not in NumPy"
-            raise
 
     @classmethod
     def _push_forward(cls, ctx: Context, node: Node, args: Sequence[Any], outputs: Sequence[Tensor]) -> None:
