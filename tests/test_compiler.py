@@ -113,6 +113,23 @@ def test_what_shares_memory_with_a_result_leaves_the_arena() -> None:
         np.testing.assert_array_equal(out, copy)
 
 
+def test_what_a_gate_of_ones_own_hands_through_leaves_the_arena() -> None:
+    class First(cr.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            return args[0]
+
+        @staticmethod
+        def backward(ctx: Any, *cts: Any) -> Any:
+            return cts[0], None
+
+    x, other = large(), large(1)
+    run = compiled(lambda x: First.apply(cr.sin(x), cr.cos(x)), x).run
+    (first,) = run(x)
+    run(other)
+    np.testing.assert_array_equal(first, np.sin(x))
+
+
 def test_the_arena_is_smaller_than_its_values_together() -> None:
     def f(x: Any) -> Any:
         for i in range(6):
@@ -271,6 +288,14 @@ def test_a_transposed_operand_survives_an_update_in_place() -> None:
     v = Slot(square.copy())
     (v.value,) = run(v.value)
     np.testing.assert_array_equal(v.value, square + square.T)
+
+
+def test_a_product_is_not_written_over_its_own_operand() -> None:
+    square = np.random.default_rng(0).normal(size=(128, 128)).astype("float32")
+    run = compiled(lambda v: v @ v, square, donate={0: 0}).run
+    v = Slot(square.copy())
+    (v.value,) = run(v.value)
+    np.testing.assert_array_equal(v.value, square @ square)
 
 
 def test_a_step_that_fails_has_changed_nothing() -> None:

@@ -166,6 +166,14 @@ def test_nothing_is_merged_across_a_barrier() -> None:
     assert gates(f, X).count("barrier") == 3
 
 
+def test_a_sign_inside_what_is_used_elsewhere_stays() -> None:
+    def f(x: Any) -> Any:
+        y = -x / 3.0
+        return y, -y
+
+    assert gates(f, X) == ["negative", "divide", "negative"]
+
+
 def test_random_gates_with_one_key_are_one() -> None:
     def f(key: Any) -> Any:
         return cr.random.normal((3,), key=key) + cr.random.normal((3,), key=key)

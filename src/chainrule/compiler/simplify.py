@@ -51,6 +51,8 @@ def simplify(graph: Graph) -> Graph:
         Every value has the same bits, but for the signs of zeros and NaN, and for what would have overflowed between two
         factors that are powers of two.
     """
+    # What nobody needs would count as a use.
+    graph = without_dead_code(graph)
     with np.errstate(all="ignore"):
         writer = _Writer(graph)
         for node in graph.nodes:
