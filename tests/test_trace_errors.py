@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
-from chainrule.core.errors import ArgumentError, TraceError
+from chainrule.core.errors import ArgumentError, GradientError, TraceError
 
 # What cannot be traced
 
@@ -145,6 +145,43 @@ def test_an_error_of_a_gate_is_the_one_that_eager_code_gives() -> None:
             cr.trace(f, x)
         assert traced.value.what == eager.value.what
         assert __file__ in traced.value.where
+
+
+# What a graph cannot carry out
+
+
+def test_a_backward_pass_that_reaches_an_argument_is_told() -> None:
+    x = cr.tensor(2.0, requires_grad=True)
+    for f in (lambda x: (x * x).backward(), lambda x: x.grad):
+        with pytest.raises(TraceError, match=r"the \.grad of the argument x, float32\(\), is read or filled inside") as caught:
+            cr.trace(f, x)
+        assert "let the function return the gradient" in caught.value.mend
+        assert __file__ in caught.value.where
+    assert x.grad is None
+    assert cr.trace(lambda x: cr.autograd.grad(x * x, [x])[0], x).run(3.0).item() == 6
+
+
+def test_a_backward_pass_that_would_go_on_outside_is_told() -> None:
+    w = cr.tensor(2.0, requires_grad=True)
+    y = w * 3.0
+    with pytest.raises(TraceError, match=r"reaches y, float32\(\), which was computed outside"):
+        cr.trace(lambda x: (y * x).backward(), 1.0)
+    assert w.grad is None
+
+
+def test_freezing_a_tensor_from_outside_is_told() -> None:
+    w = cr.tensor(2.0, requires_grad=True)
+    with pytest.raises(TraceError, match="requires_grad of a tensor from outside, float32"):
+        cr.trace(lambda x: x * w.requires_grad_(False), 1.0)
+    assert w.requires_grad
+
+
+def test_changing_a_leaf_in_place_is_told_as_in_eager_code() -> None:
+    w = cr.tensor(2.0, requires_grad=True)
+    with pytest.raises(GradientError, match="a leaf that requires a gradient is changed in place"):
+        cr.trace(lambda x: w.assign(x), 1.0)
+    with pytest.raises(GradientError, match="a leaf that requires a gradient is changed in place"):
+        cr.trace(lambda x: x.assign(1.0), w)
 
 
 # What leaves a trace

@@ -15,7 +15,7 @@ import numpy as np
 from chainrule.conversions import Conversions
 from chainrule.core.aval import Aval, Dtype, Shape, promote
 from chainrule.core.chain import ITEM
-from chainrule.core.errors import ArgumentError, DtypeError, GradientError, ShapeError
+from chainrule.core.errors import ArgumentError, DtypeError, GradientError, ShapeError, TraceError
 from chainrule.core.interp import BASE, Tag, current, settings
 from chainrule.core.node import Cell, Node, leaf
 from chainrule.core.primitive import functions
@@ -130,6 +130,8 @@ class Tensor(Operators, Conversions):
         ------
         GradientError
             If the tensor is not floating point, or is computed by tracked gates.
+        TraceError
+            If the tensor is from outside of a function that is being traced.
         """
         if self._node is not None and self._node.tags & current().running & ~BASE:
             raise GradientError(
@@ -143,6 +145,11 @@ class Tensor(Operators, Conversions):
             kind = "complex values compute, but have no gradients yet" if self.dtype.kind == "c" else "only floating-point tensors have gradients"
             raise GradientError(f"a tensor of dtype {self.dtype} cannot require a gradient: {kind}", mend="convert it first: x.astype(cr.float32)")
         if requires_grad != self.requires_grad:
+            if seen(self) is not self:
+                raise TraceError(
+                    f"requires_grad of a tensor from outside, {Aval(self.shape, self.dtype)}, is changed while a function is traced",
+                    mend="change it before, outside of the function; x.detach() has no history inside",
+                )
             cell = None if self._node is None else self._node.cell
             self._node = leaf(self.shape, self.dtype, BASE * requires_grad, cell if cell is not None and cell.retains else Cell(retains=True))
         return self

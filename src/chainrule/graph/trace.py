@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, signature
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,28 @@ class _StandInCell(Cell):
     def grad(self, value: Any) -> None:
         self.changed = True
         self._grad = value
+
+
+class _ArgumentCell(Cell):
+    """Of an argument that requires a gradient: its ``.grad`` is no part of the graph."""
+
+    __slots__ = ("of",)
+
+    def __init__(self, of: Variable) -> None:
+        self.of = of
+        super().__init__(retains=True)
+
+    @property
+    def grad(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride] - it is written like one
+        raise TraceError(
+            f"the .grad of the argument {self.of}, {self.of.aval}, is read or filled inside of the function, which a graph cannot do",
+            mend="let the function return the gradient, with cr.grad or cr.autograd.grad; pass x.detach(), or take a parameter from outside",
+        )
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        if value is not None:
+            _ = self.grad
 
 
 class GraphTracer:
@@ -374,7 +397,9 @@ def trace(f: Callable[..., Tree], /, *examples: Tree) -> Graph:
     """
     leaves, structure = tree.flatten(examples)
     avals = [_aval_of(x) for x in leaves]
-    graph, _ = trace_with(f, avals, structure, names=leaf_names(f, examples), assigns=True)
+    tracked = current().tracking & BASE
+    required = [isinstance(x, Tensor) and x._node is not None and x._node.tags & tracked != 0 for x in leaves]
+    graph, _ = trace_with(f, avals, structure, names=leaf_names(f, examples), assigns=True, leaves=required)
     return graph
 
 
@@ -411,9 +436,8 @@ def trace_with(
     names = names or ("",) * len(avals)
     inputs = [Variable(aval, name, tracer.owner) for aval, name in zip(avals, names, strict=True)]
     tensors = [new(x) for x in inputs]
-    cells = [Cell(retains=True) for needed in leaves if needed]
-    for x, cell in zip((x for x, needed in zip(tensors, leaves, strict=False) if needed), cells, strict=True):
-        x._node = leaf(x.shape, x.dtype, BASE, cell)
+    for x in compress(tensors, leaves):
+        x._node = leaf(x.shape, x.dtype, BASE, _ArgumentCell(x._value))
         tracer.named(x._node, x._value)
     own = tracer.tag.bit
     tracking = mode.tracking & BASE | own
@@ -422,11 +446,6 @@ def trace_with(
         out = f(*structure.rebuild(tensors if fill is None else fill(tensors)))
         assigned = [(Argument(i), x._value) for i, (x, was) in enumerate(zip(tensors, inputs, strict=True)) if assigns and x._value is not was]
         graph = tracer.finish(_name_of(f), inputs, structure, out, assigned)
-    if any(cell.grad is not None for cell in cells):
-        raise TraceError(
-            f"{graph.name}: a backward pass inside reaches an argument that requires a gradient, whose .grad a graph cannot fill",
-            mend="pass x.detach(), or let the function return the gradient with cr.grad or cr.autograd.grad",
-        )
     return graph, tracer
 
 
