@@ -343,7 +343,8 @@ def test_a_graph_cannot_be_changed() -> None:
     assert isinstance(graph.nodes, tuple)
     before = str(graph), graph.key()
     nodes: list[Operation] = [*graph.nodes]
-    graph.with_nodes([*nodes, dataclasses.replace(nodes[0], outputs=(Variable(nodes[0].output.aval, "L"),))], graph.outputs)
+    other = graph.with_nodes([dataclasses.replace(nodes[0], outputs=(Variable(nodes[0].output.aval, "L"),)), *nodes], graph.outputs)
+    assert [x.name for node in other.nodes for x in node.outputs] == ["L_2", "s0", "s1", "s2", "s3", "L"]
     graph.grad()
     graph.run(*NEURON)
     assert (str(graph), graph.key()) == before

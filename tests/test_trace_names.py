@@ -14,7 +14,7 @@ import pytest
 import chainrule as cr
 from chainrule import nn
 from chainrule.graph import naming
-from chainrule.graph.ir import unnamed
+from chainrule.graph.naming import unnamed
 
 GLOBAL = cr.tensor(3.0, requires_grad=True)
 

@@ -17,11 +17,13 @@ class Variable:
         Shape and dtype.
     name : str
         '' until the graph is complete, if the program gave it none.
+    settled : bool
+        Whether a graph is complete in which it has its name; a name is only once in a graph.
     owner : object
         What identifies the trace that made it.
     """
 
-    __slots__ = ("aval", "dtype", "name", "ndim", "owner", "shape")
+    __slots__ = ("aval", "dtype", "name", "ndim", "owner", "settled", "shape")
 
     def __init__(self, aval: Aval, name: str = "", owner: object = None) -> None:
         self.aval = aval
@@ -30,6 +32,7 @@ class Variable:
         self.ndim = len(aval.shape)
         self.name = name
         self.owner = owner
+        self.settled = False
 
     @property
     def size(self) -> int:

@@ -7,11 +7,9 @@ each time it runs, and what the function assigned to such tensors it assigns.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from keyword import iskeyword
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +21,7 @@ from chainrule.core.errors import ArgumentError, ChainruleError, TraceError
 from chainrule.core.interp import current, no_grad
 from chainrule.core.primitive import Primitive, functions
 from chainrule.core.variable import Variable
+from chainrule.graph.naming import name_all, unnamed
 from chainrule.graph.text import inner_graphs, render
 from chainrule.ops.gate import made
 from chainrule.tape import bind
@@ -190,7 +189,8 @@ class Graph:
     absent: tuple[Gradient, ...] = ()
 
     def __post_init__(self) -> None:
-        _name_all(self)
+        # Numbers, which are written where they are used, come last.
+        name_all((*self.inputs, *(x for node in self.nodes for x in node.outputs), *self.constants))
 
     @property
     def parameters(self) -> tuple[Variable, ...]:
@@ -470,30 +470,3 @@ def _fault(node: Operation, known: set[Variable]) -> str:
         if x.aval != aval:
             return f"{x} is {x.aval}, but its gate gives {aval}"
     return ""
-
-
-def unnamed(x: Variable) -> bool:
-    """Whether a value has no name, or one that was made up for it."""
-    return not x.name or re.fullmatch(r"t\d+", x.name) is not None
-
-
-def _name_all(graph: Graph) -> None:
-    """Give every value a name of its own."""
-    taken: dict[str, int] = {}
-    count = 0
-    # Numbers, which are written where they are used, come last.
-    for x in dict.fromkeys((*graph.inputs, *(x for node in graph.nodes for x in node.outputs), *graph.constants)):
-        base = x.name if x.name.isidentifier() else re.sub(r"\W", "_", x.name)
-        base += "_" * iskeyword(base)
-        if not base:
-            count += 1
-            while f"t{count}" in taken:
-                count += 1
-            base = f"t{count}"
-        name = base
-        while name in taken:
-            taken[base] += 1
-            name = f"{base}_{taken[base]}"
-        taken.setdefault(base, 1)
-        taken[name] = 1
-        x.name = name

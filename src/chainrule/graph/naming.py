@@ -1,21 +1,24 @@
-"""What the caller's code calls a value: read off the frames and the bytecode around the call that makes it.
+"""Names of values: what the caller's code calls them, read off the frames and the bytecode around the call that makes one.
 
 A value is followed through the instructions after that call: to the variable, attribute or key under which it is stored, or
-to a return, and then on in the function above. Nothing here is needed to compute; what cannot be found out stays without a name.
+to a return, and then on in the function above. Nothing here is needed to compute; what cannot be found out stays without a name
+until the graph is complete, which then gives every value one of its own.
 """
 
 from __future__ import annotations
 
 import dis
+import re
 import sys
 import weakref
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from keyword import iskeyword
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from chainrule.core.errors import is_users
+from chainrule.core.variable import Variable
 
 _SILENT = {"CACHE", "NOP", "EXTENDED_ARG", "RESUME", "PRECALL", "KW_NAMES", "COPY_FREE_VARS", "MAKE_CELL", "NOT_TAKEN"}
 _POPS = {
@@ -33,6 +36,10 @@ _PER_ARGUMENT = {
 """The same where it depends on the instruction's argument: times, and plus."""
 
 _STORES = ("STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF")
+
+
+_MOST = 1000
+"""Containers of more parts are not looked into for names."""
 
 
 class Fate(NamedTuple):
@@ -108,10 +115,10 @@ def _name_in(frame: FrameType, value: object) -> str:
 
 def _parts(held: Any, read: tuple[str, ...]) -> Iterator[tuple[object, object]]:
     """What is in a list, tuple or dict; of another object, the attributes that the function reads."""
-    if isinstance(held, (list, tuple)):
-        return enumerate(held)
-    if isinstance(held, dict):
-        return iter(held.items())
+    if isinstance(held, (list, tuple, dict)):
+        # Data are not searched.
+        parts = held.items() if isinstance(held, dict) else enumerate(held)
+        return iter(parts) if len(held) <= _MOST else iter(())
     attributes: Mapping[str, Any] = getattr(held, "__dict__", {})
     return ((name, attributes[name]) for name in read if name in attributes)
 
@@ -224,3 +231,36 @@ def _table(code: CodeType) -> _Table:
         table = _tables[id(code)] = _Table(code)
         weakref.finalize(code, _tables.pop, id(code), None)
     return table
+
+
+def unnamed(x: Variable) -> bool:
+    """Whether a value has no name, or one that was made up for it."""
+    return not x.name or re.fullmatch(r"t\d+", x.name) is not None
+
+
+def name_all(values: Iterable[Variable]) -> None:
+    """Give every value of a graph a name of its own; those of another graph keep theirs."""
+    taken: dict[str, int] = {}
+    fresh: list[Variable] = []
+    for x in dict.fromkeys(values):
+        if x.settled and x.name not in taken:
+            taken[x.name] = 1
+        else:
+            fresh.append(x)
+    count = 0
+    for x in fresh:
+        base = x.name if x.name.isidentifier() else re.sub(r"\W", "_", x.name)
+        base += "_" * iskeyword(base)
+        if not base:
+            count += 1
+            while f"t{count}" in taken:
+                count += 1
+            base = f"t{count}"
+        name = base
+        while name in taken:
+            taken[base] += 1
+            name = f"{base}_{taken[base]}"
+        taken.setdefault(base, 1)
+        taken[name] = 1
+        x.name = name
+        x.settled = True

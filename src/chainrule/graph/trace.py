@@ -21,8 +21,8 @@ from chainrule.core.interp import BASE, Mode, Tag, Tracer, current, using
 from chainrule.core.node import Cell, Node, leaf
 from chainrule.core.primitive import TABLE, Primitive, functions
 from chainrule.core.variable import Variable
-from chainrule.graph.ir import Argument, Captured, Gradient, Graph, Operation, State, unnamed
-from chainrule.graph.naming import caller, name_in_caller
+from chainrule.graph.ir import Argument, Captured, Gradient, Graph, Operation, State
+from chainrule.graph.naming import caller, name_in_caller, unnamed
 from chainrule.tape import record
 from chainrule.tensor import Tensor, new
 
