@@ -205,6 +205,19 @@ def test_inner_graphs_are_simplified() -> None:
     assert choice.params["false"].nodes == ()
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_loss_and_its_slope_are_computed_together(smoothing: float) -> None:
+    def loss(scores: Any, labels: Any) -> Any:
+        return cr.softmax_cross_entropy(scores, labels, label_smoothing=smoothing)
+
+    scores, labels = np.random.default_rng(0).normal(size=(4, 3)), np.array([0, 2, 1, 1])
+    graph = cr.trace(cr.value_and_grad(loss), scores, labels)
+    simpler = simplify(graph).verify()
+    assert [node.primitive.name for node in simpler.nodes] == ["softmax_cross_entropy_and_slope", "mean", "multiply"]
+    for out, want in zip(outputs(simpler, [scores, labels]), outputs(graph, [scores, labels]), strict=True):
+        same(out, want)
+
+
 @pytest.mark.parametrize("f", [lambda x: cr.where(x > 0, cr.log(x), 0.0), lambda x: cr.where(x > 0, cr.sqrt(x), 0.0)])
 def test_what_was_not_taken_spoils_no_gradient(f: Callable[..., Any]) -> None:
     x = np.array([0.0, 4.0, -1.0])

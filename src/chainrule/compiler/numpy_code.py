@@ -56,7 +56,18 @@ OPERATORS: dict[Any, tuple[str, str]] = {
 _OUT = ", out={}"
 _PASSED_ON = frozenset(("positive", "stop_gradient", "real", "imag", "conj", "astype", "pow_constant", "floor", "ceil", "trunc", "round"))
 """Elementwise gates that may give their input itself."""
-_NEW_MEMORY = frozenset(("conv", "conv_transpose", "conv_weight", "softmax", "log_softmax", "softmax_cross_entropy", "softmax_minus_labels"))
+_NEW_MEMORY = frozenset(
+    (
+        "conv",
+        "conv_transpose",
+        "conv_weight",
+        "softmax",
+        "log_softmax",
+        "softmax_cross_entropy",
+        "softmax_minus_labels",
+        "softmax_cross_entropy_and_slope",
+    )
+)
 """Other gates known to give memory of their own; for the rest it is not taken for granted."""
 _COPIES = frozenset(("concat", "stack"))
 """Movement that always copies."""

@@ -12,6 +12,7 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from chainrule.graph import derived
 from chainrule.graph.derived import kept
 from chainrule.graph.inner import prune
 from chainrule.graph.ir import Graph, Operation, frozen
+from chainrule.ops.cross_entropy import CROSS_ENTROPY_AND_SLOPE, MINUS_LABELS, SOFTMAX_CROSS_ENTROPY
 
 SMALL = 256
 """Values of at most so many elements are computed beforehand."""
@@ -92,6 +94,7 @@ class _Writer:
         self._uniform: dict[Variable, Any] = {}
         self._known: dict[Any, tuple[Variable, ...]] = {}
         self._numbers: dict[Any, Variable] = {}
+        self._losses: dict[tuple[Variable, ...], int] = {}
         self._order: dict[Variable, int] = {}
         self._names = {x.name for x in (*graph.inputs, *(x for node in graph.nodes for x in node.outputs))}
         self._made: set[Variable] = set()
@@ -127,10 +130,22 @@ class _Writer:
         key = self._key(primitive, inputs, params)
         found = None if key is None else self._known.get(key)
         if found is None:
-            found = self._append(primitive, inputs, params, outputs)
+            found = self._together(primitive, inputs, params, outputs) or self._append(primitive, inputs, params, outputs)
             if key is not None:
                 self._known[key] = found
         return found
+
+    def _together(self, primitive: Primitive, inputs: tuple[Variable, ...], params: Mapping[str, Any], outputs: tuple[Variable, ...]) -> Any:
+        """The result of a gate that is computed with another one, written already, at little more than the price of that."""
+        if primitive is SOFTMAX_CROSS_ENTROPY:
+            self._losses[inputs] = len(self.nodes)
+        elif primitive is MINUS_LABELS and inputs in self._losses:
+            place = self._losses[inputs]
+            loss = self.nodes[place]
+            if loss.primitive is SOFTMAX_CROSS_ENTROPY and loss.params == params:
+                self.nodes[place] = replace(loss, primitive=CROSS_ENTROPY_AND_SLOPE, outputs=(*loss.outputs, *outputs))
+                return outputs
+        return None
 
     def _append(
         self, primitive: Primitive, inputs: tuple[Variable, ...], params: Mapping[str, Any], outputs: tuple[Variable, ...]

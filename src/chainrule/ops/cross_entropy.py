@@ -56,11 +56,24 @@ def _rows(logits: Any, labels: Any) -> tuple[Any, Any, Any]:
     return less_maximum(np.reshape(logits, (count, classes)), -1), np.arange(count), which
 
 
+def _expected(shifted: Any, rows: Any, which: Any, smoothing: float) -> Any:
+    """The scores of the true classes, or what takes their place with smoothed labels."""
+    expected = shifted[rows, which]
+    return (1 - smoothing) * expected + smoothing * np.mean(shifted, axis=-1) if smoothing else expected
+
+
+def _less_labels(e: Any, sums: Any, rows: Any, which: Any, smoothing: float) -> Any:
+    """Exponentials over their sums, less the labels; in place."""
+    e /= sums
+    if smoothing:
+        e -= smoothing / e.shape[-1]
+    e[rows, which] -= 1 - smoothing
+    return e
+
+
 def _labels_eval(logits: Any, labels: Any, smoothing: float) -> Any:
     shifted, rows, which = _rows(logits, labels)
-    expected = shifted[rows, which]
-    if smoothing:
-        expected = (1 - smoothing) * expected + smoothing * np.mean(shifted, axis=-1)
+    expected = _expected(shifted, rows, which, smoothing)
     np.exp(shifted, out=shifted)
     return np.reshape(np.log(total(shifted, (1,), False)) - expected, labels.shape)[()]
 
@@ -68,11 +81,16 @@ def _labels_eval(logits: Any, labels: Any, smoothing: float) -> Any:
 def _minus_labels_eval(logits: Any, labels: Any, smoothing: float) -> Any:
     e, rows, which = _rows(logits, labels)
     np.exp(e, out=e)
-    e /= total(e, (1,), True)
-    if smoothing:
-        e -= smoothing / e.shape[-1]
-    e[rows, which] -= 1 - smoothing
-    return np.reshape(e, logits.shape)
+    return np.reshape(_less_labels(e, total(e, (1,), True), rows, which, smoothing), logits.shape)
+
+
+def _both_eval(logits: Any, labels: Any, smoothing: float) -> tuple[Any, Any]:
+    e, rows, which = _rows(logits, labels)
+    expected = _expected(e, rows, which, smoothing)
+    np.exp(e, out=e)
+    sums = total(e, (1,), True)
+    losses = np.reshape(np.log(sums[:, 0]) - expected, labels.shape)[()]
+    return losses, np.reshape(_less_labels(e, sums, rows, which, smoothing), logits.shape)
 
 
 def _labels_batch(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
@@ -204,6 +222,18 @@ SOFTMAX_CROSS_ENTROPY = Primitive(
         Refusal((np.ones(()), np.array(0)), AxisError, "out of range"),
     ],
 )
+
+
+CROSS_ENTROPY_AND_SLOPE = Primitive(
+    name="softmax_cross_entropy_and_slope",
+    inputs=("logits", "labels"),
+    aval=lambda logits, labels, smoothing: (_labels_aval(logits, labels, smoothing), logits),
+    eval=_both_eval,
+    batch=_labels_batch,
+    kernel="cross_entropy",
+    outputs=True,
+)
+"""`softmax_cross_entropy` and `softmax_minus_labels` at once, bit for bit. A compiler writes it; it is in no table."""
 
 
 @gate(SOFTMAX_CROSS_ENTROPY)

@@ -20,7 +20,7 @@ from chainrule.ops.gate import as_dtype, gate, gate_of, lift, operands, to_dtype
 from chainrule.ops.movement import inverse, permute_dims, repeated_to, reshape, to_shape
 from chainrule.ops.shifting import batch_axes, flip
 from chainrule.ops.short import short
-from chainrule.ops.summation import LARGE, ones, total
+from chainrule.ops.summation import LARGE, few_rows, ones, total
 from chainrule.tensor import Axis, Tensor
 
 __all__ = ["max", "min", "prod", "sum"]
@@ -144,8 +144,8 @@ def reduced_source(function: str, x: Any, axis: Axes, keepdims: bool) -> str:
 
 
 def sum_source(x: Any, axis: Axes, keepdims: bool) -> str | None:
-    """What `total` does with small arrays, as source."""
-    if x.dtype.itemsize < 4 or x.dtype.kind == "c" or x.size >= LARGE or not axis:
+    """What `total` does with small arrays, and where rows are few, as source."""
+    if x.dtype.itemsize < 4 or x.dtype.kind == "c" or not axis or (x.size >= LARGE and not few_rows(x.shape, axis)):
         return None
     if x.dtype.kind == "f" and len(axis) == x.ndim and not keepdims:
         flat = f"{x}.reshape(-1)" if x.ndim > 1 else x

@@ -19,6 +19,7 @@ Array = Any  # NumPy's own stubs would need every dtype spelled out.
 
 LARGE = 8192
 _LANES = 2048
+_FEW, _LONG = 128, 64
 _LONGEST = 4096
 """Longer rows are summed pairwise by NumPy, well and quickly; BLAS would share them out among threads."""
 
@@ -51,13 +52,19 @@ def total(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
         return out.reshape((1,) * count) if keepdims else out
     if axis[-1] == count - 1:
         columns = math.prod(x.shape[count:])
-        if columns <= _LANES // 2:
+        if columns <= _LANES // 2 and not (columns >= _LONG and size <= _FEW * columns):
             return _finish(_columns(x.reshape(-1, columns)), x, axis, keepdims)
     elif axis[0] == x.ndim - count:
         columns = math.prod(x.shape[-count:])
         if columns <= _LONGEST:
             return _finish(np.vecdot(x.reshape(-1, columns), np.ones(columns, x.dtype)), x, axis, keepdims)
     return _add(x, axis, None, None, keepdims)
+
+
+def few_rows(shape: tuple[int, ...], axis: tuple[int, ...]) -> bool:
+    """Whether rows are added up that are long, and few: NumPy's way is the quickest then."""
+    count = len(axis)
+    return axis == tuple(range(count)) and count < len(shape) and math.prod(shape[count:]) >= _LONG and math.prod(shape[:count]) <= _FEW
 
 
 def _plain(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
