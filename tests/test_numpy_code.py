@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 import chainrule as cr
+from chainrule.compiler import memory
+from chainrule.compiler.numpy_code import Printer, Source
 from chainrule.compiler.pipeline import Executable, build
+from chainrule.compiler.simplify import simplify
 from chainrule.core.primitive import TABLE, functions
 from chainrule.graph.ir import Graph
-from chainrule.tensor import Tensor
+from chainrule.tensor import Tensor, new
 from gates import Case, Gate, frozen
 
 
@@ -42,17 +45,27 @@ def check_same(outs: Sequence[Any], expected: Sequence[Tensor]) -> None:
         np.testing.assert_array_equal(out, want)
 
 
-def forward(case: Case) -> Callable[..., list[Tensor]]:
-    return lambda *arrays: case(*arrays)
+def behind(case: Case) -> Callable[..., list[Tensor]]:
+    """The gate of values that lie in the arena, so that it may write over them."""
+    return lambda *arrays: case(*(-(-x * 3.0) / 3.0 for x in arrays))
 
 
+@pytest.fixture(params=["small values are new", "all values are planned"])
+def threshold(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The samples are small; planned all the same, they are written to given memory and over operands."""
+    if request.param == "all values are planned":
+        monkeypatch.setattr(memory, "LARGE", 1)
+
+
+@pytest.mark.usefixtures("threshold")
 @pytest.mark.parametrize("name", TABLE)
 def test_every_gate_compiles_to_what_it_computes(name: str) -> None:
     for case in gate_of(name).cases():
         with case:
             for arrays in (case.arrays, [frozen(np.float32(x)) for x in case.arrays]):
-                executable = built(forward(case), arrays)
-                check_same(executable.run(*values(arrays)), case(*arrays))
+                for f in (case, behind(case)):
+                    executable = built(f, arrays)
+                    check_same(executable.run(*values(arrays)), f(*map(cr.asarray, arrays)))
 
 
 def pullback(case: Case) -> Callable[..., list[Tensor]]:
@@ -67,6 +80,7 @@ def pullback(case: Case) -> Callable[..., list[Tensor]]:
     return gradients
 
 
+@pytest.mark.usefixtures("threshold")
 @pytest.mark.parametrize("name", [name for name in TABLE if gate_of(name).has_rules])
 def test_every_gradient_compiles_to_what_it_is(name: str) -> None:
     for case in gate_of(name).cases():
@@ -80,3 +94,89 @@ def test_every_gradient_compiles_to_what_it_is(name: str) -> None:
                 for out, want in zip(outs, gradients(*arrays), strict=True):
                     assert (out.shape, out.dtype) == (want.shape, want.dtype)
                     np.testing.assert_allclose(out, np.asarray(want), rtol=tolerance, atol=tolerance * 1e-2)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_what_is_called_new_memory_is(name: str) -> None:
+    """What memory planning takes for granted of gates: their values are writable, and share nothing with what they read."""
+    for case in gate_of(name).cases():
+        with case:
+            graph = simplify(traced(case, case.arrays))
+            graph.apply([cr.asarray(x) for x in case.arrays], watching(Printer(graph, Source())))
+
+
+def watching(printer: Printer) -> Callable[..., Any]:
+    """An interpreter that holds what gates give against what is taken for granted of them."""
+    nodes = iter(printer.graph.nodes)
+
+    def apply(primitive: Any, inputs: Any, params: Any) -> Any:
+        traits = printer.traits(next(nodes))
+        given = [x._value for x in inputs]
+        made = primitive.evaluate(*given, **params)
+        for value in made if primitive.outputs else (made,):
+            if traits.fresh and value.size and value.shape:
+                assert value.flags.writeable
+                assert not any(np.shares_memory(value, x) for x in given)
+        return tuple(map(new, made)) if primitive.outputs else new(made)
+
+    return apply
+
+
+def test_the_source_reads_like_code_by_hand() -> None:
+    def f(x: Any, w: Any) -> Any:
+        h = cr.tanh(x @ w + 1.0)
+        loss = cr.mean((h.T - x[0, :2]) ** 2)
+        return loss, h
+
+    source = built(f, [np.ones((2, 3), "float32"), np.ones((3, 3), "float32")]).source()
+    assert (
+        source
+        == """\
+n1_0 = np.array(1.0, "float32")
+tanh = np.tanh
+square = np.square
+
+def f(x, w):
+    quiet = unheard()
+    try:
+        t1 = x.dot(w)  # float32(2, 3)
+        t2 = t1 + n1_0  # float32(2, 3)
+        h = tanh(t2)  # float32(2, 3)
+        t3 = h.T  # float32(3, 2)
+        t4 = x[0, 0:2]  # float32(2)
+        t5 = t3 - t4  # float32(3, 2)
+        t6 = square(t5)  # float32(3, 2)
+        loss = t6.reshape(-1).dot(ones_6) / 6  # float32()
+        return (loss, h)
+    finally:
+        heard(quiet)
+"""
+    )
+
+
+def test_control_flow_prints_as_pythons_own() -> None:
+    def f(x: Any, n: Any) -> Any:
+        def step(total: Any, row: Any) -> Any:
+            total = total * 0.5 + row
+            return total, cr.sum(total)
+
+        total, sums = cr.scan(step, cr.zeros((3,), dtype=x.dtype), x, reverse=True)
+        grown = cr.while_loop(lambda c: cr.sum(c) < n, lambda c: c * 2.0 + 1.0, total)
+        return cr.cond(n > 0, lambda a: cr.exp(-a), lambda a: a, grown), sums
+
+    xs = [np.linspace(0.0, 1.0, 6).reshape(2, 3), np.array(20.0)]
+    executable = built(f, xs)
+    source = executable.source()
+    assert "for i in reversed(range(2)):\n            total, sums[i] = total_body(total, x[i])\n" in source
+    assert "_true(grown) if " in source
+    assert source.count("\ndef ") == 6
+    check_same(executable.run(*values(xs)), list(f(*map(cr.asarray, xs))))
+
+
+def test_a_fixed_array_is_never_written_to() -> None:
+    fixed = np.arange(12.0).reshape(3, 4)
+    executable = built(lambda x: (cr.asarray(fixed), x * cr.asarray(fixed)), [np.ones((3, 4))])
+    first, product = executable.run(np.ones((3, 4)))
+    assert not first.flags.writeable
+    np.testing.assert_array_equal(product, fixed)
+    assert "# c: float64(3, 4), fixed" in executable.source()

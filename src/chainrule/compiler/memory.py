@@ -22,6 +22,11 @@ LARGE = 1 << 15
 ALIGNMENT = 64
 
 
+def is_large(x: Variable) -> bool:
+    """Whether it is planned where ``x`` is written."""
+    return x.shape != () and x.nbytes >= LARGE
+
+
 class Traits(NamedTuple):
     """What a backend knows of the way it will compute a gate.
 
@@ -94,7 +99,7 @@ class Layout:
     dead: list[list[Variable]]
 
 
-def plan_memory(graph: Graph, traits: Callable[[Operation], Traits], donate: Mapping[int, int], *, large: int = LARGE, arena: bool = True) -> Layout:
+def plan_memory(graph: Graph, traits: Callable[[Operation], Traits], donate: Mapping[int, int], *, arena: bool = True) -> Layout:
     """Lay out the values of a graph.
 
     Parameters
@@ -104,18 +109,15 @@ def plan_memory(graph: Graph, traits: Callable[[Operation], Traits], donate: Map
         What the backend knows of a node.
     donate : Mapping of int to int
         Per output the input whose memory it may take over.
-    large : int
-        Bytes from which on values are planned.
     arena : bool
         Whether there is one; without, only memory of results and operands is used again.
     """
-    return _Planner(graph, traits, donate, large).layout(arena)
+    return _Planner(graph, traits, donate).layout(arena)
 
 
 class _Planner:
-    def __init__(self, graph: Graph, traits: Callable[[Operation], Traits], donate: Mapping[int, int], large: int) -> None:
+    def __init__(self, graph: Graph, traits: Callable[[Operation], Traits], donate: Mapping[int, int]) -> None:
         self.graph = graph
-        self.large = large
         self.kept = {*graph.inputs, *graph.constants}
         self.traits = [traits(node) for node in graph.nodes]
         self.roots = _roots(graph, self.traits)
@@ -145,13 +147,13 @@ class _Planner:
         for out, given in donate.items():
             x, y = graph.inputs[given], graph.outputs[out]
             alone = graph.outputs.count(y) == 1 and x not in found.values()
-            if alone and x.aval == y.aval and x.nbytes >= self.large and self.roots[y] == (y,):
+            if alone and x.aval == y.aval and is_large(x) and self.roots[y] == (y,):
                 found[y] = x
         return found
 
     def layout(self, arena: bool) -> Layout:
         for position, node in enumerate(self.graph.nodes):
-            if len(node.outputs) == 1 and node.output.nbytes >= self.large and self.traits[position].fresh:
+            if len(node.outputs) == 1 and is_large(node.output) and self.traits[position].fresh:
                 self._place(position, node, self.traits[position])
         owned = dict.fromkeys(self.buffers.values())
         inside = [b for b in owned if self._in_arena(b)] if arena else []
@@ -244,12 +246,12 @@ def _roots(graph: Graph, traits: list[Traits]) -> dict[Variable, tuple[Variable,
     for node, trait in zip(graph.nodes, traits, strict=True):
         if trait.fresh:
             roots.update((x, (x,)) for x in node.outputs)
-        elif len(node.inputs) == 1:
+        elif node.primitive.kernel == "move" and len(node.inputs) == 1:
             roots.update((x, roots[node.inputs[0]]) for x in node.outputs)
         else:
             # It may share memory, or be new.
             shared = tuple(dict.fromkeys(root for x in node.inputs for root in roots[x]))
-            roots.update((x, shared) for x in node.outputs)
+            roots.update((x, (*shared, x)) for x in node.outputs)
     return roots
 
 

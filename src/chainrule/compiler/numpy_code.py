@@ -17,7 +17,7 @@ import numpy as np
 
 from chainrule.autodiff.checkpoint import without_barriers
 from chainrule.compiler.backend import HELD_BY_OWNER, Run, arena_of, getrefcount, heard, unheard
-from chainrule.compiler.memory import LARGE, Traits
+from chainrule.compiler.memory import Traits, is_large
 from chainrule.compiler.namespace import Namespace, Operand
 from chainrule.compiler.plan import Arena, New, Over, Plan, Step, Taken, make_plan
 from chainrule.core.primitive import Primitive, reads_of
@@ -190,8 +190,7 @@ class Printer:
         text = rule(*given, **node.params, **({"out": ""} if takes_out else {}))
         if text is None:
             return None
-        large = takes_out and node.outputs[0].nbytes >= LARGE
-        into = rule(*given, **node.params, out=_OUT) if large else None
+        into = rule(*given, **node.params, out=_OUT) if takes_out and is_large(node.outputs[0]) else None
         return Form(text, into or "", False)
 
     def _call(self, node: Operation) -> Form:

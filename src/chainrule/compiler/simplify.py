@@ -186,7 +186,7 @@ class _Writer:
 
     def constant(self, value: Any) -> Variable:
         value = np.asarray(value)
-        return self._enter(Variable(Aval(value.shape, value.dtype), ""), value)
+        return self._enter(Variable(Aval(value.shape, value.dtype), self._name("c") if value.shape else ""), value)
 
     def number(self, x: Variable) -> Any:
         return self._uniform.get(x)
