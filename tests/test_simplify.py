@@ -13,8 +13,9 @@ import chainrule as cr
 from chainrule.autodiff.checkpoint import barrier
 from chainrule.compiler import simplify as module
 from chainrule.compiler.simplify import simplify
-from chainrule.core.primitive import functions
+from chainrule.core.primitive import Primitive, functions
 from chainrule.graph.ir import Graph
+from chainrule.tape import bind
 from chainrule.tensor import Tensor
 from programs import Program, arguments, programs
 
@@ -180,6 +181,22 @@ def test_random_gates_with_one_key_are_one() -> None:
 
     key = cr.random.key(0)
     assert gates(f, key).count("random_bits") == 1
+
+
+def test_a_gate_of_ones_own_runs_as_often_as_it_is_called() -> None:
+    calls: list[Any] = []
+    logged = Primitive(
+        name="logged",
+        inputs=("x",),
+        aval=lambda x: x,
+        eval=lambda x: calls.append(x) or x * 2.0,
+        batch=lambda primitive, batched, inputs, params: bind(primitive, inputs),
+    )
+    apply = lambda x: bind(logged, (cr.asarray(x),))
+    graph = simplify(cr.trace(lambda x: apply(x) + apply(x) + apply(cr.ones(3, dtype=x.dtype)), ROW)).verify()
+    assert not calls
+    outputs(graph, [ROW])
+    assert len(calls) == 3
 
 
 def test_outputs_of_control_flow_that_nobody_needs_go() -> None:

@@ -63,8 +63,9 @@ def _held_by_owner() -> int:
     """References to an array that is passed from a Tensor's slot, and is nobody else's, as the function that gets it counts them.
 
     ``run(state._value)``: the slot holds one, the function's argument one, and counting may itself hold one. An array that
-    anything else holds (another Tensor, a tape, a view, a list) has more. Without reference counts (free-threaded
-    Python) nobody can tell: 0.
+    anything else holds (another Tensor, a tape, a view, a list) has more. Whoever begins to read it after the count was
+    taken, in another thread, is not seen: what a step updates belongs to one thread at a time. Without reference counts
+    (free-threaded Python) nobody can tell: 0.
     """
     slot = _Slot(np.empty(1))
     return _count(slot.value) if getattr(sys, "_is_gil_enabled", lambda: True)() else 0

@@ -153,7 +153,9 @@ class Printer:
             if gate.kernel == "move" and gate.name not in _COPIES:
                 return Traits(raises=False)
             over = tuple(i for i, x in enumerate(node.inputs) if x.aval == node.output.aval) if elementwise and form.into else ()
-            return Traits(fresh=True, into=form.into != "", over=over, raises=False)
+            # Integers have no negative powers.
+            raises = gate.name == "pow" and node.output.dtype.kind in "iu"
+            return Traits(fresh=True, into=form.into != "", over=over, raises=raises)
         reduces = gate.kernel == "reduce" and node.params["axis"] != ()
         scalars = all(not x.shape for x in node.outputs)
         return Traits(fresh=scalars or reduces or gate.name in _NEW_MEMORY or (elementwise and gate.name not in _PASSED_ON), raises=not elementwise)
@@ -351,10 +353,10 @@ FLOW: dict[Primitive, Callable[[Printer, Operation, list[str], list[str]], Itera
 """Gates that print as several lines, from a node and the names of its inputs and outputs."""
 
 
-def print_source(graph: Graph, donate: Mapping[int, int], source: Source) -> tuple[str, Plan]:
+def print_source(graph: Graph, donate: Mapping[int, int], source: Source, *, arena: bool = True) -> tuple[str, Plan]:
     """Print a graph into the source; the name of its function, and the plan."""
     printer = Printer(graph, source)
-    plan = make_plan(graph, printer.traits, donate)
+    plan = make_plan(graph, printer.traits, donate, arena=arena)
     printer.print(plan, outermost=True)
     return printer.name, plan
 

@@ -118,7 +118,8 @@ class _Writer:
     def _written(
         self, primitive: Primitive, inputs: tuple[Variable, ...], params: Mapping[str, Any], outputs: tuple[Variable, ...]
     ) -> tuple[Variable, ...]:
-        if primitive.name == BARRIER:
+        if primitive.name == BARRIER or (TABLE.get(primitive.name) is not primitive and primitive not in _IDENTITIES):
+            # A gate of one's own may do more than compute.
             return self._append(primitive, inputs, params, outputs)
         if not primitive.outputs:
             simpler = self._simpler(primitive, inputs, params, outputs[0])
@@ -225,8 +226,8 @@ class _Writer:
         return f"{base}_{count}"
 
     def _simpler(self, primitive: Primitive, inputs: tuple[Variable, ...], params: Mapping[str, Any], out: Variable) -> Variable | None:
-        if TABLE.get(primitive.name) is not primitive:
-            return inputs[0] if primitive in _IDENTITIES else None
+        if primitive in _IDENTITIES:
+            return inputs[0]
         rule = RULES.get(primitive.name)
         found = None if rule is None else rule(self, inputs, params, out.aval)
         if found is None and primitive.scalar is not None:
