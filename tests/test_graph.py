@@ -476,7 +476,8 @@ def test_what_cannot_be_differentiated_is_told() -> None:
     with pytest.raises(ArgumentError, match="product has no argument 'z'") as caught:
         graph.grad("z")
     assert "x_a" in caught.value.mend
-    for wrong in (3, -4):
+    wrong: Any
+    for wrong in (3, -4, 1.5):
         with pytest.raises(ArgumentError, match=f"product has no argument {wrong}"):
             graph.grad(wrong)
     with pytest.raises(GradientError, match="int64 cannot be differentiated"):

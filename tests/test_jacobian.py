@@ -326,6 +326,8 @@ def test_refusals() -> None:
         cr.jacobian(lambda x: x if x.sum() > 0 else -x)(np.ones(3))
     with pytest.raises(GradientError, match="not a scalar"):
         cr.hessian(cr.sin)(np.ones(3))
+    with pytest.raises(GradientError, match=r"hvp takes a tuple of primals .*\n.*\n.*write cr\.hvp\(f, \(x,\), \(t,\)\)"):
+        cr.hvp(cr.sum, np.ones(3), np.ones(3))  # pyright: ignore[reportArgumentType]
 
 
 # Costs.

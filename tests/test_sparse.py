@@ -525,7 +525,7 @@ def test_plans_say_what_they_are() -> None:
 def test_errors() -> None:
     plan = cr.sparse_jacobian(cr.exp, np.zeros(3))
     for wrong in (np.zeros(2), np.zeros(3, np.float32)):
-        with pytest.raises(ArgumentError, match=r"the plan of exp was made for \w+ float64\(3\), not float"):
+        with pytest.raises(ArgumentError, match=r"the plan of exp was made for x float64\(3\), not float"):
             plan(wrong)
     with pytest.raises(ArgumentError, match=r"takes arguments \(\*\), not \(\*, \*\)"):
         plan(np.zeros(3), np.zeros(3))

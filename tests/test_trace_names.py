@@ -233,6 +233,19 @@ def test_parameters_have_the_path_of_their_layer_and_nodes_its_scope() -> None:
     assert {"code", "left", "right"} <= {x.name for node in graph.nodes for x in node.outputs}
 
 
+def test_a_layer_may_call_itself_what_it_likes() -> None:
+    class Scale(nn.Layer):
+        def __init__(this) -> None:  # noqa: N805
+            super().__init__()
+            this.factor = cr.tensor(2.0, requires_grad=True)
+
+        def call(this, x: Any) -> Any:  # noqa: N805
+            return x * this.factor
+
+    model = nn.Sequential([nn.ReLU(), Scale()])
+    assert [x.name for x in cr.trace(model, 1.0).inputs[1:]] == ["layers_1_factor"]
+
+
 def test_gradients_stand_in_the_layer_whose_gradients_they_are() -> None:
     net = Net().initialize((1, 3))
     graph = cr.trace(lambda x: cr.sum(net(x)), np.ones((4, 3), np.float32)).grad()

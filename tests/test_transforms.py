@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import chainrule as cr
-from chainrule.core.errors import GradientError
+from chainrule.core.errors import ArgumentError, GradientError
 from chainrule.core.interp import Tag
 
 
@@ -150,6 +150,13 @@ def test_argnums_and_aux():
     assert not aux["product"].requires_grad
     gradient, aux = cr.grad(h, argnums=1, has_aux=True)(2.0, 3.0, 4.0)
     assert (gradient.item(), aux["product"].item()) == (8, 6)
+
+
+@pytest.mark.parametrize("transform", [cr.grad, cr.value_and_grad, cr.jacobian, cr.hessian])
+@pytest.mark.parametrize("argnums", [(0, 0), (1, -1)])
+def test_an_argument_is_differentiated_once(transform, argnums):
+    with pytest.raises(ArgumentError, match="names an argument twice"):
+        transform(lambda x, y: x * y, argnums)(2.0, 3.0)
 
 
 def test_inputs_on_which_nothing_depends_get_zeros():

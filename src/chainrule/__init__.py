@@ -50,7 +50,6 @@ from chainrule.ops.arithmetic import *
 from chainrule.ops.complex_parts import *
 from chainrule.ops.composite import *
 from chainrule.ops.contraction import *
-from chainrule.graph.control import *
 from chainrule.ops.convolution import *
 from chainrule.ops.creation import *
 from chainrule.ops.cross_entropy import *

@@ -19,6 +19,7 @@ from chainrule.autodiff.cost import live_bytes
 from chainrule.autodiff.forward import jvp
 from chainrule.autodiff.linearize import lifting, real
 from chainrule.autodiff.reverse import grad
+from chainrule.autodiff.scope import argument_positions
 from chainrule.autodiff.vmap import apply_batched
 from chainrule.core import tree
 from chainrule.core.aval import Aval
@@ -200,6 +201,8 @@ def hvp(f: Callable[..., Tensor], primals: Sequence[Tree], tangents: Sequence[Tr
     >>> cr.hvp(lambda x: cr.sum(x**3), (cr.tensor([1.0, 2.0]),), (cr.tensor([1.0, 1.0]),))
     tensor([ 6., 12.])
     """
+    if not isinstance(primals, (tuple, list)) or not isinstance(tangents, (tuple, list)):
+        raise GradientError("hvp takes a tuple of primals and a tuple of tangents", mend="write cr.hvp(f, (x,), (t,))")
     _, along = jvp(grad(f, tuple(range(len(primals)))), primals, tangents)
     return along[0] if len(primals) == 1 else along
 
@@ -208,12 +211,9 @@ def _chosen(
     f: Callable[..., Tree], argnums: int | Sequence[int], args: tuple[Tree, ...], kwargs: dict[str, Any]
 ) -> tuple[list[Any], list[str], tree.Structure, Callable[..., Tree]]:
     """The leaves of the arguments to differentiate by, their names, how they are nested in the result, and ``f`` as a function of their leaves."""
-    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    for position in positions:
-        if not -len(args) <= position < len(args):
-            raise ArgumentError(f"argnums={position}, but there are {len(args)} positional arguments", mend="count the arguments from 0")
+    positions = argument_positions(argnums, len(args))
     leaves, structure = tree.flatten(tuple(args[position] for position in positions))
-    names = [leaf_names(f, args[: position + 1])[-len(tree.leaves(args[position])) :] for position in (p % len(args) for p in positions)]
+    names = [leaf_names(f, args[: position + 1])[-len(tree.leaves(args[position])) :] for position in positions]
     lifted = lifting(f)
 
     def function(*leaves: Tensor) -> Tree:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
-from chainrule.autodiff.scope import enter, leave, node_of, tensors_like
+from chainrule.autodiff.scope import argument_positions, enter, leave, node_of, tensors_like
 from chainrule.core import tree
-from chainrule.core.errors import ArgumentError, GradientError
+from chainrule.core.errors import GradientError
 from chainrule.core.interp import Tag, transforming
 from chainrule.core.node import Node
 from chainrule.core.primitive import functions, public
@@ -106,7 +106,7 @@ def value_and_grad(f: Callable[..., Any], /, argnums: int | Sequence[int] = 0, *
     GradientError
         When called: if the value is not a scalar, or an argument is not real floating point.
     ArgumentError
-        When called: if there is no argument at one of ``argnums``.
+        When called: if there is no argument at one of ``argnums``, or one is named twice.
 
     Examples
     --------
@@ -116,13 +116,10 @@ def value_and_grad(f: Callable[..., Any], /, argnums: int | Sequence[int] = 0, *
     (tensor(12.), {'w': tensor([3., 4.]), 'b': tensor(2.)})
     """
     single = isinstance(argnums, int)
-    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
     @wraps(f)
     def differentiated(*args: Any, **kwargs: Any) -> Any:
-        for position in positions:
-            if not -len(args) <= position < len(args):
-                raise ArgumentError(f"argnums={position}, but there are {len(args)} positional arguments")
+        positions = argument_positions(argnums, len(args))
         tag = Tag()
         chosen = tuple(args[position] for position in positions)
         leaves, structure = tree.flatten(chosen)

@@ -7,10 +7,11 @@ whatever else is being differentiated around it or within it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from chainrule.core import tree
-from chainrule.core.errors import DtypeError, GradientError
+from chainrule.core.errors import ArgumentError, DtypeError, GradientError
 from chainrule.core.interp import Tag, current
 from chainrule.core.node import NO_PARAMS, Cell, Node, make
 from chainrule.core.primitive import Primitive, functions
@@ -26,6 +27,24 @@ ALIAS = Primitive(
     scalar=lambda k, x: x,
 )
 """The identity between a value inside and outside of a transform; part of the tape, not of the table."""
+
+
+def argument_positions(argnums: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """The positions that ``argnums`` means among ``count`` arguments.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no argument at one of them, or one is named twice.
+    """
+    given = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    for position in given:
+        if not -count <= position < count:
+            raise ArgumentError(f"argnums={position}, but there are {count} positional arguments", mend="count the arguments from 0")
+    found = tuple(position % count for position in given)
+    if len(set(found)) < len(found):
+        raise ArgumentError(f"argnums={given} names an argument twice", mend="name each once")
+    return found
 
 
 def enter(x: Any, tag: Tag, role: str) -> Tensor:

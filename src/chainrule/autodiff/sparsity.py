@@ -17,7 +17,7 @@ from chainrule.core.aval import Aval
 from chainrule.core.errors import GradientError
 from chainrule.core.primitive import functions
 from chainrule.graph.ir import Graph, State
-from chainrule.graph.trace import trace_with
+from chainrule.graph.trace import leaf_names, trace_with
 
 __all__ = ["hessian_sparsity", "jacobian_sparsity"]
 
@@ -136,7 +136,8 @@ def tangent_program(f: Callable[..., Tree], examples: tuple[Tree, ...]) -> Graph
         return jvp(f, primals, directions)[1]
 
     tangents.__name__ = str(getattr(f, "__name__", "f"))
-    graph, _ = trace_with(tangents, avals, structure)
+    names = leaf_names(f, examples)
+    graph, _ = trace_with(tangents, avals, structure, names=[*names, *(f"d_{name}" for name in names)])
     wrong = next((x for x in graph.returned if x.dtype.kind != "f"), None)
     if wrong is not None:
         says = f"a result {wrong.aval} of {graph.name} has no derivative"

@@ -24,10 +24,10 @@ def gradient_of_graph(graph: Graph, wrt: int | str | Sequence[int | str] | None)
         chosen: Any = [i for i in range(len(arguments)) if all(x.dtype.kind == "f" for x in graph.parameters[first[i] : first[i + 1]])]
         if not chosen:
             raise GradientError(f"{graph.name} has no argument of real floating point", mend="trace it with examples that are, such as 1.0")
-    elif isinstance(wrt, (int, str)):
-        chosen = _position(graph, wrt, first, names)
-    else:
+    elif isinstance(wrt, Sequence) and not isinstance(wrt, str):
         chosen = [_position(graph, one, first, names) for one in wrt]
+    else:
+        chosen = _position(graph, wrt, first, names)
 
     def gradient(*args: Any) -> Any:
         return grad(graph.run, argnums=chosen)(*args)

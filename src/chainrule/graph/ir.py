@@ -7,11 +7,12 @@ each time it runs, and what the function assigned to such tensors it assigns.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -122,12 +123,6 @@ class Argument:
     """A tensor among the arguments, which the function assigns to."""
 
     position: int
-
-
-class Static(NamedTuple):
-    """A result that is no tensor: a number or anything else that the function returned."""
-
-    value: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,13 +257,15 @@ class Graph:
         Raises
         ------
         ArgumentError
-            If the arguments are nested otherwise or have other shapes or dtypes.
+            If the arguments are nested otherwise or have other shapes or dtypes, or if a tensor that is assigned to
+            is an argument twice, or an argument and read from outside too.
         """
         leaves, structure = tree.flatten(args)
         if structure != self.arguments:
             says = f"{self.name} was traced with arguments {tree.describe(self.arguments)}, not {tree.describe(structure)}"
             raise ArgumentError(says, mend="nest the arguments as the examples were, or trace anew")
         given = [self._fitting(leaf, variable) for leaf, variable in zip(leaves, self.parameters, strict=True)]
+        self._refuse_two_names(leaves)
         outs = self.apply([*given, *self.read()])
         self.write(outs[len(self.returned) :], leaves)
         return self.rebuild(outs)
@@ -346,6 +343,19 @@ class Graph:
                         found[position].append(x)
             self.__dict__["_last"] = found
         return found
+
+    def _refuse_two_names(self, leaves: Sequence[Any]) -> None:
+        """An assignment shows under all names of a tensor, but two inputs of a graph are two values."""
+        targets = [leaves[target.position] if isinstance(target, Argument) else target.tensor for target in self.updated]
+        assigned = {id(x) for x in targets if isinstance(x, Tensor)}
+        if not assigned:
+            return
+        outside = {id(source.tensor) for source in (*self.captured, *self.updated) if isinstance(source, State)}
+        names = Counter([*map(id, leaves), *outside])
+        for x, variable in zip(leaves, self.parameters, strict=True):
+            if id(x) in assigned and names[id(x)] > 1:
+                says = f"{self.name}: the tensor that is assigned to and given as {variable.name} is an input under another name too"
+                raise ArgumentError(says, mend="pass a copy, x.detach()")
 
     def _fitting(self, given: Any, wanted: Variable) -> Any:
         x = functions.asarray(given)

@@ -81,22 +81,19 @@ def caller(depth: int) -> tuple[tuple[str, ...], tuple[str, int]]:
     return names, line
 
 
-def name_in_caller(depth: int, value: object) -> tuple[str, bool]:
-    """The name by which a layer knows a value, and True; else that in the innermost function of the caller's code."""
+def name_in_caller(depth: int, value: object) -> str:
+    """The name of a value in the innermost function of the caller's code."""
     frame: FrameType | None = sys._getframe(depth + 1)
     while frame is not None:
-        owner = frame.f_locals.get("self")
-        found = _member(owner, value) if hasattr(owner, "_members") else ""
-        if found:
-            return found, True
         if is_users(frame.f_code.co_filename):
-            return _name_in(frame, value), False
+            return _name_in(frame, value)
         frame = frame.f_back
-    return "", False
+    return ""
 
 
-def _member(layer: Any, value: object) -> str:
-    return next((name for name, member in layer._members() if member is value), "")
+def name_in_layer(layer: Any, value: object) -> str:
+    """The name by which a layer, if there is one, knows a value."""
+    return "" if layer is None else next((name for name, member in layer._members() if member is value), "")
 
 
 def _name_in(frame: FrameType, value: object) -> str:

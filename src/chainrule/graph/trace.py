@@ -22,7 +22,7 @@ from chainrule.core.node import Cell, Node, leaf
 from chainrule.core.primitive import TABLE, Primitive, functions
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Argument, Captured, Gradient, Graph, Operation, State
-from chainrule.graph.naming import caller, name_in_caller, unnamed
+from chainrule.graph.naming import caller, name_in_caller, name_in_layer, unnamed
 from chainrule.tape import record
 from chainrule.tensor import Tensor, new
 
@@ -251,9 +251,9 @@ class GraphTracer:
     def _outside_name(self, x: Tensor) -> str:
         if id(x) in self._called:
             return self._called[id(x)][1]
-        name, of_layer = name_in_caller(_DEPTH, x)
-        scope = current().scope if of_layer else ()
-        return "_".join((*scope, name)).replace(".", "_") if name else ""
+        mode = current()
+        known = name_in_layer(mode.layer, x)
+        return "_".join((*mode.scope, known)).replace(".", "_") if known else name_in_caller(_DEPTH, x)
 
     def gradient_before(self, x: Tensor) -> Tensor | None:
         """The traced Tensor for the ``.grad`` that a tensor from outside has already."""
@@ -318,9 +318,6 @@ class GraphTracer:
                 updated.append((Gradient(cell.before), after._value))
         captured: list[tuple[Captured, Variable]] = [(State(x), variable) for x, _, variable in self._stand_ins.values()]
         captured += [(Gradient(x), variable) for x, variable in self._gradients.values() if variable is not None]
-        # Cells and their tracer hold each other, and what is outside.
-        self._cells.clear()
-        self._stand_ins.clear()
         return Graph(
             name,
             (*inputs, *(variable for _, variable in captured)),
@@ -335,6 +332,11 @@ class GraphTracer:
             tuple(cleared),
             tuple(Gradient(x) for x in self.missing_gradients()),
         )
+
+    def let_go(self) -> None:
+        """The trace is over: cells and their tracer would hold each other, and what is outside."""
+        self._cells.clear()
+        self._stand_ins.clear()
 
     def missing_gradients(self) -> list[Tensor]:
         """Tensors from outside whose ``.grad`` was asked for and None."""
@@ -442,10 +444,13 @@ def trace_with(
     own = tracer.tag.bit
     tracking = mode.tracking & BASE | own
     inside = Mode(tracking, tracer.apply, BASE | own, 0, None, tracer, mode.scope, mode.layer, mode.examples if examples is None else examples)
-    with using(inside):
-        out = f(*structure.rebuild(tensors if fill is None else fill(tensors)))
-        assigned = [(Argument(i), x._value) for i, (x, was) in enumerate(zip(tensors, inputs, strict=True)) if assigns and x._value is not was]
-        graph = tracer.finish(_name_of(f), inputs, structure, out, assigned)
+    try:
+        with using(inside):
+            out = f(*structure.rebuild(tensors if fill is None else fill(tensors)))
+            assigned = [(Argument(i), x._value) for i, (x, was) in enumerate(zip(tensors, inputs, strict=True)) if assigns and x._value is not was]
+            graph = tracer.finish(_name_of(f), inputs, structure, out, assigned)
+    finally:
+        tracer.let_go()
     return graph, tracer
 
 
