@@ -25,6 +25,11 @@ def test_import_loads_numpy_and_the_standard_library_alone() -> None:
     assert loaded - set(sys.stdlib_module_names) == {"chainrule"}
 
 
+def test_import_leaves_the_slowest_modules_of_the_standard_library_for_later() -> None:
+    loaded = run("import sys, numpy; before = set(sys.modules); import chainrule; print(*sorted(set(sys.modules) - before))").split()
+    assert not {"pathlib", "inspect", "typing", "unittest", "asyncio", "urllib", "scipy"}.intersection(loaded)
+
+
 def test_import_leaves_the_command_line_and_the_networks_files_for_later() -> None:
     assert run("import sys, chainrule; print('chainrule.cli' in sys.modules)").strip() == "False"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,7 +46,7 @@ def _function(graph: Graph, name: str, *, lines: bool) -> list[str]:
             text += [INDENT + line for line in _function(inner, f"{node.outputs[0].name}_{inner_name}", lines=lines)]
         notes = [", ".join(str(x.aval) for x in node.outputs)]
         notes += [".".join(node.scope)] * bool(node.scope)
-        notes += [f"{PurePath(node.line[0]).name}:{node.line[1]}"] * (lines and node.line[1] > 0)
+        notes += [f"{os.path.split(node.line[0])[1]}:{node.line[1]}"] * (lines and node.line[1] > 0)
         text.append(f"{INDENT}{_statement(node, names)}  # {'  '.join(notes)}")
     text += [INDENT + line for line in _assignments(graph, names)]
     found = iter(graph.returned)
