@@ -515,6 +515,32 @@ def test_the_same_tensor_twice():
     assert f(x, x).item() == 12
 
 
+def test_an_assignment_shows_under_every_name_of_a_tensor():
+    w = cr.tensor(2.0)
+
+    def twice(x, y):
+        x += 1.0
+        return x * y
+
+    def outside(x):
+        w.assign(w * 3.0)
+        return x * w
+
+    def both(x):
+        x += w
+        return x * w
+
+    for f, give, given, own in ((twice, (x := cr.tensor(0.0), x), (1.0, 2.0), 16), (outside, (w,), (1.0,), 36), (both, (w,), (1.0,), 16)):
+        f = cr.compile(f)
+        f(*map(cr.tensor, given))
+        # Of the latest call's signature, and again after a call with other tensors.
+        for _ in range(2):
+            give[0].assign(3.0 if f.function is twice else 2.0)
+            assert f(*give).item() == own
+            f(*map(cr.tensor, given))
+        assert compilations(f) == ["first call"]
+
+
 def test_what_a_wrapped_function_names_is_watched_too():
     scale = 2.0
     f = cr.compile(cr.grad(lambda x: scale * x * x))

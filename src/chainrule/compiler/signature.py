@@ -105,6 +105,7 @@ def hand_over(signature: Signature, step: Step) -> Callable[[tuple[Any, ...], di
     results = len(step.graph.returned)
     target = f"({', '.join(outs)},)" if outs else "_"
     arguments = [f"a{name[1:]}" for name in names]
+    _check_names(writer, step.graph, arguments)
     if step.taped is None:
         writer.line(f"{target} = {writer.constant(step.run, 'run')}({', '.join([*names, *given])})")
         named = [f"r{i}" for i in range(results)]
@@ -239,6 +240,20 @@ def _check_state(writer: _Writer, step: Step) -> list[str]:
     for check in checks:
         writer.demand(check)
     return values
+
+
+def _check_names(writer: _Writer, graph: Graph, arguments: Sequence[str]) -> None:
+    """What is assigned to must have one name only; tensors with two take the long way (see `Graph.twice_given`)."""
+    own = {target.position for target in graph.updated if isinstance(target, Argument)}
+    if own and len(arguments) > 1:
+        writer.demand(f"len({{{', '.join(f'id({x})' for x in arguments)}}}) == {len(arguments)}")
+    # The graph keeps them alive, so nothing else has their identity.
+    assigned = {id(target.tensor) for target in graph.updated if not isinstance(target, Argument)}
+    outside = assigned | {id(source.tensor) for source in graph.captured}
+    for i, x in enumerate(arguments):
+        taken = outside if i in own else assigned
+        if taken:
+            writer.demand(f"id({x}) not in {writer.constant(taken, 'taken')}")
 
 
 def _guard(writer: _Writer, kind: str, name: str, value: Any) -> str:

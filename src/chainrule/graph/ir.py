@@ -265,7 +265,10 @@ class Graph:
             says = f"{self.name} was traced with arguments {tree.describe(self.arguments)}, not {tree.describe(structure)}"
             raise ArgumentError(says, mend="nest the arguments as the examples were, or trace anew")
         given = [self._fitting(leaf, variable) for leaf, variable in zip(leaves, self.parameters, strict=True)]
-        self._refuse_two_names(leaves)
+        twice = self.twice_given(leaves)
+        if twice is not None:
+            says = f"{self.name}: the tensor that is assigned to and given as {twice.name} is an input under another name too"
+            raise ArgumentError(says, mend="pass a copy, x.detach()")
         outs = self.apply([*given, *self.read()])
         self.write(outs[len(self.returned) :], leaves)
         return self.rebuild(outs)
@@ -344,18 +347,15 @@ class Graph:
             self.__dict__["_last"] = found
         return found
 
-    def _refuse_two_names(self, leaves: Sequence[Any]) -> None:
-        """An assignment shows under all names of a tensor, but two inputs of a graph are two values."""
+    def twice_given(self, leaves: Sequence[Any]) -> Variable | None:
+        """An argument that is assigned to and an input under another name too: an assignment shows under both, but a graph takes them for two."""
         targets = [leaves[target.position] if isinstance(target, Argument) else target.tensor for target in self.updated]
         assigned = {id(x) for x in targets if isinstance(x, Tensor)}
         if not assigned:
-            return
+            return None
         outside = {id(source.tensor) for source in (*self.captured, *self.updated) if isinstance(source, State)}
         names = Counter([*map(id, leaves), *outside])
-        for x, variable in zip(leaves, self.parameters, strict=True):
-            if id(x) in assigned and names[id(x)] > 1:
-                says = f"{self.name}: the tensor that is assigned to and given as {variable.name} is an input under another name too"
-                raise ArgumentError(says, mend="pass a copy, x.detach()")
+        return next((variable for x, variable in zip(leaves, self.parameters, strict=True) if id(x) in assigned and names[id(x)] > 1), None)
 
     def _fitting(self, given: Any, wanted: Variable) -> Any:
         x = functions.asarray(given)
