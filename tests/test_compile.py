@@ -442,6 +442,18 @@ def test_a_compiled_function_does_not_keep_results_alive():
     assert alive() is None
 
 
+def test_a_compiled_function_that_is_gone_keeps_nothing_alive():
+    w = cr.tensor([1.0], requires_grad=True)
+    gc.disable()
+    try:
+        held = weakref.ref(w)
+        cr.compile(lambda x, w=w: cr.sum(w * x["a"][0]))({"a": [cr.ones(1)]})
+        del w
+        assert held() is None
+    finally:
+        gc.enable()
+
+
 def test_a_copy_of_a_model_trains_on_its_own():
     model = nn.Dense(2).initialize((1, 3))
     step = cr.compile(lambda x: model(x))

@@ -7,6 +7,7 @@ taken apart, shapes and dtypes compared, state read, the step run, state written
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 from chainrule.core import tree
@@ -146,7 +147,8 @@ class _Writer:
         source = f"def make({words}):\n    " + text.replace("\n", "\n    ") + "\n    return call"
         scope: dict[str, Any] = {}
         exec(compile(source, "<call of a compiled function>", "exec"), scope)  # noqa: S102, of text made here alone
-        return scope["make"](**self.names)
+        # A function in its own namespace would keep itself, and all that it names, alive.
+        return scope.pop("make")(**self.names)
 
 
 def _take_apart(writer: _Writer, signature: Signature) -> list[str]:
@@ -154,9 +156,23 @@ def _take_apart(writer: _Writer, signature: Signature) -> list[str]:
     given, options = signature.structure.children
     leaves = iter(signature.leaves)
     values: list[str] = []
-    counter = [0]
+    numbers = count()
+    pending: list[tuple[tree.Structure, str]] = []
 
-    def unpack(structure: tree.Structure, place: str) -> None:
+    def take(children: Sequence[tree.Structure], source: str) -> None:
+        parts = [f"a{next(numbers)}" for _ in children]
+        if parts:
+            writer.line(f"{', '.join(parts)}, = {source}")
+        pending.extend(reversed([*zip(children, parts, strict=True)]))
+
+    if options.keys:
+        pending.append((options, "kwargs"))
+    else:
+        writer.demand("not kwargs")
+    writer.demand(f"len(args) == {len(given.children)}")
+    take(given.children, "args")
+    while pending:
+        structure, place = pending.pop()
         if structure.kind is None:
             values.extend(_check_leaf(writer, next(leaves), place))
         elif structure.kind is type(None):
@@ -164,34 +180,11 @@ def _take_apart(writer: _Writer, signature: Signature) -> list[str]:
         elif structure.kind is dict:
             keys = writer.constant(list(structure.keys), "keys")
             writer.demand(f"{place}.__class__ is dict and list({place}) == {keys}")
-            parts = fresh(len(structure.children))
-            if parts:
-                writer.line(f"{', '.join(parts)}, = {place}.values()")
-            for part, child in zip(parts, structure.children, strict=True):
-                unpack(child, part)
+            take(structure.children, f"{place}.values()")
         else:
             kind = writer.constant(structure.kind, "kind")
             writer.demand(f"{place}.__class__ is {kind} and len({place}) == {len(structure.children)}")
-            parts = fresh(len(structure.children))
-            if parts:
-                writer.line(f"{', '.join(parts)}, = {place}")
-            for part, child in zip(parts, structure.children, strict=True):
-                unpack(child, part)
-
-    def fresh(count: int) -> list[str]:
-        counter[0] += count
-        return [f"a{i}" for i in range(counter[0] - count, counter[0])]
-
-    writer.demand(f"len(args) == {len(given.children)}")
-    parts = fresh(len(given.children))
-    if parts:
-        writer.line(f"{', '.join(parts)}, = args")
-    for part, child in zip(parts, given.children, strict=True):
-        unpack(child, part)
-    if options.keys:
-        unpack(options, "kwargs")
-    else:
-        writer.demand("not kwargs")
+            take(structure.children, place)
     return values
 
 
