@@ -17,6 +17,7 @@ from chainrule.compiler import pipeline
 from chainrule.compiler.fusion import is_elementwise, regions
 from chainrule.compiler.memory import ALIGNMENT, Buffer, Traits, pack, plan_memory
 from chainrule.compiler.pipeline import Executable, build
+from chainrule.compiler.plan import make_plan
 from chainrule.compiler.simplify import simplify
 from chainrule.core.errors import ArgumentError, AxisError, TraceError
 from chainrule.core.primitive import Primitive, functions
@@ -127,6 +128,52 @@ def test_what_a_gate_of_ones_own_hands_through_leaves_the_arena() -> None:
     (out,) = run(x)
     run(other)
     np.testing.assert_array_equal(out, np.sin(x))
+
+
+def places(f: Callable[..., Any], *xs: Any, **donate: int) -> list[str]:
+    """Where each gate writes."""
+    plan = make_plan(cr.trace(f, *xs), elementwise, {int(out[1:]): given for out, given in donate.items()})
+    return [type(step.place).__name__ for step in plan.steps]
+
+
+def test_an_operand_of_which_a_view_is_read_too_is_not_written_over() -> None:
+    square = np.ones((128, 128), "float32")
+
+    def f(x: Any, y: Any) -> Any:
+        z = x * y
+        return cr.sum(z * z.T)
+
+    graph = cr.trace(f, square, square)
+    traits = lambda node: Traits(raises=False) if node.primitive.name == "permute_dims" else elementwise(node)
+    assert [type(step.place).__name__ for step in make_plan(graph, traits, {}).steps] == ["Arena", "New", "Arena", "New"]
+
+
+def test_memory_is_taken_over_element_by_element_or_when_all_is_read() -> None:
+    square = np.ones((128, 128), "float32")
+    assert places(lambda v: v * 2.0, square, _0=0) == ["Taken"]
+    assert places(lambda v, x: v * x, square, square, _0=0) == ["Taken"]
+    assert places(lambda v, x: cr.sin(v + x) * v, square, square, _0=0) == ["Arena", "Over", "Taken"]
+    assert places(lambda v, x: cr.sin(v + x), square, square, _0=0) == ["Taken", "Over"]
+    traits = lambda node: Traits(fresh=True, into=True, over=(), raises=False)
+    assert make_plan(cr.trace(lambda v: v @ v, square), traits, {0: 0}).donors == ()
+
+
+def test_one_inputs_memory_is_taken_over_once() -> None:
+    square = np.ones((128, 128), "float32")
+
+    def f(v: Any) -> Any:
+        t = v * 2.0
+        return t + 1.0, t - 1.0
+
+    assert places(f, square, _0=0, _1=0).count("Taken") == 1
+
+
+def test_an_arena_is_used_again() -> None:
+    run = compiled(lambda x: cr.sum(cr.sin(x) * cr.exp(x)), large()).run
+    run(large())
+    (arena,) = run.__globals__["pool"]
+    run(large())
+    assert [id(memory) for memory in run.__globals__["pool"]] == [id(arena)]
 
 
 def test_the_arena_is_smaller_than_its_values_together() -> None:
@@ -461,7 +508,7 @@ def order_of(found: Sequence[Any], graph: Graph) -> bool:
 
 @given(programs(14))
 def test_regions_can_run_one_after_the_other(program: Program) -> None:
-    graph = simplify(cr.trace(lambda *xs: program(*xs), *arguments()))
+    graph = cr.trace(lambda *xs: program(*xs), *arguments())
     found = regions(graph)
     assert sorted(id(node) for region in found for node in region.nodes) == sorted(map(id, graph.nodes))
     assert order_of(found, graph)

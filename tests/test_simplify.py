@@ -84,6 +84,7 @@ SHORTER: dict[str, tuple[Callable[..., Any], list[str]]] = {
     "what is repeated is computed once": (lambda x, y: cr.exp(cr.broadcast_to(y, (200, 3))), ["exp", "broadcast_to"]),
     "the same twice": (lambda x, y: cr.exp(x * y) + cr.exp(y * x), ["multiply", "exp", "add"]),
     "known values": (lambda x, y: x * (cr.exp(cr.asarray(0.0)) + 1.0), ["multiply"]),
+    "no fewer elements": (lambda x, y: cr.exp(cr.broadcast_to(cr.pad(y, (0, 297)), (1, 300))), ["pad", "broadcast_to", "exp"]),
     "nothing depends on it": (lambda x, y: (cr.exp(x), x + y)[1], ["add"]),
     "nested choices": (lambda x, y: cr.where(x > 0, cr.where(x > 0, x, y), y), ["greater", "where"]),
 }
@@ -241,6 +242,18 @@ def test_what_was_not_taken_spoils_no_gradient(f: Callable[..., Any]) -> None:
     graph = simplify(cr.trace(cr.grad(lambda x: cr.sum(f(x))), x)).verify()
     (gradient,) = outputs(graph, [x])
     np.testing.assert_array_equal(gradient, [0.0, 0.25, 0.0])
+
+
+def test_zeros_of_both_signs_are_not_one_number() -> None:
+    divisors = np.array([0.0, -0.0, 0.0])
+    (quotient,) = outputs(simplify(cr.trace(lambda x: x / divisors, np.ones(3))), [np.ones(3)])
+    np.testing.assert_array_equal(quotient, [np.inf, -np.inf, np.inf])
+
+
+def test_a_mask_of_zeros_still_masks() -> None:
+    graph = cr.trace(lambda x: functions.masked_multiply(cr.zeros(300, dtype=x.dtype), x), np.ones(300))
+    (product,) = outputs(simplify(graph), [np.full(300, np.inf)])
+    np.testing.assert_array_equal(product, np.zeros(300))
 
 
 def test_values_keep_their_names() -> None:

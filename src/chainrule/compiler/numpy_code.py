@@ -20,12 +20,13 @@ from chainrule.compiler.backend import HELD_BY_OWNER, Run, arena_of, getrefcount
 from chainrule.compiler.memory import Traits, is_large
 from chainrule.compiler.namespace import Namespace, Operand
 from chainrule.compiler.plan import Arena, New, Over, Plan, Step, Taken, make_plan
-from chainrule.core.primitive import Primitive, reads_of
+from chainrule.core.primitive import TABLE, Primitive, reads_of
 from chainrule.core.variable import Variable
 from chainrule.graph.control import COND
 from chainrule.graph.ir import Graph, Operation
 from chainrule.graph.loops import WHILE_LOOP, WHILE_LOOP_BACK
 from chainrule.graph.scan import SCAN
+from chainrule.ops.cross_entropy import CROSS_ENTROPY_AND_SLOPE
 
 INDENT = "    "
 
@@ -56,19 +57,10 @@ OPERATORS: dict[Any, tuple[str, str]] = {
 _OUT = ", out={}"
 _PASSED_ON = frozenset(("positive", "stop_gradient", "real", "imag", "conj", "astype", "pow_constant", "floor", "ceil", "trunc", "round"))
 """Elementwise gates that may give their input itself."""
-_NEW_MEMORY = frozenset(
-    (
-        "conv",
-        "conv_transpose",
-        "conv_weight",
-        "softmax",
-        "log_softmax",
-        "softmax_cross_entropy",
-        "softmax_minus_labels",
-        "softmax_cross_entropy_and_slope",
-    )
-)
-"""Other gates known to give memory of their own; for the rest it is not taken for granted."""
+_NEW_MEMORY = frozenset(("conv", "cross_entropy", "gather", "gemm", "pool", "random", "reduce", "scan", "scatter", "softmax", "sort"))
+"""Kernels known to give memory of their own, but for sums of no axes and rearranged single operands; for the rest it is not taken for granted."""
+_NEVER_FAIL = frozenset(("conv", "gemm", "move", "pool", "random", "reduce", "scan", "softmax", "sort"))
+"""Kernels that work for all values of the right shapes."""
 _COPIES = frozenset(("concat", "stack"))
 """Movement that always copies."""
 
@@ -156,9 +148,12 @@ class Printer:
             # Integers have no negative powers.
             raises = gate.name == "pow" and node.output.dtype.kind in "iu"
             return Traits(fresh=True, into=form.into != "", over=over, raises=raises)
-        reduces = gate.kernel == "reduce" and node.params["axis"] != ()
         scalars = all(not x.shape for x in node.outputs)
-        return Traits(fresh=scalars or reduces or gate.name in _NEW_MEMORY or (elementwise and gate.name not in _PASSED_ON), raises=not elementwise)
+        if TABLE.get(gate.name) is not gate and gate is not CROSS_ENTROPY_AND_SLOPE:
+            return Traits(fresh=scalars)
+        new = gate.kernel in _NEW_MEMORY and node.params.get("axis") != () and (gate.kernel != "gemm" or len(node.inputs) > 1)
+        fresh = new or scalars or (elementwise and gate.name not in _PASSED_ON)
+        return Traits(fresh=fresh, raises=not elementwise and gate.kernel not in _NEVER_FAIL)
 
     # Expressions.
 
