@@ -17,6 +17,7 @@ from chainrule.autodiff.patterns import SAME, Pattern, check_count, local_patter
 from chainrule.core.errors import MissingExtraError
 from chainrule.core.interp import ARRAYS, using
 from chainrule.core.variable import Variable
+from chainrule.graph.inner import reads
 from chainrule.graph.ir import Graph, Operation, State
 
 # SciPy's sparse arrays have no types of their own, and SciPy need not be there.
@@ -127,7 +128,7 @@ def dependence(graph: Graph, wanted: Sequence[Variable]) -> tuple[Matrix, list[t
 def _through(graph: Graph, given: Row, fixed: _Fixed) -> Row:
     """On what the outputs of a graph depend, if its inputs depend on this."""
     depends = {x: row for x, row in zip(graph.inputs, given, strict=True) if row is not None}
-    needed = _needed(graph)
+    needed = reads(graph)
     for node, last in zip(graph.nodes, graph.last_uses(), strict=True):
         if needed.isdisjoint(node.outputs):
             continue
@@ -139,14 +140,6 @@ def _through(graph: Graph, given: Row, fixed: _Fixed) -> Row:
         for x in last:
             depends.pop(x, None)
     return [depends.get(x) for x in graph.outputs]
-
-
-def _needed(graph: Graph) -> set[Variable]:
-    needed = set(graph.outputs)
-    for node in reversed(graph.nodes):
-        if not needed.isdisjoint(node.outputs):
-            needed.update(node.inputs)
-    return needed
 
 
 def _of_gate(node: Operation, given: Row, fixed: _Fixed) -> Row:

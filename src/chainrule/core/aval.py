@@ -52,11 +52,6 @@ class Aval(NamedTuple):
         return f"{self.dtype}({', '.join(map(str, self.shape))})"
 
 
-def is_floating(dtype: Dtype) -> bool:
-    """Whether gradients can flow through values of this dtype: real or complex floating point."""
-    return dtype.kind in "fc"
-
-
 def promote(*operands: Dtype | bool | int | float | complex) -> Dtype:
     """The dtype in which operands meet; Python scalars among them are weak.
 
