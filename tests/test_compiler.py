@@ -543,3 +543,8 @@ def test_a_value_that_leaves_and_comes_back_divides_a_region() -> None:
 def test_independent_loops_of_one_shape_may_become_one() -> None:
     found = regions(cr.trace(lambda x, y: cr.sin(x) + cr.cos(y), np.ones(3), np.ones(3)))
     assert [len(region.nodes) for region in found] == [3]
+
+
+def test_what_a_loop_has_summed_up_is_read_by_the_next_one() -> None:
+    found = regions(cr.trace(lambda x: cr.cos(cr.sum(cr.sin(x), axis=0, keepdims=True)), np.ones((1, 3))))
+    assert [[node.primitive.name for node in region.nodes] for region in found] == [["sin", "sum"], ["cos"]]
