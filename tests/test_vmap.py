@@ -267,3 +267,19 @@ def test_nothing_mapped() -> None:
 def test_a_branch_on_an_example_is_refused_with_its_line() -> None:
     with pytest.raises(TraceError, match=r"if x > 0"):
         cr.vmap(lambda x: x if x > 0 else -x)(np.ones(3))
+
+
+def test_a_number_outside_may_be_read_since_a_map_runs_at_once():
+    scale = cr.tensor(2.0)
+    np.testing.assert_array_equal(cr.vmap(lambda x: x * float(scale))(cr.ones(2)), [2, 2])
+    np.testing.assert_array_equal(cr.jacobian(lambda x: x * scale.item())(cr.ones(1)), [[2]])
+    with pytest.raises(TraceError, match="asked for"):
+        cr.trace(cr.vmap(lambda x: x * float(scale)), cr.ones(2))
+
+    def changed(x):
+        scale.assign(scale + 1.0)
+        return x * float(scale)
+
+    with pytest.raises(TraceError, match="asked for"):
+        cr.vmap(changed)(cr.ones(2))
+    assert scale.item() == 2

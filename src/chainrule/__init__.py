@@ -1,8 +1,8 @@
 """chainrule: automatic differentiation on computational graphs that can be looked through.
 
 The functions of the array API standard, and the gates of networks, on `Tensor`; PyTorch's handling of
-gradients; JAX's transforms. A gate's own file decides what is public, so adding one never edits this. The floors
-of networks load when they are first named.
+gradients; JAX's transforms. A gate's own file decides what is public, so adding one never edits this. The compiler and
+the floors of networks load when they are first named.
 """
 
 from importlib import import_module as _import_module
@@ -34,7 +34,6 @@ from chainrule.autodiff.sparse import sparse_jacobian as sparse_jacobian
 from chainrule.autodiff.sparsity import hessian_sparsity as hessian_sparsity
 from chainrule.autodiff.sparsity import jacobian_sparsity as jacobian_sparsity
 from chainrule.autodiff.vmap import vmap as vmap
-from chainrule.compiler.jit import *
 from chainrule.core import errors as errors
 from chainrule.core.interp import enable_grad as enable_grad
 from chainrule.core.interp import no_grad as no_grad
@@ -90,9 +89,13 @@ if _TYPE_CHECKING:
     from chainrule import nn as nn
     from chainrule import optim as optim
     from chainrule import training as training
+    from chainrule.compiler.jit import compile as compile
 else:
 
     def __getattr__(name: str) -> _Any:
+        if name == "compile":
+            globals()[name] = found = _import_module("chainrule.compiler.jit").compile
+            return found
         if name in _LATER:
             return _import_module(f"chainrule.{name}")
         raise AttributeError(f"module 'chainrule' has no attribute {name!r}")
@@ -103,6 +106,6 @@ else:
     # The standard's own names have underscores around them; of the package's modules only some are namespaces.
     __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] - it follows from what the files of the gates make public
         name
-        for name in sorted({*globals(), *_LATER})
-        if name in (*_NAMESPACES, *_LATER) or name.startswith("__array_") or not (name.startswith("_") or isinstance(globals()[name], _ModuleType))
+        for name in sorted({*globals(), *_LATER, "compile"})
+        if name in (*_NAMESPACES, *_LATER, "compile") or name.startswith("__array_") or not (name.startswith("_") or isinstance(globals()[name], _ModuleType))
     ]

@@ -133,7 +133,7 @@ class Conversions:
         """The value, unless it is not known yet, or a custom gate's derivative depends on this tensor."""
         mode = current()
         value = self._value
-        if mode.tracer is not None or isinstance(value, Variable):
+        if isinstance(value, Variable) or (mode.tracer is not None and not mode.tracer.readable(self)):
             raise _unknown(value if mode.tracer is None else mode.tracer.seen(self)._value, mend or _NUMBER)
         if mode.readings is not None:
             mode.readings.append(None)

@@ -119,7 +119,7 @@ def jacobian(
         leaves, names, structure, function = _chosen(f, argnums, args, kwargs)
         points = [real(x) for x in leaves]
         avals = [Aval(x.shape, x.dtype) for x in points]
-        graph, _ = trace_with(function, avals, tree.flatten(tuple(range(len(avals))))[1], names=names)
+        graph, _ = trace_with(function, avals, tree.flatten(tuple(range(len(avals))))[1], names=names, at_once=True)
         _check_results(graph)
         stages = Chain(graph, len(points), len(graph.returned))
         table: CostTable | None = None

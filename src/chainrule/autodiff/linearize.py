@@ -137,17 +137,19 @@ def linearize(f: Callable[..., Tree], /, *primals: Tree) -> tuple[Tree, Callable
     """
     leaves, structure = tree.flatten(primals)
     points = [real(x) for x in leaves]
-    graph, _ = trace_with(lifting(f), [Aval(x.shape, x.dtype) for x in points], structure, names=leaf_names(f, primals))
+    graph, _ = trace_with(lifting(f), [Aval(x.shape, x.dtype) for x in points], structure, names=leaf_names(f, primals), at_once=True)
     wrt = range(len(points))
     of = range(len(graph.returned))
     linear = forward(graph, wrt, of)
     early = linear.early.apply([*points, *graph.read()])
     outs, residuals = early[: len(graph.outputs)], early[len(graph.outputs) :]
     graph.write(outs[len(of) :])
+    # All that is kept for later.
+    late, results, like = linear.late, graph.results, [Aval(x.shape, x.dtype) for x in points]
 
     def push(*tangents: Tree) -> Tree:
-        directions = tensors_like(tangents, structure, points, "tangents")
-        return graph.results.rebuild(map(alias, linear.late.apply([*residuals, *directions])))
+        directions = tensors_like(tangents, structure, like, "tangents")
+        return results.rebuild(map(alias, late.apply([*residuals, *directions])))
 
     return graph.results.rebuild(map(alias, outs[: len(of)])), push
 

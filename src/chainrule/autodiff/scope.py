@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chainrule.core import tree
+from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, DtypeError, GradientError
 from chainrule.core.interp import Tag, current
 from chainrule.core.node import NO_PARAMS, Cell, Node, make
@@ -93,7 +94,7 @@ def _alias(node: Node, tags: int, left: int = 0) -> Node:
     return made
 
 
-def tensors_like(given: Any, wanted: tree.Structure, examples: list[Tensor], role: str) -> list[Tensor]:
+def tensors_like(given: Any, wanted: tree.Structure, examples: Sequence[Tensor | Aval], role: str) -> list[Tensor]:
     """The leaves of ``given`` as Tensors of the examples' shapes and dtypes.
 
     Raises
@@ -109,7 +110,7 @@ def tensors_like(given: Any, wanted: tree.Structure, examples: list[Tensor], rol
     return [_like(leaf, example, role) for leaf, example in zip(leaves, examples, strict=True)]
 
 
-def _like(given: Any, example: Tensor, role: str) -> Tensor:
+def _like(given: Any, example: Tensor | Aval, role: str) -> Tensor:
     try:
         given = seen(functions.asarray(given))
     except DtypeError as error:

@@ -101,7 +101,7 @@ def vmap(f: Callable[..., Tree], /, in_axes: Tree = 0, out_axes: Tree = 0, *, ax
         example.__name__ = getattr(f, "__name__", "f")
         avals = [Aval(x.shape[1:], x.dtype) for x in batches]
         nesting = tree.flatten(tuple(batches))[1]
-        graph, _ = trace_with(example, avals, nesting, names=[names[i] for i in places], examples=(*current().examples, number))
+        graph, _ = trace_with(example, avals, nesting, names=[names[i] for i in places], examples=(*current().examples, number), at_once=True)
         outside = graph.read()
         taken = [functions.arange(size) if x is number else x for x in outside]
         outs, batched = apply_batched(graph, [True] * len(batches) + [x is number for x in outside], [*batches, *taken])

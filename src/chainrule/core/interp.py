@@ -50,6 +50,10 @@ class Tracer(Protocol):
         """A traced Tensor of a fixed value."""
         ...
 
+    def readable(self, x: Any) -> bool:
+        """Whether a tensor from outside may be read as numbers, since what is traced runs at once and once only."""
+        ...
+
     def named(self, node: Node, value: Any) -> None:
         """Remember the traced value of a node of the tape."""
         ...

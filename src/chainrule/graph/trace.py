@@ -91,13 +91,16 @@ class GraphTracer:
         Whether layers that are met may make their parameters now.
     within : Tracer, optional
         Of the function that is being traced around this one.
+    at_once : bool
+        Whether what is traced runs once, and now.
     """
 
-    def __init__(self, *, may_build: bool = True, within: Tracer | None = None) -> None:
+    def __init__(self, *, may_build: bool = True, within: Tracer | None = None, at_once: bool = False) -> None:
         self.owner = object()
         self.nodes: list[Operation] = []
         self.constants: dict[Variable, Any] = {}
         self.may_build = may_build
+        self.at_once = at_once
         self._within = within
         self._numbers: dict[Any, Variable] = {}
         self._stand_ins: dict[int, tuple[Tensor, Tensor, Variable]] = {}
@@ -164,6 +167,11 @@ class GraphTracer:
         if not known[2].name:
             known[2].name = self._outside_name(x)
         return known[1]
+
+    def readable(self, x: Tensor) -> bool:
+        """Whether a tensor from outside may be read as numbers: what is traced runs at once, and has not assigned to it."""
+        known = self._stand_ins.get(id(x))
+        return self.at_once and (known is None or known[1]._value is known[2]) and (self._within is None or self._within.readable(x))
 
     def constant(self, value: Any) -> Tensor:
         """A traced Tensor of a fixed value."""
@@ -397,6 +405,8 @@ def trace(f: Callable[..., Tree], /, *examples: Tree) -> Graph:
         t1 = sigmoid(s)  # float32()
         return t1
     """
+    if not callable(f):
+        raise ArgumentError(f"trace takes a function, not a {type(f).__name__}", mend="pass the function and examples of its arguments")
     leaves, structure = tree.flatten(examples)
     avals = [_aval_of(x) for x in leaves]
     tracked = current().tracking & BASE
@@ -416,6 +426,7 @@ def trace_with(
     fill: Callable[[list[Tensor]], Sequence[Any]] | None = None,
     leaves: Sequence[bool] = (),
     assigns: bool = False,
+    at_once: bool = False,
 ) -> tuple[Graph, GraphTracer]:
     """Trace a function of arguments of these avals.
 
@@ -430,11 +441,13 @@ def trace_with(
         See `core.interp.Mode`; those in force if not given.
     fill : callable, optional
         Makes the leaves of the arguments from the traced Tensors; they are those if not given.
+    at_once : bool
+        Whether the graph runs once, and now, so that numbers outside may be taken as they are.
     assigns : bool
         Whether an argument that the function assigns to is assigned to when the graph runs, too.
     """
     mode = current()
-    tracer = GraphTracer(within=mode.tracer) if tracer is None else tracer
+    tracer = GraphTracer(within=mode.tracer, at_once=at_once) if tracer is None else tracer
     names = names or ("",) * len(avals)
     inputs = [Variable(aval, name, tracer.owner) for aval, name in zip(avals, names, strict=True)]
     tensors = [new(x) for x in inputs]
