@@ -625,5 +625,5 @@ def test_verify_looks_at_inner_graphs():
     other = cr.trace(lambda c, w: (c[None], c), W, W)
     for body in (other, cr.trace(lambda c: (c, c), W)):
         wrong = graph.with_nodes([replace(node, params={**node.params, "body": body})], graph.outputs)
-        with pytest.raises(TraceError, match="scan: its graph f (takes|gives)"):
+        with pytest.raises(TraceError, match=r"scan: its graph f (takes|gives)"):
             wrong.verify()

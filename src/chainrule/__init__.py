@@ -83,6 +83,7 @@ from chainrule.tensor import Tensor as Tensor
 
 _NAMESPACES = ("autograd", "errors", "linalg", "random")
 _LATER = ("data", "nn", "optim", "training")
+_OUTSIDE = (*_NAMESPACES, *_LATER, "compile")
 
 if _TYPE_CHECKING:
     from chainrule import data as data
@@ -106,6 +107,6 @@ else:
     # The standard's own names have underscores around them; of the package's modules only some are namespaces.
     __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] - it follows from what the files of the gates make public
         name
-        for name in sorted({*globals(), *_LATER, "compile"})
-        if name in (*_NAMESPACES, *_LATER, "compile") or name.startswith("__array_") or not (name.startswith("_") or isinstance(globals()[name], _ModuleType))
+        for name in sorted({*globals(), *_OUTSIDE})
+        if name in _OUTSIDE or name.startswith("__array_") or not (name.startswith("_") or isinstance(globals()[name], _ModuleType))
     ]
