@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -503,3 +504,11 @@ def test_gradients_of_gradients_to_the_third_order() -> None:
 
 def test_what_the_result_does_not_depend_on_has_a_gradient_of_zeros() -> None:
     assert cr.trace(lambda x, y: cr.sum(x), np.ones(2), np.ones(3)).grad("y").run(np.ones(2), np.ones(3)).tolist() == [0, 0, 0]
+
+
+def test_a_graph_is_pickled_with_its_constants_and_what_it_took_from_outside():
+    w = cr.tensor([1.0, 2.0])
+    graph = cr.trace(lambda x: cr.sum(w * x) + 1.0, cr.ones(2))
+    again = pickle.loads(pickle.dumps(graph))
+    assert str(again) == str(graph)
+    assert again.run(cr.ones(2)).item() == 4

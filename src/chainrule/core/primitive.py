@@ -184,6 +184,16 @@ class Primitive:
     def __repr__(self) -> str:
         return f"Primitive({self.name!r})"
 
+    def __reduce__(self) -> Any:
+        """Pickled by name: rules are functions, and those of the table are there wherever the library is."""
+        if TABLE.get(self.name) is not self:
+            says = f"the gate {self.name} is not in the table, so that it cannot be pickled"
+            raise ArgumentError(says, mend="pickle the function that was traced, or what it returns")
+        return _of_table, (self.name,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Primitive:
+        return self
+
     @property
     def variadic(self) -> bool:
         return self.inputs[:1] != () and self.inputs[0].startswith("*")
@@ -235,6 +245,11 @@ class _Keeps(dict[int, tuple[bool, ...]]):
 
 TABLE: dict[str, Primitive] = {}
 """Every gate by name."""
+
+
+def _of_table(name: str) -> Primitive:
+    return TABLE[name]
+
 
 functions: Any = SimpleNamespace()
 """Public functions by name, so that lower floors can call them; the attributes come with `ops`."""
