@@ -572,3 +572,51 @@ def test_a_backward_pass_that_would_end_at_a_computed_tensor_is_refused():
     with pytest.raises(TraceError, match="reaches h, float32"):
         f(cr.tensor(1.0))
     assert w.grad is None
+
+
+class Normalized(nn.Layer):
+    """Batch normalization with running statistics, written by a user."""
+
+    def build(self, input_shape):
+        self.scale = self.add_parameter("scale", input_shape[-1:], "ones")
+        self.shift = self.add_parameter("shift", input_shape[-1:], "zeros")
+        self.add_buffer("mean", np.zeros(input_shape[-1:], np.float32))
+        self.add_buffer("var", np.ones(input_shape[-1:], np.float32))
+
+    def call(self, x):
+        if not self.training:
+            return self.scale * (x - self.mean) / cr.sqrt(self.var + 1e-3) + self.shift
+        mean, var = x.mean(axis=0), x.var(axis=0)
+        with cr.no_grad():
+            self.mean.assign(0.9 * self.mean + 0.1 * mean)
+            self.var.assign(0.9 * self.var + 0.1 * var)
+        return self.scale * (x - mean) / cr.sqrt(var + 1e-3) + self.shift
+
+
+def test_running_statistics_and_evaluation_mode():
+    def run(wrap):
+        cr.manual_seed(1)
+        model = nn.Sequential([nn.Dense(6), Normalized(), nn.Dropout(0.2), nn.Dense(2)])
+        optimizer = optim.Adam(model.parameters(), lr=0.01)
+
+        def step(x, y):
+            optimizer.zero_grad()
+            loss = nn.losses.softmax_cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        step, predict = wrap(step), wrap(lambda x: model(x))
+        rng = np.random.default_rng(0)
+        batches = [(cr.tensor(rng.normal(size=(8, 4)).astype(np.float32)), cr.tensor(rng.integers(0, 2, 8))) for _ in range(5)]
+        losses = [step(*batch).item() for batch in batches]
+        model.eval()
+        scores = predict(batches[0][0]).detach().numpy()
+        model.train()
+        return [*losses, step(*batches[0]).item()], scores, {name: value.numpy() for name, value in model.state_dict().items()}
+
+    eager, compiled = run(lambda f: f), run(cr.compile)
+    np.testing.assert_allclose(compiled[0], eager[0], rtol=1e-5)
+    np.testing.assert_allclose(compiled[1], eager[1], rtol=1e-4, atol=1e-6)
+    for name, value in eager[2].items():
+        np.testing.assert_allclose(compiled[2][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
