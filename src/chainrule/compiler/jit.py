@@ -8,6 +8,7 @@ function (`compiler.signature`).
 from __future__ import annotations
 
 import time
+import tracemalloc
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +52,7 @@ class Entry:
         self.attributes = [Attributes(owner, label) for owner, label in tracer.owners]
         self.required = [source.tensor.requires_grad for source in graph.captured]
         self.live = tracer.live
+        self.measured: dict[str, float] = {}
         self._hooks = [dict(_hooks(tensor)) for tensor in self._captured()]
         self._nodes = state_nodes(graph)
         self._version = [settings.version]
@@ -164,7 +166,7 @@ class Compiled:
             # What one name is assigned has to show under the other, as it does eagerly.
             return self.function(*args, **kwargs)
         try:
-            return entry.run(leaves)
+            return entry.run(leaves) if self.memory_budget is None or entry.measured else _measured(entry, leaves)
         except Exception as error:
             raise self._clear(error, args, kwargs) from None
 
@@ -273,6 +275,23 @@ class Compiled:
         return f"<compiled {self.__name__}: {len(self._entries)} signatures>"
 
 
+def _measured(entry: Entry, leaves: Sequence[Any]) -> Any:
+    """The first run under a budget, with what it took, to be told beside the forecast."""
+    running = tracemalloc.is_tracing()
+    if not running:
+        tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        began = time.perf_counter()
+        out = entry.run(leaves)
+        entry.measured.update(milliseconds=1e3 * (time.perf_counter() - began), peak_bytes=tracemalloc.get_traced_memory()[1] - before)
+    finally:
+        if not running:
+            tracemalloc.stop()
+    return out
+
+
 def _hooks(tensor: Tensor) -> Mapping[int, Any]:
     node = tensor._node
     return {} if node is None or node.cell is None else node.cell.hooks
@@ -304,7 +323,8 @@ class Stats:
     ----------
     compilations : list of dict
         In order: "arguments"; "why"; "milliseconds" in all, of which "trace"; "passes", per pass the
-        milliseconds and the nodes before and after; "arena_bytes"; "called_back", the gates without printed code.
+        milliseconds and the nodes before and after; "arena_bytes"; "called_back", the gates without printed code. Under a memory
+        budget also "memory", the forecast, and "measured", the peak of what the first run allocated and its milliseconds.
     signatures : int
         How many are kept.
     """
@@ -312,7 +332,7 @@ class Stats:
     def __init__(self, name: str, history: Sequence[Mapping[str, Any]], signatures: int) -> None:
         self.name = name
         self.signatures = signatures
-        self.compilations = [{**{key: value for key, value in one.items() if key != "entry"}, **one["entry"].executable.stats} for one in history]
+        self.compilations = [_told(one) for one in history]
 
     @property
     def milliseconds(self) -> float:
@@ -328,6 +348,12 @@ class Stats:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def _told(one: Mapping[str, Any]) -> dict[str, Any]:
+    entry: Entry = one["entry"]
+    told = {**{key: value for key, value in one.items() if key != "entry"}, **entry.executable.stats}
+    return {**told, "measured": dict(entry.measured)} if entry.measured else told
 
 
 @overload
