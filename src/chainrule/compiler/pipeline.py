@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from chainrule.autodiff.checkpoint import opened, without_barriers
 from chainrule.compiler.backend import Executable
+from chainrule.compiler.memory import LARGE
 from chainrule.compiler.numpy_code import Source, load, print_source
+from chainrule.compiler.remat import Report, rematerialize
 from chainrule.compiler.simplify import simplify
 from chainrule.core.errors import ArgumentError
 from chainrule.graph.ir import Graph
@@ -50,11 +52,29 @@ def build(
         raise ArgumentError(f"there is no backend {backend!r}", mend='choose "auto" or "numpy"')
     watch = _Watch(check)
     graph = watch.rewrite("simplify", lambda graph: simplify(opened(graph)), graph)
-    graph = without_barriers(graph)
+    reports: list[Report] = []
+
+    def fit(graph: Graph) -> Graph:
+        if memory_budget is None:
+            return without_barriers(graph)
+        taken = {out: given for out, given in (donate or {}).items() if graph.outputs[out].nbytes >= LARGE}
+        graph, report = rematerialize(graph, memory_budget, donate=taken)
+        reports.append(report)
+        return graph
+
+    graph = watch.rewrite("remat", fit, graph)
     source = Source()
-    name, plan = watch.timed("print", lambda: print_source(graph, donate or {}, source))
+    # An arena stays when the call is over, and cannot lend what it does not need at the moment.
+    name, plan = watch.timed("print", lambda: print_source(graph, donate or {}, source, arena=memory_budget is None))
     run = watch.timed("compile", lambda: load(source, name))
-    stats = {"passes": watch.passes, "arena_bytes": plan.arena_bytes, "unplanned_bytes": plan.unplanned_bytes, "called_back": dict(source.called)}
+    stats: dict[str, Any] = {
+        "passes": watch.passes,
+        "arena_bytes": plan.arena_bytes,
+        "unplanned_bytes": plan.unplanned_bytes,
+        "called_back": dict(source.called),
+    }
+    if reports:
+        stats["memory"] = reports[0]
     return Executable(run, source.text(), stats)
 
 
