@@ -155,6 +155,10 @@ ADAPTED: dict[str, Adapter | None] = {
 WORDS = {"axis": "dim", "keepdims": "keepdim"}
 
 
+# Their samples apply traced programs to arrays, which PyTorch's functions of these names cannot.
+ADAPTED |= dict.fromkeys(("cond", "while_loop", "scan"))
+
+
 def counterpart(name: str) -> Adapter | None:
     if name in ADAPTED:
         return ADAPTED[name]

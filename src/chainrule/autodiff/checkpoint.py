@@ -24,7 +24,8 @@ from chainrule.core.variable import Variable
 from chainrule.graph.derived import batch_size, batched_of, chosen, dealt, kept, masked, present, pull_of, push_of
 from chainrule.graph.inner import flat, reads, restricted, runner
 from chainrule.graph.ir import Graph, Operation
-from chainrule.graph.trace import GraphTracer, leaf_names, trace_with
+from chainrule.graph.naming import leaf_names
+from chainrule.graph.trace import GraphTracer, trace_with
 from chainrule.ops.gate import gate, lift
 from chainrule.tape import bind, reverse
 from chainrule.tensor import Tensor, new

@@ -29,7 +29,8 @@ from chainrule.core.primitive import functions
 from chainrule.core.size import parse_bytes
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph
-from chainrule.graph.trace import leaf_names, trace_with
+from chainrule.graph.naming import leaf_names
+from chainrule.graph.trace import trace_with
 from chainrule.ops.gate import made
 from chainrule.tensor import Tensor
 

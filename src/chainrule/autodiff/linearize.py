@@ -18,8 +18,9 @@ from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import GradientError
 from chainrule.graph.ir import Graph
+from chainrule.graph.naming import leaf_names
 from chainrule.graph.split import split
-from chainrule.graph.trace import leaf_names, trace_with
+from chainrule.graph.trace import trace_with
 from chainrule.ops.gate import alias, lift
 from chainrule.tensor import Tensor
 

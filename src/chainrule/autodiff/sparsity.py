@@ -17,7 +17,8 @@ from chainrule.core.aval import Aval
 from chainrule.core.errors import GradientError
 from chainrule.core.primitive import functions
 from chainrule.graph.ir import Graph, State
-from chainrule.graph.trace import leaf_names, trace_with
+from chainrule.graph.naming import leaf_names
+from chainrule.graph.trace import trace_with
 
 __all__ = ["hessian_sparsity", "jacobian_sparsity"]
 

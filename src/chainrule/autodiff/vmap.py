@@ -19,7 +19,8 @@ from chainrule.core.errors import ArgumentError, AxisError, ShapeError, TraceErr
 from chainrule.core.interp import current
 from chainrule.core.primitive import Primitive, Same, functions, public
 from chainrule.graph.ir import Graph
-from chainrule.graph.trace import leaf_names, trace_with
+from chainrule.graph.naming import leaf_names
+from chainrule.graph.trace import trace_with
 from chainrule.ops.gate import alias
 from chainrule.tape import bind
 from chainrule.tensor import Tensor, new

@@ -30,7 +30,8 @@ from chainrule.core.interp import BASE, EVERYDAY, QUIET, current, evaluate, sett
 from chainrule.core.primitive import functions
 from chainrule.core.size import parse_bytes
 from chainrule.graph.ir import Graph, State
-from chainrule.graph.trace import GraphTracer, Unbuilt, leaf_names, trace_with
+from chainrule.graph.naming import leaf_names
+from chainrule.graph.trace import GraphTracer, Unbuilt, trace_with
 from chainrule.tensor import Tensor, new
 
 __all__ = ["compile"]

@@ -18,7 +18,8 @@ from chainrule.core.errors import ArgumentError, TraceError
 from chainrule.core.interp import current
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Argument, Captured, Gradient, Graph, Operation, State
-from chainrule.graph.trace import leaf_names, trace_with
+from chainrule.graph.naming import leaf_names
+from chainrule.graph.trace import trace_with
 
 # Containers of Tensors have no narrower type.
 Tree = Any

@@ -12,7 +12,8 @@ import re
 import sys
 import weakref
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from inspect import Parameter, signature
 from keyword import iskeyword
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
@@ -261,3 +262,29 @@ def name_all(values: Iterable[Variable]) -> None:
         taken[name] = 1
         x.name = name
         x.settled = True
+
+
+def leaf_names(f: Callable[..., Any] | str, examples: tuple[Any, ...]) -> list[str]:
+    """Names of the arguments' leaves: the parameters', in containers with the keys or positions behind them; or all after one name."""
+    plain, rest = ([f], "") if isinstance(f, str) else _parameter_names(f)
+    names = [plain[i] if i < len(plain) else f"{rest}{i - len(plain)}" for i in range(len(examples))]
+    return [name for base, example in zip(names, examples, strict=True) for name in _leaf_names(base, example)]
+
+
+def _parameter_names(f: Callable[..., Any]) -> tuple[list[str], str]:
+    try:
+        found = list(signature(f).parameters.values())
+    except (TypeError, ValueError):
+        found = []
+    plain = [p.name for p in found if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    return plain, next((p.name for p in found if p.kind is Parameter.VAR_POSITIONAL), "x")
+
+
+def _leaf_names(base: str, example: Any) -> list[str]:
+    if isinstance(example, dict):
+        return [name for key, part in example.items() for name in _leaf_names(f"{base}_{key}", part)]
+    if hasattr(example, "_fields"):
+        return [name for key, part in zip(example._fields, example, strict=True) for name in _leaf_names(f"{base}_{key}", part)]
+    if isinstance(example, (list, tuple)):
+        return [name for i, part in enumerate(example) for name in _leaf_names(f"{base}_{i}", part)]
+    return [] if example is None else [base]

@@ -8,7 +8,6 @@ What was assigned is read off the stand-ins at the end.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from inspect import Parameter, signature
 from itertools import compress
 from typing import Any
 
@@ -22,7 +21,7 @@ from chainrule.core.node import Cell, Node, leaf
 from chainrule.core.primitive import TABLE, Primitive, functions
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Argument, Captured, Gradient, Graph, Operation, State
-from chainrule.graph.naming import caller, name_in_caller, name_in_layer, unnamed
+from chainrule.graph.naming import caller, leaf_names, name_in_caller, name_in_layer, unnamed
 from chainrule.tape import record
 from chainrule.tensor import Tensor, new
 
@@ -475,29 +474,3 @@ def _name_of(f: Callable[..., Any]) -> str:
 def _aval_of(x: Any) -> Aval:
     x = functions.asarray(x)
     return Aval(x.shape, x.dtype)
-
-
-def leaf_names(f: Callable[..., Any] | str, examples: tuple[Tree, ...]) -> list[str]:
-    """Names of the arguments' leaves: the parameters', in containers with the keys or positions behind them; or all after one name."""
-    plain, rest = ([f], "") if isinstance(f, str) else _parameter_names(f)
-    names = [plain[i] if i < len(plain) else f"{rest}{i - len(plain)}" for i in range(len(examples))]
-    return [name for base, example in zip(names, examples, strict=True) for name in _leaf_names(base, example)]
-
-
-def _parameter_names(f: Callable[..., Any]) -> tuple[list[str], str]:
-    try:
-        found = list(signature(f).parameters.values())
-    except (TypeError, ValueError):
-        found = []
-    plain = [p.name for p in found if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
-    return plain, next((p.name for p in found if p.kind is Parameter.VAR_POSITIONAL), "x")
-
-
-def _leaf_names(base: str, example: Tree) -> list[str]:
-    if isinstance(example, dict):
-        return [name for key, part in example.items() for name in _leaf_names(f"{base}_{key}", part)]
-    if hasattr(example, "_fields"):
-        return [name for key, part in zip(example._fields, example, strict=True) for name in _leaf_names(f"{base}_{key}", part)]
-    if isinstance(example, (list, tuple)):
-        return [name for i, part in enumerate(example) for name in _leaf_names(f"{base}_{i}", part)]
-    return [] if example is None else [base]
