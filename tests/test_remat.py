@@ -522,6 +522,29 @@ def test_a_compiled_step_of_64_layers_stays_within_its_budget(dropout: float) ->
         assert found == expected
 
 
+@pytest.mark.parametrize("count", [4, 40])
+def test_a_step_updates_its_parameters_in_place_however_many_there_are(count: int) -> None:
+    weights = [cr.tensor(np.ones((100, 100)), dtype="float32", requires_grad=True) for _ in range(count)]
+
+    @cr.compile
+    def step() -> None:
+        with cr.no_grad():
+            for w in weights:
+                w *= 0.5
+
+    def places() -> list[int]:
+        return [w._value.ctypes.data for w in weights]
+
+    step()
+    before = places()
+    step()
+    assert places() == before
+    held = weights[0].detach()
+    step()
+    assert held[0, 0].item() == 0.25
+    assert weights[0][0, 0].item() == 0.125
+
+
 def test_a_compiled_step_tells_what_it_recomputes() -> None:
     weights = [weight(WIDTH, WIDTH) for _ in range(16)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from sys import getrefcount
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from chainrule.compiler.memory import ALIGNMENT
 from chainrule.core.aval import Dtype, Shape
 
-__all__ = ["HELD_BY_OWNER", "Executable", "Run", "arena_of", "getrefcount", "heard", "unheard"]
+__all__ = ["Executable", "Run", "arena_of", "getrefcount", "heard", "held_by_owner", "unheard"]
 
 # Arrays and NumPy scalars.
 Run = Callable[..., tuple[Any, ...]]
@@ -55,23 +55,22 @@ class _Slot:
         self.value = value
 
 
-def _count(x: Any) -> int:
-    return getrefcount(x)
-
-
-def _held_by_owner() -> int:
+@cache
+def held_by_owner(arguments: int) -> int:
     """References to an array that is passed from a Tensor's slot, and is nobody else's, as the function that gets it counts them.
 
-    ``run(state._value)``: the slot holds one, the function's argument one, and counting may itself hold one. An array that
-    anything else holds (another Tensor, a tape, a view, a list) has more. Whoever begins to read it after the count was
-    taken, in another thread, is not seen: what a step updates belongs to one thread at a time. Without reference counts
-    (free-threaded Python) nobody can tell: 0.
+    ``run(state._value, ...)``: the slot holds one, the function's argument one, and counting may itself hold one; where there are
+    many arguments, Python passes them in a tuple, which holds another. An array that anything else holds (another Tensor, a
+    tape, a view, a list) has more. Whoever begins to read it after the count was taken, in another thread, is not seen: what a step
+    updates belongs to one thread at a time. Without reference counts (free-threaded Python) nobody can tell: 0.
     """
-    slot = _Slot(np.empty(1))
-    return _count(slot.value) if getattr(sys, "_is_gil_enabled", lambda: True)() else 0
-
-
-HELD_BY_OWNER = _held_by_owner()
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return 0
+    names = ", ".join(f"x{i}" for i in range(arguments))
+    given = ", ".join(["slot.value", *["None"] * (arguments - 1)])
+    space: dict[str, Any] = {"getrefcount": getrefcount}
+    exec(f"def count({names}): return getrefcount(x0)\ndef call(slot): return count({given})", space)  # noqa: S102, of text made here alone
+    return space["call"](_Slot(np.empty(1)))
 
 
 def arena_of(nbytes: int, parts: Sequence[tuple[int, Shape, Dtype]]) -> Callable[[], tuple[Any, ...]]:

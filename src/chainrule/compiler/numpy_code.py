@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrule.autodiff.checkpoint import without_barriers
-from chainrule.compiler.backend import HELD_BY_OWNER, Run, arena_of, getrefcount, heard, unheard
+from chainrule.compiler.backend import Run, arena_of, getrefcount, heard, held_by_owner, unheard
 from chainrule.compiler.memory import Traits, is_large
 from chainrule.compiler.namespace import Namespace, Operand
 from chainrule.compiler.plan import Arena, New, Over, Plan, Step, Taken, make_plan
@@ -239,7 +239,8 @@ class Printer:
 
     def _if_owned(self, name: str) -> str:
         count = self.space.bound("getrefcount", getrefcount)
-        return f"{name} if {count}({name}) <= {HELD_BY_OWNER} and {name}.base is None and {name}.flags.writeable else None"
+        held = held_by_owner(len(self.graph.inputs))
+        return f"{name} if {count}({name}) <= {held} and {name}.base is None and {name}.flags.writeable else None"
 
     def _frame(self, plan: Plan) -> tuple[list[str], list[str], dict[Variable, str]]:
         """What stands around the steps, and the arena's parts by value."""
