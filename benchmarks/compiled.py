@@ -1,7 +1,7 @@
 """Time per call of compiled functions, beside hand-written NumPy, PyTorch and JAX in the same process.
 
 Everyone gets the same numbers and computes loss and gradients, or a whole training step. The contenders take turns, round by
-round, with a rest between them, because the thread pools of the libraries would otherwise spin in each other's way.
+round, each in a process of its own, because thread pools in one process spin in each other's way.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from time import perf_counter, sleep
@@ -256,26 +258,40 @@ def scalar_graph(*, peers: bool) -> Workload:
     return Workload("(d) gradient of 2,000 scalar gates", calls, 10)
 
 
-def measure(work: Workload, rounds: int) -> dict[str, tuple[float, list[float]]]:
-    """Seconds of the first call, and microseconds per call of every round, for every contender."""
-    first: dict[str, float] = {}
-    for name, call in work.calls.items():
-        began = perf_counter()
-        call()
-        first[name] = perf_counter() - began
+def contend(pipe: Connection, make: Callable[..., Workload], name: str, peers: bool) -> None:
+    """One contender in a process of its own: the first call, then a round whenever asked for one."""
+    work = make(peers=peers)
+    call = work.calls[name]
+    began = perf_counter()
+    call()
+    pipe.send(perf_counter() - began)
+    while pipe.recv():
         for _ in range(5):
             call()
-    times: dict[str, list[float]] = {name: [] for name in work.calls}
+        began = perf_counter()
+        for _ in range(work.repeat):
+            call()
+        pipe.send((perf_counter() - began) / work.repeat * 1e6)
+
+
+def measure(make: Callable[..., Workload], rounds: int, *, peers: bool) -> tuple[str, dict[str, tuple[float, list[float]]]]:
+    """The workload's name; seconds of the first call, and microseconds per call of every round, for every contender."""
+    work = make(peers=peers)
+    context = get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    found: dict[str, tuple[float, list[float]]] = {}
+    for name in work.calls:
+        pipes[name], end = context.Pipe()
+        context.Process(target=contend, args=(end, make, name, peers), daemon=True).start()
+        found[name] = (pipes[name].recv(), [])
     for _ in range(rounds):
-        for name, call in work.calls.items():
-            sleep(0.05)
-            for _ in range(3):
-                call()
-            began = perf_counter()
-            for _ in range(work.repeat):
-                call()
-            times[name].append((perf_counter() - began) / work.repeat * 1e6)
-    return {name: (first[name], times[name]) for name in work.calls}
+        for name, pipe in pipes.items():
+            sleep(0.02)
+            pipe.send(True)
+            found[name][1].append(pipe.recv())
+    for pipe in pipes.values():
+        pipe.send(False)
+    return work.name, found
 
 
 def compile_times() -> list[str]:
@@ -336,11 +352,10 @@ def report(rounds: int, *, peers: bool) -> str:
         f"|---|{'---|' * (len(ORDER) + 2)}",
     ]
     for make in (tanh_network, neuron, training_step, scalar_graph):
-        work = make(peers=peers)
-        found = measure(work, rounds)
+        title, found = measure(make, rounds, peers=peers)
         cells = [f"{short(median(found[n][1]))} ({short(min(found[n][1]))}) [{found[n][0]:.2f} s]" if n in found else "-" for n in ORDER]
         ratios = [f"{median(found[OURS][1]) / median(found[n][1]):.2f}" if n in found else "-" for n in (HAND, JAX)]
-        lines.append(f"| {work.name} | {' | '.join([*cells, *ratios])} |")
+        lines.append(f"| {title} | {' | '.join([*cells, *ratios])} |")
     return "\n".join([*lines, "", "Compiling:", "", *compile_times(), "", "Handing over:", "", *call_overhead(rounds)])
 
 
