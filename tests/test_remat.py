@@ -53,9 +53,10 @@ def chains(draw: st.DrawFn) -> Chain:
 
 
 def cheapest(chain: Chain, memory: int) -> float:
-    """By trying everything: shortest path over what is stored, with what is stored staying until it is used.
+    """By trying everything: the shortest path over what is stored.
 
-    A state: how many stages have to go backward yet, which borders are stored, which stages are kept whole, whose result is at hand.
+    What is stored stays until it is used, and a stage runs only while nothing behind it is stored. A state: how many stages have to go
+    backward yet, which borders are stored, which stages are kept whole, whose result is at hand.
     """
     n = len(chain)
     handed = [int(chain.boundary[j, j, -1]) for j in range(n)]
@@ -80,7 +81,7 @@ def cheapest(chain: Chain, memory: int) -> float:
         stays = {-1, *borders, *whole}
         after: list[tuple[float, Any]] = []
         for j in range(left):
-            if j in whole:
+            if any(kept >= j for kept in (*borders, *whole)):
                 continue
             if j - 1 in stays or at_hand == j - 1:
                 held = handed[at_hand] if at_hand == j - 1 and j - 1 not in stays else 0

@@ -115,9 +115,9 @@ class Solution:
     -----
     Let C(i, t, m) be the least cost of taking stages i to t forward and backward with memory m beside the input of i, which is kept.
     Either stage i keeps everything, ``cost[i] + C(i+1, t, m - everything[i, t])``, or stages i to k-1 keep nothing but a checkpoint of what
-    they hand on, ``cost[i] + ... + cost[k-1] + C(k, t, m - boundary[i, k-1, t]) + C(i, k-1, m)``; whatever fits. So a schedule is the
-    cheapest among those that keep whole stages or boundaries between stages, and what they keep until its backward pass: optimal up
-    to the rounding of sizes.
+    they hand on, ``cost[i] + ... + cost[k-1] + C(k, t, m - boundary[i, k-1, t]) + C(i, k-1, m)``; whatever fits. So a schedule is
+    the cheapest among those that keep whole stages or boundaries between stages, keep them until they are used, and run a stage only
+    while nothing behind it is kept: optimal up to the rounding of sizes.
     """
 
     def __init__(self, chain: Chain, limit: int, slots: int = 512) -> None:

@@ -114,8 +114,8 @@ def rematerialize(
     the memory of an input, nor views.
 
     Where a single value crosses each border between stages, the schedule is the cheapest of those that keep borders or whole
-    stages, and what they keep until it is used (see `chains.Solution`). Elsewhere the same search, over borders that several
-    values cross, is a heuristic. Stages are dealt out by the order of the nodes; what an optimizer computes moves to
+    stages until they are used, and run a stage only while nothing behind it is kept (see `chains.Solution`). Elsewhere the same
+    search, over borders that several values cross, is a heuristic. Stages are dealt out by the order of the nodes; what an optimizer computes moves to
     where its gradient is made. Results, among them the state that a step assigns, are computed once.
     """
     graph = without_barriers(graph)
