@@ -115,8 +115,8 @@ def rematerialize(
 
     Where a single value crosses each border between stages, the schedule is the cheapest of those that keep borders or whole
     stages until they are used, and run a stage only while nothing behind it is kept (see `chains.Solution`). Elsewhere the same
-    search, over borders that several values cross, is a heuristic. Stages are dealt out by the order of the nodes; what an optimizer computes moves to
-    where its gradient is made. Results, among them the state that a step assigns, are computed once.
+    search, over borders that several values cross, is a heuristic. Stages are dealt out by the order of the nodes; what an
+    optimizer computes moves to where its gradient is made. Results, among them the state that a step assigns, are computed once.
     """
     graph = without_barriers(graph)
     given = {} if costs is None else costs
