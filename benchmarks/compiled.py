@@ -344,6 +344,10 @@ def machine() -> str:
 
 def report(rounds: int, *, peers: bool) -> str:
     lines = [
+        "# Compiled functions beside others",
+        "",
+        "`make bench-compiled` writes this page. A call of ours checks the signature, runs, and names the results; by hand there are bare arrays.",
+        "",
         f"`{' '.join(['python', *sys.argv])}`, {rounds} interleaved rounds: {machine()}.",
         "",
         "Microseconds per call, median (minimum); in brackets the time of the first call.",
