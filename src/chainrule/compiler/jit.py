@@ -377,7 +377,8 @@ def compile(f: Callable[..., Any] | None = None, /, *, backend: str = "auto", me
     backend : {"auto", "numpy"}
         What runs the step: "numpy" is flat NumPy code.
     memory_budget : int or str, optional
-        Bytes, or text like "200MB", that values kept for the backward pass may take at most; what does not fit is computed again.
+        Bytes, or text like "200MB", that all values between arguments and results may take at most, results included, at any
+        moment; what does not fit is computed again.
 
     Returns
     -------
