@@ -214,7 +214,7 @@ def checkpoint(f: Callable[..., Tree], /) -> Callable[..., Tree]:
 
 def _apply(graph: Graph, tracer: GraphTracer, values: Sequence[Tensor]) -> list[Tensor]:
     """All outputs: whole numbers made of whole numbers plainly, the others by the gate; what has no history in the function has none."""
-    derived = _reached(graph, (x for x in (*graph.inputs, *graph.constants) if x.dtype.kind in "fc"))
+    derived = reached(graph, (x for x in (*graph.inputs, *graph.constants) if x.dtype.kind in "fc"))
     within = [i for i, x in enumerate(graph.outputs) if x in derived]
     plain = [i for i, x in enumerate(graph.outputs) if x not in derived]
     outs: dict[int, Tensor] = {}
@@ -226,11 +226,11 @@ def _apply(graph: Graph, tracer: GraphTracer, values: Sequence[Tensor]) -> list[
         outs.update(zip(within, bind(CHECKPOINT, given, {"graph": inside}), strict=True))
     if plain:
         outs.update(zip(plain, restricted(graph, graph.inputs, plain).apply(values), strict=True))
-    flows = _reached(graph, (x for x in graph.inputs if x.dtype.kind == "f"), differentiably=True) - tracer._untracked
+    flows = reached(graph, (x for x in graph.inputs if x.dtype.kind == "f"), differentiably=True) - tracer._untracked
     return [outs[i] if x in flows or x.dtype.kind != "f" else outs[i].detach() for i, x in enumerate(graph.outputs)]
 
 
-def _reached(graph: Graph, sources: Iterable[Variable], *, differentiably: bool = False) -> set[Variable]:
+def reached(graph: Graph, sources: Iterable[Variable], *, differentiably: bool = False) -> set[Variable]:
     """What depends on any of the sources; or what derivatives flow through."""
     found = set(sources)
     for node in graph.nodes:

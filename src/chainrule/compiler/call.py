@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from chainrule.autodiff.checkpoint import reached
 from chainrule.autodiff.linearize import Linear, forward, reverse
 from chainrule.compiler.pipeline import build
 from chainrule.core.interp import current
@@ -31,7 +32,10 @@ def call(graph: Graph, inputs: Values) -> list[Any]:
         return [new(value) for value in executable(graph)(*(x._value for x in inputs))]
     count = len(graph.outputs)
     linear = _linear(graph, reverse, _chosen(wants), _floating(graph.outputs))
-    return list(bind(CALL, inputs, {"graph": linear.early, "back": linear.late, "count": count, "wants": wants}))[:count]
+    flows = _cached(graph, ("flows", wants), lambda: reached(graph, (graph.inputs[i] for i in _chosen(wants)), differentiably=True))
+    outs = bind(CALL, inputs, {"graph": linear.early, "back": linear.late, "count": count, "wants": wants})
+    # As without compiling, what no derivative flows through has no history.
+    return [out if x in flows or x.dtype.kind != "f" else out.detach() for out, x in zip(outs, graph.outputs, strict=False)]
 
 
 def executable(graph: Graph) -> Callable[..., tuple[Any, ...]]:

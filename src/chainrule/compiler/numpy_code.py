@@ -359,6 +359,8 @@ def print_source(graph: Graph, donate: Mapping[int, int], source: Source, *, are
 
 def load(source: Source, name: str) -> Run:
     """The function of this name in the source."""
-    values = dict(source.space.values)
-    exec(compile(source.text(), f"<compiled {name}>", "exec"), values)  # noqa: S102, of text made here alone
-    return values[name]
+    text = source.text().replace("\n", f"\n{INDENT}")
+    # A function in its own globals would keep itself, and all that it names, alive.
+    scope = dict(source.space.values)
+    exec(compile(f"def make():\n{INDENT}{text}return {name}", f"{__file__}: {name}", "exec"), scope)  # noqa: S102, of text made here alone
+    return scope.pop("make")()

@@ -146,7 +146,7 @@ class _Writer:
         words = ", ".join(self.names)
         source = f"def make({words}):\n    " + text.replace("\n", "\n    ") + "\n    return call"
         scope: dict[str, Any] = {}
-        exec(compile(source, "<call of a compiled function>", "exec"), scope)  # noqa: S102, of text made here alone
+        exec(compile(source, f"{__file__}: call", "exec"), scope)  # noqa: S102, of text made here alone
         # A function in its own namespace would keep itself, and all that it names, alive.
         return scope.pop("make")(**self.names)
 

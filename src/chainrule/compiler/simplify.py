@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.autodiff.checkpoint import opened
+from chainrule.autodiff.custom import CUSTOM
 from chainrule.compiler.algebra import RULES, unspread
 from chainrule.core.aval import Aval, broadcast
 from chainrule.core.primitive import TABLE, Primitive
@@ -118,6 +119,9 @@ class _Writer:
     def _written(
         self, primitive: Primitive, inputs: tuple[Variable, ...], params: Mapping[str, Any], outputs: tuple[Variable, ...]
     ) -> tuple[Variable, ...]:
+        if primitive is CUSTOM:
+            # So does the mark of a custom gate; what stands for its outputs keeps their names.
+            return inputs[: len(outputs)]
         if primitive.name == BARRIER or (TABLE.get(primitive.name) is not primitive and primitive not in _IDENTITIES):
             # A gate of one's own may do more than compute.
             return self._append(primitive, inputs, params, outputs)
