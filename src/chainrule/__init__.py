@@ -82,11 +82,12 @@ from chainrule.ops.transcendental import *
 from chainrule.tensor import Tensor as Tensor
 
 _NAMESPACES = ("autograd", "errors", "linalg", "random")
-_LATER = ("data", "nn", "optim", "training")
+_LATER = ("data", "models", "nn", "optim", "training")
 _OUTSIDE = (*_NAMESPACES, *_LATER, "compile")
 
 if _TYPE_CHECKING:
     from chainrule import data as data
+    from chainrule import models as models
     from chainrule import nn as nn
     from chainrule import optim as optim
     from chainrule import training as training

@@ -1,6 +1,6 @@
 """Networks: layers with Keras's names and PyTorch's handling."""
 
-from chainrule.nn import initializers, losses
+from chainrule.nn import initializers, losses, regularizers
 from chainrule.nn.activations import Activation, ReLU, get
 from chainrule.nn.convolution import Conv2D
 from chainrule.nn.dense import Dense
@@ -27,6 +27,7 @@ __all__ = [
     "get",
     "initializers",
     "losses",
+    "regularizers",
     "serialize",
 ]
 

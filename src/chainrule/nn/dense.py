@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from chainrule.core.aval import Shape
+from chainrule.nn import regularizers
 from chainrule.nn.activations import Function, get
 from chainrule.nn.initializers import Initializer, fetch
 from chainrule.nn.layer import Layer
+from chainrule.nn.regularizers import Regularizer
 from chainrule.nn.spec import InputSpec, counted
 from chainrule.ops.linalg import matmul
 from chainrule.tensor import Tensor
@@ -24,6 +26,7 @@ class Dense(Layer):
         Linear if not given.
     use_bias : bool
     kernel_initializer, bias_initializer : str or Initializer
+    kernel_regularizer, bias_regularizer : str or Regularizer, optional
     name, dtype
         As for `Layer`.
 
@@ -57,6 +60,8 @@ class Dense(Layer):
         use_bias: bool = True,
         kernel_initializer: Initializer | str = "glorot_uniform",
         bias_initializer: Initializer | str = "zeros",
+        kernel_regularizer: Regularizer | str | None = None,
+        bias_regularizer: Regularizer | str | None = None,
         name: str | None = None,
         dtype: Any = "float32",
     ) -> None:
@@ -66,12 +71,16 @@ class Dense(Layer):
         self.use_bias = use_bias
         self.kernel_initializer = fetch(kernel_initializer)
         self.bias_initializer = fetch(bias_initializer)
+        self.kernel_regularizer = regularizers.fetch(kernel_regularizer)
+        self.bias_regularizer = regularizers.fetch(bias_regularizer)
         self.input_spec = InputSpec(min_ndim=1, names=("features",))
 
     def build(self, input_shape: Shape) -> None:
         features = input_shape[-1]
-        self.kernel = self.add_parameter("kernel", (features, self.units), self.kernel_initializer)
-        self.bias = self.add_parameter("bias", (self.units,), self.bias_initializer) if self.use_bias else None
+        self.kernel = self.add_parameter("kernel", (features, self.units), self.kernel_initializer, regularizer=self.kernel_regularizer)
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_parameter("bias", (self.units,), self.bias_initializer, regularizer=self.bias_regularizer)
         self.input_spec = InputSpec(
             min_ndim=1,
             axes={-1: features},

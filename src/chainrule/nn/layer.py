@@ -8,7 +8,9 @@ are; the tree of layers is read off them whenever it is asked for. Nothing here 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
 from inspect import signature
+from operator import add
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -18,6 +20,8 @@ from chainrule.core.aval import Dtype, Shape
 from chainrule.core.errors import ChainruleError, LayerError
 from chainrule.core.interp import EVERYDAY, current, no_grad, settings, using
 from chainrule.nn.initializers import Initializer, fetch, name_of
+from chainrule.nn.regularizers import Regularizer
+from chainrule.nn.regularizers import fetch as fetch_regularizer
 from chainrule.nn.spec import InputSpec
 from chainrule.ops.creation import asarray
 from chainrule.ops.gate import alias
@@ -73,11 +77,12 @@ class Layer:
     input_spec: InputSpec | tuple[InputSpec, ...] | None = None
     _parameters: dict[str, None]
     _buffers: dict[str, None]
+    _regularizers: dict[str, Regularizer]
 
     # In __new__, so that a subclass may set attributes before, or without, super().__init__().
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         layer = super().__new__(cls)
-        layer.__dict__.update(_parameters={}, _buffers={})
+        layer.__dict__.update(_parameters={}, _buffers={}, _regularizers={})
         return layer
 
     def __init__(self, *, name: str | None = None, dtype: Any = "float32") -> None:
@@ -155,7 +160,14 @@ class Layer:
     # Parameters, buffers and sublayers.
 
     def add_parameter(
-        self, name: str, shape: Shape, initializer: Initializer | str, *, fans: tuple[int, int] | None = None, trainable: bool = True
+        self,
+        name: str,
+        shape: Shape,
+        initializer: Initializer | str,
+        *,
+        fans: tuple[int, int] | None = None,
+        trainable: bool = True,
+        regularizer: Regularizer | str | None = None,
     ) -> Tensor:
         """A parameter drawn by an initializer, kept as the attribute ``name``.
 
@@ -165,7 +177,12 @@ class Layer:
             How many inputs an output depends on and the reverse, where the shape does not tell.
         trainable : bool
             Whether it requires a gradient.
+        regularizer : Regularizer or str, optional
+            What its size costs; a part of the layer's `penalty`.
         """
+        price = fetch_regularizer(regularizer)
+        if price is not None:
+            self._regularizers[name] = price
         value = fetch(initializer)(tuple(shape), self.dtype, fans)
         parameter = new(np.asarray(value._value)).requires_grad_(trainable)
         self._parameters[name] = None
@@ -279,6 +296,19 @@ class Layer:
             for layer, training in modes:
                 layer.training = training
         return self
+
+    def penalty(self) -> Tensor | float:
+        """The sum of what the parameters of this layer and all inside it cost; 0.0 if none has a regularizer.
+
+        Examples
+        --------
+        >>> import chainrule as cr
+        >>> layer = cr.nn.Dense(1, kernel_initializer="ones", kernel_regularizer="l2").initialize((1, 3))
+        >>> round(layer.penalty().item(), 3)
+        0.03
+        """
+        prices = [price(getattr(layer, name)) for layer in self.layers_inside() for name, price in layer._regularizers.items()]
+        return reduce(add, prices) if prices else 0.0
 
     # State and mode.
 

@@ -17,8 +17,9 @@ from chainrule.core.errors import LayerError
 from chainrule.nn.activations import ACTIVATIONS
 from chainrule.nn.initializers import Constant, Initializer, VarianceScaling, name_of
 from chainrule.nn.layer import Layer
+from chainrule.nn.regularizers import L1, L2, L1L2, Regularizer
 
-CLASSES: dict[str, Callable[..., Any]] = {"Constant": Constant, "VarianceScaling": VarianceScaling}
+CLASSES: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in (Constant, VarianceScaling, L1, L2, L1L2)}
 """What `deserialize` may make, by name; `chainrule.nn` enters its layers."""
 
 
@@ -103,6 +104,8 @@ def _plain(value: Any, where: str) -> Any:
         return serialize(value)
     if isinstance(value, Initializer):
         return name_of(value) or _of_dataclass(value, where)
+    if isinstance(value, Regularizer):
+        return _of_dataclass(value, where)
     name = getattr(value, "__name__", None)
     if name is not None and callable(value):
         return name if ACTIVATIONS.get(name) is value else {"function": name}
@@ -111,7 +114,7 @@ def _plain(value: Any, where: str) -> Any:
 
 def _of_dataclass(value: Any, where: str) -> Any:
     if not dataclasses.is_dataclass(value):
-        raise LayerError(f"{where} is a {type(value).__name__}, which has no plain form", mend="make the initializer a dataclass")
+        raise LayerError(f"{where} is a {type(value).__name__}, which has no plain form", mend="make it a dataclass")
     return {"class": type(value).__name__, "config": {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}}
 
 
