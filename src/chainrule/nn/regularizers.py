@@ -11,8 +11,8 @@ from difflib import get_close_matches
 
 from chainrule.core.errors import ArgumentError
 from chainrule.ops.arithmetic import square
-from chainrule.ops.rounding import abs
 from chainrule.ops.reduction import sum
+from chainrule.ops.rounding import abs
 from chainrule.tensor import Tensor
 
 
@@ -22,6 +22,12 @@ class Regularizer(ABC):
     @abstractmethod
     def __call__(self, parameter: Tensor) -> Tensor:
         """The price, a scalar."""
+
+
+def _check(kind: str, **factors: float) -> None:
+    for name, factor in factors.items():
+        if not 0 <= factor < float("inf"):
+            raise ArgumentError(f"{kind}: {name}={factor}", mend="it must be a finite number, at least 0")
 
 
 @dataclass(frozen=True)
@@ -115,9 +121,3 @@ def fetch(regularizer: Regularizer | str | None) -> Regularizer | None:
         near = get_close_matches(str(regularizer), NAMES, 1)
         raise ArgumentError(f"no regularizer {regularizer!r}", mend=f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(NAMES)}")
     return NAMES[regularizer]
-
-
-def _check(kind: str, **factors: float) -> None:
-    for name, factor in factors.items():
-        if not 0 <= factor < float("inf"):
-            raise ArgumentError(f"{kind}: {name}={factor}", mend="it must be a finite number, at least 0")

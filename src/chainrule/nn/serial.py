@@ -17,7 +17,7 @@ from chainrule.core.errors import LayerError
 from chainrule.nn.activations import ACTIVATIONS
 from chainrule.nn.initializers import Constant, Initializer, VarianceScaling, name_of
 from chainrule.nn.layer import Layer
-from chainrule.nn.regularizers import L1, L2, L1L2, Regularizer
+from chainrule.nn.regularizers import L1, L1L2, L2, Regularizer
 
 CLASSES: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in (Constant, VarianceScaling, L1, L2, L1L2)}
 """What `deserialize` may make, by name; `chainrule.nn` enters its layers."""
