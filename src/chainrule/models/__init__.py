@@ -3,10 +3,22 @@
 Nothing here trains; `chainrule.training.fit`, the command ``chainrule train`` and the programs in ``examples/`` do.
 """
 
+from chainrule.models.autoencoder import Autoencoder, autoencoder
+from chainrule.models.lenet import lenet
+from chainrule.models.linear import linear_regression, logistic_regression, softmax_classifier, svm
+from chainrule.models.mlp import mlp
 from chainrule.nn.layer import Layer
 from chainrule.nn.serial import CLASSES
 
-__all__: list[str] = []
+__all__: list[str] = [
+    "autoencoder",
+    "lenet",
+    "linear_regression",
+    "logistic_regression",
+    "mlp",
+    "softmax_classifier",
+    "svm",
+]
 
-_LAYERS: tuple[type[Layer], ...] = ()
+_LAYERS: tuple[type[Layer], ...] = (Autoencoder,)
 CLASSES.update({layer.__name__: layer for layer in _LAYERS})
