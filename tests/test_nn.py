@@ -418,3 +418,141 @@ def test_a_hidden_layer_learns_exclusive_or() -> None:
 def test_a_layer_that_defines_no_call_says_so() -> None:
     with pytest.raises(LayerError, match="Empty does not define what it computes"):
         type("Empty", (nn.Layer,), {})()(cr.ones(2))
+
+
+# Sharing, freezing, the summary
+
+
+def test_a_layer_in_two_places_has_one_kernel_and_stays_one_layer_through_serialization() -> None:
+    dense = nn.Dense(4)
+    model = nn.Sequential([dense, nn.Sequential([dense, "relu"]), nn.Dense(2)])
+    model(images(3, 4))
+    assert [name for name in model.state_dict() if name.endswith("kernel")] == ["layers.0.kernel", "layers.2.kernel"]
+    again = nn.deserialize(json.loads(json.dumps(nn.serialize(model))))
+    assert again.layers[0] is again.layers[1].layers[0]
+    assert again.layers[0] is not again.layers[2]
+    again.initialize((3, 4)).load_state_dict(model.state_dict())
+    assert np.array_equal(again(images(3, 4)), model(images(3, 4)))
+
+
+def test_the_gradient_of_a_shared_kernel_is_the_sum_over_its_places() -> None:
+    dense = nn.Dense(3, use_bias=False)
+    x = images(2, 3)
+    cr.sum(nn.Sequential([dense, dense])(x)).backward()
+    kernel = np.asarray(dense.kernel)
+    ones = np.ones((2, 3), np.float32)
+    assert np.allclose(dense.kernel.grad, x.T @ (ones @ kernel.T) + (x @ kernel).T @ ones, rtol=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_frozen_parameters_stay_as_they_are(compiled: bool) -> None:
+    model = nn.Sequential([nn.Dense(4), nn.Dense(2)])
+    model(images(3, 4))
+    optimizer = cr.optim.Adam(model.parameters(), lr=0.1)
+
+    def step(x: cr.Tensor) -> cr.Tensor:
+        optimizer.zero_grad()
+        loss = cr.sum(model(x) ** 2)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    run = cr.compile(step) if compiled else step
+    run(cr.tensor(images(3, 4)))
+    model.layers[0].requires_grad_(False)
+    before = {name: np.array(value) for name, value in model.state_dict().items()}
+    run(cr.tensor(images(3, 4)))
+    moved = {name for name, value in model.state_dict().items() if not np.array_equal(value, before[name])}
+    assert moved == {"layers.1.kernel", "layers.1.bias"}
+    model.layers[0].requires_grad_(True)
+    run(cr.tensor(images(3, 4)))
+    assert not np.array_equal(model.state_dict()["layers.0.kernel"], before["layers.0.kernel"])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        {"shared": 0},
+        {"class": "Sequential", "config": {"layers": [{"shared": 3}]}},
+        {"class": "Dense", "config": {"units": 2}, "shared": []},
+        {"class": "Dense", "config": {"units": 2, "activation": {"function": "eval"}}},
+        {"class": "Dense", "config": {"units": 2, "kernel_initializer": {"class": "Dropout", "config": {"rate": 0.1}}}},
+        {"class": "Dense", "config": {"units": 2, "kernel_regularizer": {"class": "L2", "config": {"l2": -1.0}}}},
+        {"class": "Dense", "config": {"units": 2, "dtype": "object"}},
+        {"class": "os.system", "config": {"command": "true"}},
+    ],
+)
+def test_data_that_describes_no_layer_is_refused_in_words(data: object) -> None:
+    with pytest.raises(ChainruleError) as caught:
+        nn.deserialize(data)  # type: ignore[arg-type]
+    assert caught.value.mend
+
+
+def test_the_summary_counts_parameters_and_operations_by_formula() -> None:
+    model = nn.Sequential([nn.Conv2D(8, 3, activation="relu"), nn.MaxPooling2D(2), nn.Flatten(), nn.Dropout(0.5), nn.Dense(10)])
+    summary = model.summary((2, 8, 8, 3))
+    conv, pooling, _, dropout, dense = summary.rows[1:]
+    assert (conv.parameters, conv.output, conv.parameter_bytes) == (3 * 3 * 3 * 8 + 8, "float32(2, 6, 6, 8)", 4 * 224)
+    assert conv.flops == 2 * (2 * 6 * 6 * 8) * (3 * 3 * 3) + 2 * (2 * 6 * 6 * 8)
+    assert (dense.parameters, dense.flops) == (72 * 10 + 10, 2 * 2 * 72 * 10 + 2 * 10)
+    assert (pooling.output, pooling.output_bytes, dropout.flops) == ("float32(2, 3, 3, 8)", 4 * 144, 0)
+    assert summary.parameters == sum(x.size for x in model.parameters()) == summary.trainable
+    assert all(layer.training for layer in model.layers_inside())
+
+
+def test_the_summary_tells_what_is_frozen_shared_or_not_called() -> None:
+    class Forked(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.spare = nn.Dense(4), nn.Dropout(0.5)
+
+        def call(self, x: cr.Tensor) -> cr.Tensor:
+            return self.used(self.used(x))
+
+    model = Forked()
+    with pytest.raises(LayerError, match="was not called yet"):
+        model.summary()
+    model(images(3, 4))
+    model.used.requires_grad_(False)
+    summary = model.summary()
+    assert (summary.parameters, summary.trainable, summary.rows[1].calls) == (20, 0, 2)
+    text = str(summary)
+    assert "Dense x2" in text
+    assert "20 frozen" in text
+    assert "not called" in text
+
+
+def test_the_summary_sees_layers_inside_a_scan() -> None:
+    class Repeated(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.Dense(4)
+
+        def call(self, x: cr.Tensor) -> cr.Tensor:
+            return cr.scan(lambda state, _: (self.cell(state), None), x, cr.zeros((5,)))[0]
+
+    summary = Repeated().summary((3, 4))
+    assert summary.flops == 5 * (2 * 3 * 4 * 4 + 3 * 4)
+    assert summary.rows[1].output == "float32(3, 4)"
+
+
+# Penalties
+
+
+def test_the_penalty_is_the_sum_over_all_layers_and_flows_into_gradients() -> None:
+    model = nn.Sequential([nn.Dense(3, kernel_regularizer="l2"), nn.Sequential([nn.Dense(2, kernel_regularizer="l1", bias_regularizer="l1_l2")])])
+    assert nn.Dense(3).penalty() == 0.0
+    model(images(2, 4))
+    first, second = model.layers[0].kernel, model.layers[1].layers[0].kernel
+    penalty = model.penalty()
+    assert penalty.item() == pytest.approx(0.01 * float(np.square(first).sum()) + 0.01 * float(np.abs(second).sum()), rel=1e-5)
+    penalty.backward()
+    assert np.allclose(first.grad, 0.02 * np.asarray(first))
+    assert np.allclose(second.grad, 0.01 * np.sign(second))
+
+
+@pytest.mark.parametrize("wrong", ["l3", -1.0])
+def test_a_wrong_regularizer_is_refused(wrong: str | float) -> None:
+    with pytest.raises(ArgumentError, match=r"l3|l2=-1"):
+        nn.Dense(2, kernel_regularizer=wrong if isinstance(wrong, str) else nn.regularizers.L2(wrong))

@@ -74,8 +74,12 @@ class Tracer(Protocol):
         """A traced value takes the place, and the name, of another."""
         ...
 
-    def returning(self, out: Any) -> None:
-        """The function that calls this returns ``out``: its caller's names for that hold."""
+    def returning(self, out: Any, layer: Any = None) -> None:
+        """The function that calls this, maybe a layer, returns ``out``: its caller's names for that hold."""
+        ...
+
+    def returned(self, layer: Any, out: Any) -> None:
+        """A layer was called, and returned ``out``."""
         ...
 
     def building(self) -> None:

@@ -213,13 +213,20 @@ class GraphTracer:
         if not value.name and value not in self.constants:
             value.name = x.name
 
-    def returning(self, out: Tree) -> None:
-        """The function that called this returns ``out``: the caller's names for it hold."""
+    def returning(self, out: Tree, layer: Any = None) -> None:
+        """The function that called this, maybe a layer, returns ``out``: the caller's names for it hold."""
+        if layer is not None:
+            self.returned(layer, out)
         leaves = [x._value for x in (out if isinstance(out, tuple) else (out,)) if isinstance(x, Tensor)]
         names, _ = caller(2)
         for x, name in zip(leaves, names if len(names) == len(leaves) else (), strict=False):
             if x.__class__ is Variable and not x.name and x not in self.constants:
                 x.name = name
+
+    def returned(self, layer: Any, out: Tree) -> None:
+        """A layer was called; whoever watches layers takes this up."""
+        if self._within is not None:
+            self._within.returned(layer, out)
 
     def building(self) -> None:
         """A layer is about to make its parameters."""

@@ -16,15 +16,16 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from chainrule.core import tree
-from chainrule.core.aval import Dtype, Shape
-from chainrule.core.errors import ChainruleError, LayerError
+from chainrule.core.aval import Aval, Dtype, Shape
+from chainrule.core.errors import ChainruleError, DtypeError, LayerError
 from chainrule.core.interp import EVERYDAY, current, no_grad, settings, using
 from chainrule.nn.initializers import Initializer, fetch, name_of
 from chainrule.nn.regularizers import Regularizer
 from chainrule.nn.regularizers import fetch as fetch_regularizer
 from chainrule.nn.spec import InputSpec
+from chainrule.nn.summary import Summary, summarize
 from chainrule.ops.creation import asarray
-from chainrule.ops.gate import alias
+from chainrule.ops.gate import alias, as_dtype
 from chainrule.tensor import Tensor, new
 
 
@@ -78,6 +79,7 @@ class Layer:
     _parameters: dict[str, None]
     _buffers: dict[str, None]
     _regularizers: dict[str, Regularizer]
+    _first: tuple[list[Aval], tree.Structure] | None = None
 
     # In __new__, so that a subclass may set attributes before, or without, super().__init__().
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -87,7 +89,9 @@ class Layer:
 
     def __init__(self, *, name: str | None = None, dtype: Any = "float32") -> None:
         self.name = name
-        self.dtype = np.dtype(dtype)
+        self.dtype = as_dtype(dtype, type(self).__name__)
+        if self.dtype.kind != "f":
+            raise DtypeError(f"{self.label}: parameters of dtype {self.dtype}", mend='choose a floating-point one: "float32" or "float64"')
 
     def __setattr__(self, name: str, value: Any) -> None:
         if value.__class__ is Tensor and value.is_leaf and value.requires_grad:
@@ -126,7 +130,7 @@ class Layer:
                 mode.tracer.depends(self, ".".join(inside.scope) or self.label)
                 with using(inside):
                     out = self.call(*inputs, **options)
-                mode.tracer.returning(out)
+                mode.tracer.returning(out, self)
             return alias(out) if inputs and out is inputs[0] else out
         except ChainruleError as error:
             _locate(error, self)
@@ -140,6 +144,8 @@ class Layer:
         with using(EVERYDAY):
             self.build(*(_shapes(x) for x in inputs))
         self.built = True
+        leaves, structure = tree.flatten(inputs)
+        self.__dict__["_first"] = [Aval(x.shape, x.dtype) for x in leaves], structure
 
     def _check(self, inputs: tuple[Any, ...]) -> None:
         specs = self.input_spec if isinstance(self.input_spec, tuple) else (self.input_spec,)
@@ -224,17 +230,21 @@ class Layer:
         """The layer itself and all layers inside it."""
         return (layer for _, layer in self.named_layers())
 
+    def _own_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters and buffers of this layer alone, by name."""
+        for name, member in self._members():
+            if isinstance(member, Tensor):
+                # Leaves in lists become known as parameters when they are first seen, and stay so when frozen.
+                if member.is_leaf and member.requires_grad:
+                    self._parameters[name] = None
+                if name in self._parameters or name in self._buffers:
+                    yield name, member
+
     def _named_tensors(self, kind: str) -> Iterator[tuple[str, Tensor]]:
         seen: set[int] = set()
         for path, layer in self.named_layers():
-            listed: dict[str, None] = getattr(layer, kind)
-            for name, member in layer._members():
-                if not isinstance(member, Tensor) or id(member) in seen:
-                    continue
-                # Leaves in lists become known as parameters when they are first seen, and stay so when frozen.
-                if kind == "_parameters" and member.is_leaf and member.requires_grad:
-                    listed[name] = None
-                if name in listed:
+            for name, member in layer._own_tensors():
+                if name in getattr(layer, kind) and id(member) not in seen:
                     seen.add(id(member))
                     yield (f"{path}.{name}" if path else name), member
 
@@ -309,6 +319,43 @@ class Layer:
         """
         prices = [price(getattr(layer, name)) for layer in self.layers_inside() for name, price in layer._regularizers.items()]
         return reduce(add, prices) if prices else 0.0
+
+    def summary(self, *input_shapes: Shape, dtype: Any = "float32") -> Summary:
+        """A table of this layer and all inside it: shapes, parameters, operations, bytes.
+
+        Parameters
+        ----------
+        *input_shapes : tuple of int
+            Of the inputs, with the batch; those of the first call if not given.
+        dtype : dtype
+            Of the inputs, if their shapes are given.
+
+        Returns
+        -------
+        Summary
+            To be printed, or read row by row.
+
+        Raises
+        ------
+        LayerError
+            If no shapes are given and the layer was never called.
+
+        Examples
+        --------
+        >>> import chainrule as cr
+        >>> cr.nn.Dense(4).summary((8, 3)).parameters
+        16
+        """
+        if input_shapes:
+            if next(self._waiting(), None) is not None:
+                self.initialize(*input_shapes, dtype=dtype)
+            avals = [Aval(tuple(shape), np.dtype(dtype)) for shape in input_shapes]
+            return summarize(self, avals, tree.flatten((0,) * len(avals))[1])
+        if self._first is None:
+            raise LayerError(
+                f"{self.label} was not called yet: its shapes are not known", mend="pass the inputs' shapes: model.summary((32, 28, 28, 1))"
+            )
+        return summarize(self, *self._first)
 
     # State and mode.
 

@@ -15,16 +15,29 @@ import numpy as np
 
 from chainrule.core.errors import LayerError
 from chainrule.nn.activations import ACTIVATIONS
-from chainrule.nn.initializers import Constant, Initializer, VarianceScaling, name_of
+from chainrule.nn.initializers import (
+    Constant,
+    Identity,
+    Initializer,
+    Orthogonal,
+    RandomNormal,
+    RandomUniform,
+    TruncatedNormal,
+    VarianceScaling,
+    name_of,
+)
 from chainrule.nn.layer import Layer
 from chainrule.nn.regularizers import L1, L1L2, L2, Regularizer
 
-CLASSES: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in (Constant, VarianceScaling, L1, L2, L1L2)}
+_PARTS = (Constant, Identity, Orthogonal, RandomNormal, RandomUniform, TruncatedNormal, VarianceScaling, L1, L2, L1L2)
+CLASSES: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in _PARTS}
 """What `deserialize` may make, by name; `chainrule.nn` enters its layers."""
 
 
 def serialize(layer: Layer) -> dict[str, Any]:
     """The layer's class and arguments, without its parameters, as data for JSON.
+
+    A layer that stands in several places is described where it comes first, with a number under "shared", and named by that number elsewhere.
 
     Parameters
     ----------
@@ -47,10 +60,7 @@ def serialize(layer: Layer) -> dict[str, Any]:
     >>> cr.nn.deserialize(data)
     Dropout(rate=0.5)
     """
-    return {
-        "class": type(layer).__name__,
-        "config": {name: _plain(value, f"{type(layer).__name__}.{name}") for name, value in layer.get_config().items()},
-    }
+    return _Describer().layer(layer)
 
 
 def deserialize(data: Mapping[str, Any], custom_objects: Mapping[str, Callable[..., Any]] | None = None) -> Any:
@@ -69,7 +79,7 @@ def deserialize(data: Mapping[str, Any], custom_objects: Mapping[str, Callable[.
     Raises
     ------
     LayerError
-        If the data is of another form, or a name is not known.
+        If the data is of another form, or a name is not known. Nothing but the classes listed here and those passed is ever called.
 
     Examples
     --------
@@ -77,39 +87,46 @@ def deserialize(data: Mapping[str, Any], custom_objects: Mapping[str, Callable[.
     >>> cr.nn.deserialize({"class": "Dense", "config": {"units": 3}})
     Dense(units=3)
     """
-    known = {**CLASSES, **(custom_objects or {})}
-    name, config = data.get("class"), data.get("config")
-    if not isinstance(name, str) or not isinstance(config, Mapping):
-        raise LayerError("a layer's data needs 'class', a name, and 'config', a mapping", mend="pass what nn.serialize returned")
-    if name not in known:
-        near = get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}? If not, pass" if near else "pass"
-        raise LayerError(f"no layer class {name!r}", mend=f"{hint} it by name in custom_objects")
-    try:
-        return known[name](**{key: _made(value, custom_objects) for key, value in config.items()})
-    except TypeError as error:
-        raise LayerError(f"{name} cannot be made from its data: {error}", mend="write it with this version's nn.serialize") from None
+    return _Maker({**CLASSES, **(custom_objects or {})}, custom_objects or {}).layer(data)
 
 
-def _plain(value: Any, where: str) -> Any:
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, where) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item, where) for key, item in value.items()}
-    if isinstance(value, np.dtype):
-        return value.name
-    if isinstance(value, Layer):
-        return serialize(value)
-    if isinstance(value, Initializer):
-        return name_of(value) or _of_dataclass(value, where)
-    if isinstance(value, Regularizer):
-        return _of_dataclass(value, where)
-    name = getattr(value, "__name__", None)
-    if name is not None and callable(value):
-        return name if ACTIVATIONS.get(name) is value else {"function": name}
-    raise LayerError(f"{where} is a {type(value).__name__}, which has no plain form", mend="give the layer a get_config that returns plain data")
+class _Describer:
+    """Layers and their arguments as plain data; remembers which layers it has met."""
+
+    def __init__(self) -> None:
+        self._met: dict[int, dict[str, Any]] = {}
+        self._shared = 0
+
+    def layer(self, layer: Layer) -> dict[str, Any]:
+        known = self._met.get(id(layer))
+        if known is not None:
+            if "shared" not in known:
+                known["shared"], self._shared = self._shared, self._shared + 1
+            return {"shared": known["shared"]}
+        kind = type(layer).__name__
+        data = self._met[id(layer)] = {"class": kind}
+        data["config"] = {name: self.plain(value, f"{kind}.{name}") for name, value in layer.get_config().items()}
+        return data
+
+    def plain(self, value: Any, where: str) -> Any:
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, (list, tuple)):
+            return [self.plain(item, where) for item in value]
+        if isinstance(value, dict):
+            return {key: self.plain(item, where) for key, item in value.items()}
+        if isinstance(value, np.dtype):
+            return value.name
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, Layer):
+            return self.layer(value)
+        if isinstance(value, (Initializer, Regularizer)):
+            return (name_of(value) if isinstance(value, Initializer) else None) or _of_dataclass(value, where)
+        name = getattr(value, "__name__", None)
+        if name is not None and callable(value):
+            return name if ACTIVATIONS.get(name) is value else {"function": name}
+        raise LayerError(f"{where} is a {type(value).__name__}, which has no plain form", mend="give the layer a get_config that returns plain data")
 
 
 def _of_dataclass(value: Any, where: str) -> Any:
@@ -118,16 +135,42 @@ def _of_dataclass(value: Any, where: str) -> Any:
     return {"class": type(value).__name__, "config": {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}}
 
 
-def _made(value: Any, custom_objects: Mapping[str, Callable[..., Any]] | None) -> Any:
-    if isinstance(value, list):
-        return [_made(item, custom_objects) for item in value]
-    if isinstance(value, Mapping):
-        if "class" in value:
-            return deserialize(value, custom_objects)
+class _Maker:
+    """Plain data as layers again; remembers those that have several places."""
+
+    def __init__(self, known: Mapping[str, Callable[..., Any]], functions: Mapping[str, Callable[..., Any]]) -> None:
+        self._known = known
+        self._functions = functions
+        self._shared: dict[Any, Any] = {}
+
+    def layer(self, data: Any) -> Any:
+        name, config, number = (data.get(key) for key in ("class", "config", "shared")) if isinstance(data, Mapping) else (None, None, None)
+        if "class" not in data and number in self._shared:
+            return self._shared[number]
+        if not isinstance(name, str) or not isinstance(config, Mapping) or not isinstance(number, int | None):
+            raise LayerError("a layer's data needs 'class', a name, and 'config', a mapping", mend="pass what nn.serialize returned")
+        if name not in self._known:
+            near = get_close_matches(name, self._known, 1)
+            hint = f"did you mean {near[0]!r}? If not, pass" if near else "pass"
+            raise LayerError(f"no layer class {name!r}", mend=f"{hint} it by name in custom_objects")
+        try:
+            made = self._known[name](**{key: self.value(value) for key, value in config.items()})
+        except TypeError as error:
+            raise LayerError(f"{name} cannot be made from its data: {error}", mend="write it with this version's nn.serialize") from None
+        if number is not None:
+            self._shared[number] = made
+        return made
+
+    def value(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self.value(item) for item in value]
+        if not isinstance(value, Mapping):
+            return value
+        if "class" in value or set(value) == {"shared"}:
+            return self.layer(value)
         if set(value) == {"function"}:
             name = value["function"]
-            if name not in (custom_objects or {}):
+            if name not in self._functions:
                 raise LayerError(f"no function {name!r}", mend="pass it by name in custom_objects")
-            return (custom_objects or {})[name]
-        return {key: _made(item, custom_objects) for key, item in value.items()}
-    return value
+            return self._functions[name]
+        return {key: self.value(item) for key, item in value.items()}
