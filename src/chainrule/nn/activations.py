@@ -1,18 +1,19 @@
 """Activations by name, and the layers that are nothing else.
 
-The functions themselves are gates; the table only says which of them a name means.
+The functions are the library's gates, and attributes of this module too; the table only says which of them a name means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from chainrule.core.errors import LayerError
 from chainrule.nn.layer import Layer
-from chainrule.ops.activation import relu, sigmoid, softplus
-from chainrule.ops.composite import softmax
+from chainrule.ops.activation import hard_sigmoid, hard_tanh, log_sigmoid, relu, sigmoid, softplus, softsign
+from chainrule.ops.composite import log_softmax, softmax
 from chainrule.ops.gate import alias
+from chainrule.ops.linear_units import elu, gelu, leaky_relu, mish, selu, silu
 from chainrule.ops.transcendental import tanh
 from chainrule.tensor import Tensor
 
@@ -24,7 +25,25 @@ def linear(x: Tensor) -> Tensor:
     return alias(x)
 
 
-ACTIVATIONS: dict[str, Function] = {"linear": linear, "relu": relu, "sigmoid": sigmoid, "softmax": softmax, "softplus": softplus, "tanh": tanh}
+ACTIVATIONS: dict[str, Function] = {
+    "elu": elu,
+    "gelu": gelu,
+    "hard_sigmoid": hard_sigmoid,
+    "hard_tanh": hard_tanh,
+    "leaky_relu": leaky_relu,
+    "linear": linear,
+    "log_sigmoid": log_sigmoid,
+    "log_softmax": log_softmax,
+    "mish": mish,
+    "relu": relu,
+    "selu": selu,
+    "sigmoid": sigmoid,
+    "silu": silu,
+    "softmax": softmax,
+    "softplus": softplus,
+    "softsign": softsign,
+    "tanh": tanh,
+}
 
 
 def get(identifier: str | Function | None) -> Function:
@@ -105,3 +124,76 @@ class ReLU(Layer):
 
     def call(self, x: Tensor) -> Tensor:
         return relu(x)
+
+
+class LeakyReLU(Layer):
+    """Lets a part of negative values through: x above 0, ``negative_slope * x`` below.
+
+    Parameters
+    ----------
+    negative_slope : float
+        0.01, as for the function `leaky_relu` and in PyTorch; Keras's layer has 0.3.
+    name
+        As for `Layer`.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.nn.LeakyReLU(0.5)([-1.0, 2.0])
+    tensor([-0.5,  2. ])
+    """
+
+    def __init__(self, negative_slope: float = 0.01, *, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self.negative_slope = negative_slope
+
+    def call(self, x: Tensor) -> Tensor:
+        return leaky_relu(x, self.negative_slope)
+
+
+class ELU(Layer):
+    """The exponential linear unit: x above 0, ``alpha * (exp(x) - 1)`` below.
+
+    Parameters
+    ----------
+    alpha : float
+    name
+        As for `Layer`.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.nn.ELU()([-100.0, 2.0])
+    tensor([-1.,  2.])
+    """
+
+    def __init__(self, alpha: float = 1.0, *, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self.alpha = alpha
+
+    def call(self, x: Tensor) -> Tensor:
+        return elu(x, self.alpha)
+
+
+class Softmax(Layer):
+    """Probabilities along an axis.
+
+    Parameters
+    ----------
+    axis : int or tuple of int
+    name
+        As for `Layer`.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.nn.Softmax()([[0.0, 0.0]])
+    tensor([[0.5, 0.5]])
+    """
+
+    def __init__(self, axis: int | Sequence[int] = -1, *, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self.axis = axis if isinstance(axis, int) else tuple(axis)
+
+    def call(self, x: Tensor) -> Tensor:
+        return softmax(x, axis=self.axis)

@@ -45,6 +45,108 @@ class Constant(Initializer):
 
 
 @dataclass(frozen=True)
+class RandomNormal(Initializer):
+    """Independent normal draws.
+
+    Parameters
+    ----------
+    mean, stddev : float
+    """
+
+    mean: float = 0.0
+    stddev: float = 0.05
+
+    def __call__(self, shape: Shape, dtype: Any = "float32", fans: tuple[int, int] | None = None) -> Tensor:
+        return random.normal(shape, self.mean, self.stddev, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class TruncatedNormal(Initializer):
+    """Independent normal draws, those further than two standard deviations from the mean drawn again.
+
+    Parameters
+    ----------
+    mean, stddev : float
+        Of the normal distribution; what is left of it has 0.88 times the standard deviation.
+    """
+
+    mean: float = 0.0
+    stddev: float = 0.05
+
+    def __call__(self, shape: Shape, dtype: Any = "float32", fans: tuple[int, int] | None = None) -> Tensor:
+        draws = _normal(shape, dtype)
+        while (outside := np.abs(draws) > 2).any():
+            draws[outside] = _normal((int(np.count_nonzero(outside)),), dtype)
+        return new(np.asarray(draws * draws.dtype.type(self.stddev) + draws.dtype.type(self.mean)))
+
+
+@dataclass(frozen=True)
+class RandomUniform(Initializer):
+    """Independent draws, spread evenly over an interval.
+
+    Parameters
+    ----------
+    minval, maxval : float
+    """
+
+    minval: float = -0.05
+    maxval: float = 0.05
+
+    def __call__(self, shape: Shape, dtype: Any = "float32", fans: tuple[int, int] | None = None) -> Tensor:
+        return random.uniform(shape, self.minval, self.maxval, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Orthogonal(Initializer):
+    """A random matrix with orthonormal columns or, where it has more columns than rows, rows; times a gain.
+
+    Parameters
+    ----------
+    gain : float
+
+    Notes
+    -----
+    Saxe, McClelland and Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks" (2014).
+    All axes but the last make the rows, as in Keras. The matrix is Q of a normal matrix's QR decomposition, its
+    columns times the signs of R's diagonal, so that no orthogonal matrix is likelier than another.
+    """
+
+    gain: float = 1.0
+
+    def __call__(self, shape: Shape, dtype: Any = "float32", fans: tuple[int, int] | None = None) -> Tensor:
+        rows, columns = _matrix("Orthogonal", shape, len(shape) >= 2)
+        q, r = np.linalg.qr(_normal((max(rows, columns), min(rows, columns)), "float64"))
+        q *= np.where(np.diagonal(r) < 0, -1.0, 1.0)
+        return new((self.gain * (q if rows >= columns else q.T)).reshape(shape).astype(dtype))
+
+
+@dataclass(frozen=True)
+class Identity(Initializer):
+    """The identity matrix times a gain; a matrix that is not square has zeros beyond.
+
+    Parameters
+    ----------
+    gain : float
+    """
+
+    gain: float = 1.0
+
+    def __call__(self, shape: Shape, dtype: Any = "float32", fans: tuple[int, int] | None = None) -> Tensor:
+        return new(self.gain * np.eye(*_matrix("Identity", shape, len(shape) == 2), dtype=dtype))
+
+
+def _normal(shape: Shape, dtype: Any) -> Any:
+    return np.array(random.normal(shape, dtype=dtype)._value)
+
+
+def _matrix(kind: str, shape: Shape, fits: bool) -> tuple[int, int]:
+    """Rows and columns of a parameter, the last axis being the columns."""
+    if not fits:
+        raise ArgumentError(f"{kind}: no matrix of shape {shape}", mend="use it for parameters with rows and columns")
+    return math.prod(shape[:-1]), shape[-1]
+
+
+@dataclass(frozen=True)
 class VarianceScaling(Initializer):
     """Independent draws of mean 0 and variance ``scale / fan``.
 
@@ -107,6 +209,11 @@ NAMES: dict[str, Initializer] = {
     "he_normal": VarianceScaling(2.0, "fan_in", "normal"),
     "lecun_uniform": VarianceScaling(1.0, "fan_in", "uniform"),
     "lecun_normal": VarianceScaling(1.0, "fan_in", "normal"),
+    "random_normal": RandomNormal(),
+    "random_uniform": RandomUniform(),
+    "truncated_normal": TruncatedNormal(),
+    "orthogonal": Orthogonal(),
+    "identity": Identity(),
 }
 
 

@@ -174,6 +174,10 @@ def hard_sigmoid(x: Tensor | npt.ArrayLike, /) -> Tensor:
     DtypeError
         For complex values.
 
+    Notes
+    -----
+    ``clip(x / 6 + 1 / 2, 0, 1)``, as in PyTorch and Keras 3; Keras 1 and 2 had ``clip(0.2 x + 0.5, 0, 1)``.
+
     Examples
     --------
     >>> import chainrule as cr
