@@ -51,11 +51,11 @@ def test_digits_are_split_once_and_for_all_and_class_by_class() -> None:
     train, test, both = (data.digits(split) for split in ("train", "test", "all"))
     assert (len(train), len(test), len(both)) == (1442, 355, 1797)
     for label in range(10):
-        share = (test.labels == label).sum() / (both.labels == label).sum()
+        share = (test.targets == label).sum() / (both.targets == label).sum()
         assert 0.18 < share <= 0.2
-    together = {image.tobytes() for image in train.images} | {image.tobytes() for image in test.images}
-    assert together == {image.tobytes() for image in both.images}
-    assert train.image_shape == (8, 8, 1)
+    together = {image.tobytes() for image in train.inputs} | {image.tobytes() for image in test.inputs}
+    assert together == {image.tobytes() for image in both.inputs}
+    assert train.input_shape == (8, 8, 1)
 
 
 def test_digits_come_as_floats_from_0_to_1() -> None:
@@ -89,8 +89,8 @@ def test_an_unknown_split_is_refused() -> None:
 def test_mnist_is_read_gzipped_or_not(folder: Path, split: str) -> None:
     found = data.mnist(folder, split)
     images, labels = images_and_labels()
-    np.testing.assert_array_equal(found.images[..., 0], images)
-    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_array_equal(found.inputs[..., 0], images)
+    np.testing.assert_array_equal(found.targets, labels)
     assert found.take([0])[0].max() <= 1
 
 
@@ -179,12 +179,12 @@ def test_files_that_do_not_belong_together_are_refused(folder: Path, name: str, 
 
 
 def test_a_dataset_refuses_labels_that_do_not_fit() -> None:
-    with pytest.raises(DataError, match="3 images, but 2 labels"):
+    with pytest.raises(DataError, match="3 inputs, but 2 targets"):
         data.Dataset(np.zeros((3, 2)), [0, 1])
-    with pytest.raises(DataError, match="labels from 0 to 5 for 3 classes"):
+    with pytest.raises(DataError, match="targets from 0 to 5 for 3 classes"):
         data.Dataset(np.zeros((2, 2)), [0, 5], classes=3)
-    with pytest.raises(DataError, match="dtype float64"):
-        data.Dataset(np.zeros((2, 2)), [0.0, 1.0])
+    with pytest.raises(DataError, match="3 classes, but targets of dtype float64"):
+        data.Dataset(np.zeros((2, 2)), [0.0, 1.0], classes=3)
 
 
 def counting(count: int) -> data.Dataset:

@@ -231,7 +231,7 @@ def _evaluate(given: argparse.Namespace) -> None:
     model = nn.deserialize(config["model"])
     if not isinstance(model, nn.Layer):
         raise DataError(f"{folder.config_path} is damaged: it describes no model", mend=AGAIN)
-    model.initialize((1, *test.image_shape)).load_state_dict(folder.read_weights())
+    model.initialize((1, *test.input_shape)).load_state_dict(folder.read_weights())
     measured = evaluate(model, test, loss=config["loss"], metrics=config["metrics"])
     _say("   ".join(as_words(f"validation_{name}", value, "test") for name, value in measured.items()) + f"   ({len(test):,} images)")
 

@@ -38,7 +38,7 @@ def digits(split: str = "train") -> Dataset:
     --------
     >>> import chainrule as cr
     >>> cr.data.digits("test")
-    Dataset('digits test', 355 images of shape (8, 8, 1), 10 classes)
+    Dataset('digits test', 355 inputs of shape (8, 8, 1), 10 classes)
     """
     if split not in ("train", "test", "all"):
         raise ArgumentError(f"digits: no split {split!r}", mend='choose "train", "test" or "all"')

@@ -5,9 +5,7 @@ A file is taken whole or refused with what is wrong with it; nothing is guessed.
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from chainrule.core.errors import DataError
+from chainrule.data.files import AGAIN, read_bytes
 
 _TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_AGAIN = "get the file again: it was probably cut off or damaged on its way"
 
 
 def read_idx(path: str | Path, *, ndim: int | None = None) -> npt.NDArray[Any]:
@@ -57,7 +55,7 @@ def read_idx(path: str | Path, *, ndim: int | None = None) -> npt.NDArray[Any]:
     array([7, 3], dtype=uint8)
     """
     path = Path(path)
-    data = _bytes(path)
+    data = read_bytes(path)
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in _TYPES:
         raise DataError(
             f"{path} is not an IDX file: it begins with {data[:4].hex(' ') or 'nothing'}", mend="give the files of the MNIST data set as they are"
@@ -67,27 +65,10 @@ def read_idx(path: str | Path, *, ndim: int | None = None) -> npt.NDArray[Any]:
         raise DataError(f"{path} holds an array with {rank} axes, not {ndim}", mend="check that images and labels were not exchanged")
     start = 4 + 4 * rank
     if len(data) < start:
-        raise DataError(f"{path} is truncated: its header ends after {len(data)} of {start} bytes", mend=_AGAIN)
+        raise DataError(f"{path} is truncated: its header ends after {len(data)} of {start} bytes", mend=AGAIN)
     shape = tuple(int(size) for size in np.frombuffer(data, ">u4", rank, 4))
     wanted = math.prod(shape) * dtype.itemsize
     if len(data) - start != wanted:
         problem = "is truncated" if len(data) - start < wanted else "is too long"
-        raise DataError(f"{path} {problem}: {len(data) - start} bytes of values, where its header {shape} needs {wanted}", mend=_AGAIN)
+        raise DataError(f"{path} {problem}: {len(data) - start} bytes of values, where its header {shape} needs {wanted}", mend=AGAIN)
     return np.frombuffer(data, dtype, offset=start).reshape(shape)
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist", mend="check the folder and the name") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", mend="check that it is a file that you may read") from None
-    if data[:2] != b"\x1f\x8b":
-        return data
-    try:
-        return gzip.decompress(data)
-    except EOFError:
-        raise DataError(f"{path} is truncated: its gzip stream ends early", mend=_AGAIN) from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is corrupt: {error}", mend=_AGAIN) from None

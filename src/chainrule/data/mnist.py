@@ -45,7 +45,7 @@ def mnist(data_dir: str | Path, split: str = "train") -> Dataset:
     ...     _ = (Path(folder) / "t10k-images-idx3-ubyte").write_bytes(header + bytes(2 * 28 * 28))
     ...     _ = (Path(folder) / "t10k-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 3]))
     ...     cr.data.mnist(folder, "test")
-    Dataset('mnist test', 2 images of shape (28, 28, 1), 10 classes)
+    Dataset('mnist test', 2 inputs of shape (28, 28, 1), 10 classes)
     """
     if split not in _PREFIXES:
         raise ArgumentError(f"mnist: no split {split!r}", mend='choose "train" or "test"')
