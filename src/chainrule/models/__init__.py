@@ -3,22 +3,28 @@
 Nothing here trains; `chainrule.training.fit`, the command ``chainrule train`` and the programs in ``examples/`` do.
 """
 
+from chainrule.models.alexnet import alexnet
 from chainrule.models.autoencoder import Autoencoder, autoencoder
 from chainrule.models.lenet import lenet
 from chainrule.models.linear import linear_regression, logistic_regression, softmax_classifier, svm
 from chainrule.models.mlp import mlp
+from chainrule.models.resnet import resnet
+from chainrule.models.transformer import Transformer, TransformerBlock, transformer
 from chainrule.nn.layer import Layer
 from chainrule.nn.serial import CLASSES
 
 __all__: list[str] = [
+    "alexnet",
     "autoencoder",
     "lenet",
     "linear_regression",
     "logistic_regression",
     "mlp",
+    "resnet",
     "softmax_classifier",
     "svm",
+    "transformer",
 ]
 
-_LAYERS: tuple[type[Layer], ...] = (Autoencoder,)
+_LAYERS: tuple[type[Layer], ...] = (Autoencoder, Transformer, TransformerBlock)
 CLASSES.update({layer.__name__: layer for layer in _LAYERS})
