@@ -1,16 +1,22 @@
-"""How good a model is on a data set: means of the loss and the metrics, in evaluation mode."""
+"""What a trained model is good for: means of the loss and the metrics over a data set, and outputs. In evaluation mode."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from typing import Any
 
+from chainrule.compiler.jit import compile as compiled
+from chainrule.core import tree
+from chainrule.core.errors import ArgumentError
 from chainrule.core.interp import no_grad
 from chainrule.data import DataLoader, Dataset
 from chainrule.nn import losses
 from chainrule.nn.layer import Layer
-from chainrule.tensor import Tensor
+from chainrule.ops.creation import asarray
+from chainrule.ops.joining import concat
 from chainrule.training.metrics import OF_LOSS, Metric, fetch
+from chainrule.training.position import Means
+from chainrule.training.steps import Forward, Measure
 
 
 def evaluate(
@@ -18,8 +24,9 @@ def evaluate(
     data: Dataset | DataLoader,
     *,
     loss: losses.Loss | str = "softmax_cross_entropy",
-    metrics: Sequence[str] | None = None,
+    metrics: Sequence[str | Metric] | None = None,
     batch_size: int = 128,
+    compile: bool = False,
 ) -> dict[str, float]:
     """Means of the loss and of the metrics over a data set.
 
@@ -29,10 +36,12 @@ def evaluate(
         Left in evaluation mode.
     data : Dataset or DataLoader
     loss : str or callable
-    metrics : sequence of str, optional
+    metrics : sequence of str or callable, optional
         Those that go with the loss if not given.
     batch_size : int
         For a Dataset.
+    compile : bool
+        Compile the measuring, which pays for many batches.
 
     Returns
     -------
@@ -48,45 +57,60 @@ def evaluate(
     """
     loader = data if isinstance(data, DataLoader) else DataLoader(data, batch_size)
     means = Means()
-    for values, count in measured(model, losses.fetch(loss), measures(loss, metrics), loader):
+    for values, count in Measure(Forward(model, losses.fetch(loss), measures(loss, metrics)), compile=compile)(loader):
         means.add(values, count)
     return means.values()
 
 
-@dataclass
-class Means:
-    """Running means, weighted by numbers of examples."""
+def predict(model: Layer, inputs: Any, batch_size: int = 128, *, compile: bool = False) -> Any:
+    """A model's outputs, batch by batch, in evaluation mode and without history.
 
-    examples: int = 0
-    sums: dict[str, float] = field(default_factory=dict[str, float])
+    Parameters
+    ----------
+    model : Layer
+        Left in evaluation mode.
+    inputs : array_like of shape (count, ...), or tuple of them
+        A tuple for a model that takes several.
+    batch_size : int
+    compile : bool
 
-    def add(self, values: Mapping[str, float], count: int) -> None:
-        self.examples += count
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * count
+    Returns
+    -------
+    Tensor of shape (count, ...)
+        Or what else the model gives, with the batches joined.
 
-    def values(self) -> dict[str, float]:
-        return {name: total / self.examples for name, total in self.sums.items()} if self.examples else {}
+    Raises
+    ------
+    ArgumentError
+        If there is nothing to predict for, or the inputs differ in length.
 
-
-def measures(loss: losses.Loss | str, names: Sequence[str] | None) -> dict[str, Metric]:
-    """Metrics by name: those asked for, or those that go with the loss."""
-    wanted = names if names is not None else OF_LOSS.get(loss if isinstance(loss, str) else loss.__name__, ())
-    return {name: fetch(name) for name in wanted}
-
-
-def measure(metrics: Mapping[str, Metric], outputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """The metrics of one batch."""
-    return {name: metric(outputs, targets).item() for name, metric in metrics.items()}
-
-
-def measured(
-    model: Layer, loss: losses.Loss, metrics: Mapping[str, Metric], data: Iterable[Sequence[Tensor]]
-) -> Iterator[tuple[dict[str, float], int]]:
-    """Loss and metrics of batch after batch in evaluation mode, and the number of examples in each."""
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> model = cr.nn.Sequential([cr.nn.Flatten(), cr.nn.Dense(10)])
+    >>> cr.training.predict(model, cr.data.digits("test").inputs).shape
+    (355, 10)
+    """
+    if batch_size < 1:
+        raise ArgumentError(f"predict: batch_size={batch_size}", mend="it must be at least 1")
+    columns = [asarray(column) for column in (inputs if isinstance(inputs, tuple) else (inputs,))]
+    count = min(len(column) if column.ndim else 0 for column in columns)
+    if not count or any(len(column) != count for column in columns):
+        shapes = ", ".join(str(column.shape) for column in columns)
+        raise ArgumentError(f"predict: inputs of shape {shapes}", mend="give arrays of equally many examples, one at least")
     model.eval()
-    for *inputs, targets in data:
-        with no_grad():
-            outputs = model(*inputs)
-            values = {"loss": loss(outputs, targets).item(), **measure(metrics, outputs, targets)}
-        yield values, len(targets)
+    call = compiled(model) if compile else model
+    with no_grad():
+        parts = [call(*(column[i : i + batch_size] for column in columns)) for i in range(0, count, batch_size)]
+        return tree.map(lambda *pieces: concat(pieces), *parts)
+
+
+def measures(loss: losses.Loss | str, metrics: Sequence[str | Metric] | None) -> dict[str, Metric]:
+    """Metrics by name: those asked for, or those that go with the loss."""
+    wanted = metrics if metrics is not None else OF_LOSS.get(name_of(loss), ())
+    return {name_of(metric): fetch(metric) if isinstance(metric, str) else metric for metric in wanted}
+
+
+def name_of(function: Any) -> str:
+    """What a loss or a metric is called in records and settings."""
+    return function if isinstance(function, str) else getattr(function, "__name__", type(function).__name__)

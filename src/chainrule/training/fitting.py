@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from chainrule.core.errors import ArgumentError, LayerError
-from chainrule.data import DataLoader, Dataset
+from chainrule.data import DataLoader
+from chainrule.data.loader import Source
 from chainrule.nn import losses, serial
 from chainrule.nn.layer import Layer
 from chainrule.ops.generator import manual_seed
-from chainrule.optim import Optimizer, get
+from chainrule.optim import Optimizer, get, schedules
+from chainrule.optim.schedules import Schedule
+from chainrule.training.callbacks import Callback
+from chainrule.training.evaluation import measures, name_of
+from chainrule.training.metrics import Metric
 from chainrule.training.progress import Progress
 from chainrule.training.run import Record, RunFolder
-from chainrule.training.trainer import Callback, Trainer
+from chainrule.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class History:
     steps : list of dict
         Losses of single steps.
     run_dir : Path or None
+    stopped : str
+        Why training ended before the last epoch, '' if it did not.
 
     Examples
     --------
@@ -43,6 +50,7 @@ class History:
     epochs: list[Record]
     steps: list[Record]
     run_dir: Path | None
+    stopped: str = ""
 
     @property
     def last(self) -> Record:
@@ -52,41 +60,54 @@ class History:
 
 def fit(
     model: Layer,
-    train: Dataset | DataLoader,
-    validation: Dataset | DataLoader | None = None,
+    train: Source | DataLoader,
+    validation: Source | DataLoader | None = None,
     *,
     loss: losses.Loss | str = "softmax_cross_entropy",
     optimizer: Optimizer | str = "adam",
     lr: float | None = None,
+    schedule: Schedule | str | None = None,
     epochs: int = 1,
     batch_size: int = 32,
     seed: int = 0,
-    metrics: Sequence[str] | None = None,
+    metrics: Sequence[str | Metric] | None = None,
     run_dir: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
     about: Mapping[str, Any] | None = None,
+    compile: bool = False,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    accumulate: int = 1,
 ) -> History:
     """Train a model; with a run folder, so that it can be stopped and taken up again.
+
+    The model is trained in training mode and left in evaluation mode, as are `evaluate` and `predict`: what it gives afterwards are
+    predictions.
 
     Parameters
     ----------
     model : Layer
     train : Dataset or DataLoader
-        A Dataset is shuffled anew in each epoch.
+        A Dataset is shuffled anew in each epoch; it may be anything that a DataLoader reads. A batch is inputs and, last, targets.
     validation : Dataset or DataLoader, optional
         Measured after each epoch.
     loss : str or callable
+        A callable takes outputs and targets and returns the mean over the batch. The model's penalty is added to what is made smaller;
+        what is reported as "loss" is without it, and "penalty" is reported beside it.
     optimizer : str or Optimizer
     lr : float, optional
         For an optimizer given by name; its own default if not given.
+    schedule : str or Schedule, optional
+        How the learning rate goes, over all steps of the run; by name, or made for ``optimizer``. It goes on after every step; a `Plateau`
+        after every epoch, by the validation loss, or the loss if there is no validation data.
     epochs : int
     batch_size : int
         For Datasets.
     seed : int
         Of all randomness: `manual_seed` is called with it, and the order of the examples follows from it.
-    metrics : sequence of str, optional
+    metrics : sequence of str or callable, optional
         Those that go with the loss if not given.
     run_dir : path, optional
         Where settings, metrics, weights, checkpoint and a picture are left; see `RunFolder`.
@@ -97,6 +118,13 @@ def fit(
     callbacks : sequence of Callback
     about : mapping, optional
         More for the settings' file.
+    compile : bool
+        Compile the whole step, and the measuring; the results are the same up to rounding. A smaller last batch is compiled for itself.
+    clip_norm, clip_value : float, optional
+        What the gradient's norm, and then the absolute value of its elements, are limited to.
+    accumulate : int
+        Batches to a step, whose gradients are averaged by numbers of examples: for a loss that is a mean, the step is that of one large
+        batch. The rest of an epoch makes a last, smaller step.
 
     Returns
     -------
@@ -110,6 +138,8 @@ def fit(
         If ``run_dir`` holds a run already, or none to resume.
     ArgumentError
         If a run is resumed with other settings.
+    DivergedError
+        If the loss or a parameter is not finite any more; the last checkpoint stays as it was.
 
     Examples
     --------
@@ -133,42 +163,60 @@ def fit(
     stepper = optimizer if isinstance(optimizer, Optimizer) else get(optimizer)(model.parameters(), **({} if lr is None else {"lr": lr}))
     if isinstance(optimizer, Optimizer) and lr is not None:
         stepper.lr = lr
-    shown = [Progress()] if progress else []
-    trainer = Trainer(model, stepper, loss=loss, metrics=metrics, callbacks=[*shown, *callbacks])
-    folder = None
-    if run_dir is not None:
-        config = _settings(trainer, loader, loss, epochs, seed, about)
-        folder = _taken_up(trainer, Path(run_dir), config) if resume else RunFolder.create(run_dir, config)
-    trainer.run(loader, held_out, epochs, folder)
-    records = trainer.records
-    return History([r for r in records if r["kind"] == "epoch"], [r for r in records if r["kind"] == "step"], None if folder is None else folder.path)
-
-
-def _taken_up(trainer: Trainer, path: Path, config: Mapping[str, Any]) -> RunFolder:
-    folder = RunFolder.open(path)
-    folder.check_same(config)
-    trainer.load(folder)
-    folder.write_config(config)
-    return folder
-
-
-def _settings(
-    trainer: Trainer, loader: DataLoader, loss: losses.Loss | str, epochs: int, seed: int, about: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    try:
-        model = serial.serialize(trainer.model)
-    except LayerError:
-        model = {"class": type(trainer.model).__name__}
-    optimizer = trainer.optimizer
-    return {
+    options: dict[str, Any] = {"clip_norm": clip_norm, "clip_value": clip_value, "accumulate": accumulate, "compile": compile}
+    config = {
         "format": 1,
         **(about or {}),
-        "model": model,
-        "loss": loss if isinstance(loss, str) else loss.__name__,
-        "metrics": list(trainer.metrics),
-        "optimizer": {"name": type(optimizer).__name__, "groups": optimizer.state_dict()["groups"]},
+        "model": _described(model),
+        "loss": name_of(loss),
+        "metrics": list(measures(loss, metrics)),
+        "optimizer": {"name": type(stepper).__name__, "groups": stepper.state_dict()["groups"]},
+        "schedule": schedule if isinstance(schedule, str | None) else type(schedule).__name__,
         "batch_size": loader.batch_size,
         "examples": len(loader.dataset),
         "epochs": epochs,
         "seed": seed,
+        **options,
     }
+    trainer = Trainer(
+        model,
+        stepper,
+        loss=loss,
+        metrics=metrics,
+        schedule=_made(schedule, stepper, epochs * -(-len(loader) // max(accumulate, 1))),
+        callbacks=[*([Progress()] if progress else []), *callbacks],
+        **options,
+    )
+    folder = None
+    if run_dir is not None:
+        folder = _taken_up(trainer, loader, Path(run_dir), config) if resume else RunFolder.create(run_dir, config)
+    trainer.run(loader, held_out, epochs, folder)
+    records = trainer.records
+    steps, whole = ([record for record in records if record["kind"] == kind] for kind in ("step", "epoch"))
+    return History(whole, steps, None if folder is None else folder.path, trainer.stopped)
+
+
+def _made(schedule: Schedule | str | None, optimizer: Optimizer, steps: int) -> Schedule | None:
+    """A schedule by name for this many steps; one that was made already must be the optimizer's."""
+    if schedule is None:
+        return None
+    if isinstance(schedule, str):
+        return schedules.get(schedule)(optimizer, steps)
+    if schedule.optimizer is not optimizer:
+        raise ArgumentError("fit: the schedule was made for another optimizer", mend="pass the same optimizer to both, or the schedule's name")
+    return schedule
+
+
+def _described(model: Layer) -> dict[str, Any]:
+    try:
+        return serial.serialize(model)
+    except LayerError:
+        return {"class": type(model).__name__}
+
+
+def _taken_up(trainer: Trainer, train: DataLoader, path: Path, config: Mapping[str, Any]) -> RunFolder:
+    folder = RunFolder.open(path)
+    folder.check_same(config)
+    trainer.load(folder, train)
+    folder.write_config(config)
+    return folder

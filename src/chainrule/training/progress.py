@@ -6,10 +6,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from chainrule.training.callbacks import Callback
 from chainrule.training.run import Record
-from chainrule.training.trainer import Callback, Trainer
+
+if TYPE_CHECKING:
+    from chainrule.training.trainer import Trainer
 
 _EVERY = 15.0
 _HIDDEN = ("kind", "epoch", "step", "lr", "seconds")
@@ -58,7 +61,7 @@ class Progress(Callback):
     def begin(self, trainer: Trainer) -> None:
         done = trainer.position.step
         self._display = _display(self._stream)
-        self._display.begin(done, trainer.epochs * trainer.batches)
+        self._display.begin(done, trainer.epochs * trainer.steps)
         if trainer.position.epoch >= trainer.epochs:
             self._display.say(f"all {trainer.epochs} epochs were done already; ask for more epochs to go on")
         elif done:
@@ -74,6 +77,8 @@ class Progress(Callback):
         self._display.say(f"epoch {record['epoch']:>{width}}/{trainer.epochs}   {self._words(shown)}   {as_time(record['seconds'])}")
 
     def end(self, trainer: Trainer) -> None:
+        if trainer.stopped:
+            self._display.say(f"training ended early: {trainer.stopped}")
         self._display.end()
 
     def _words(self, values: Mapping[str, float]) -> str:

@@ -1,14 +1,15 @@
 """RunFolder: what a training run leaves on the disk, and takes up again.
 
-============================ ====================================================
+============================ ==================================================================================
 file                         what it holds
-============================ ====================================================
+============================ ==================================================================================
 ``config.json``              the model and all settings
 ``metrics.jsonl``            a line per step that was logged and per epoch
-``weights.safetensors``      parameters and buffers, as of the checkpoint
+``weights.safetensors``      parameters and buffers, as of the checkpoint; at the end as training leaves them
+``best.safetensors``         those of the best epoch, if a `Checkpoint` was asked to keep them
 ``checkpoint.safetensors``   all that going on depends on
 ``loss.svg``                 loss and metrics as a picture
-============================ ====================================================
+============================ ==================================================================================
 
 Every file is written whole or not at all. Nothing is ever unpickled.
 """
@@ -29,6 +30,7 @@ from chainrule.training.picture import draw
 Record = dict[str, Any]
 
 _MAY_CHANGE = ("epochs", "data_dir")
+_VERSION = 2
 AGAIN = "take an earlier copy, or train again"
 
 
@@ -89,6 +91,7 @@ class RunFolder:
         self.config_path = self.path / "config.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.weights_path = self.path / "weights.safetensors"
+        self.best_path = self.path / "best.safetensors"
         self.checkpoint_path = self.path / "checkpoint.safetensors"
         self.picture_path = self.path / "loss.svg"
 
@@ -176,8 +179,21 @@ class RunFolder:
     def read_weights(self) -> dict[str, Any]:
         return store.load(self.weights_path)[0]
 
+    def write_best(self, state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        store.save(self.best_path, state, about)
+
+    def read_best(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The best epoch's weights, and what it was: "epoch" and the measurement.
+
+        Raises
+        ------
+        DataError
+            If none were kept, or the file is damaged.
+        """
+        return store.load(self.best_path)
+
     def write_checkpoint(self, arrays: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-        store.save(self.checkpoint_path, arrays, data)
+        store.save(self.checkpoint_path, arrays, {"version": _VERSION, **data})
 
     def read_checkpoint(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Arrays and data of the checkpoint.
@@ -190,8 +206,8 @@ class RunFolder:
         if not self.checkpoint_path.is_file():
             raise DataError(f"{self.path} has no checkpoint to resume from", mend="train anew in another folder")
         arrays, data = store.load(self.checkpoint_path)
-        if data.get("version") != 1:
-            raise DataError(f"{self.checkpoint_path} is of format {data.get('version')!r}, not 1", mend="resume it with the version that wrote it")
+        if data.pop("version", None) != _VERSION:
+            raise DataError(f"{self.checkpoint_path} is of another format than {_VERSION}", mend="resume it with the version that wrote it")
         return arrays, data
 
     def draw(self, records: Sequence[Record], title: str) -> None:

@@ -1,102 +1,29 @@
 """Trainer: the loop that turns data into weights, and can be left at any step and taken up again.
 
-What going on depends on is one `Position`, the model's and the optimizer's states, and the random state; a
-checkpoint holds them all, so a resumed run is, bit for bit, the run that was never stopped.
+What going on depends on is written in `checkpoint`; a resumed run is, bit for bit, the run that was never stopped.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
 
-from chainrule.core.errors import ArgumentError, ChainruleError, DataError
+from chainrule.core.errors import ArgumentError
 from chainrule.data import DataLoader
 from chainrule.nn import losses
 from chainrule.nn.layer import Layer
-from chainrule.ops.generator import default_generator
 from chainrule.optim import Optimizer
-from chainrule.tensor import Tensor
-from chainrule.training.evaluation import Means, measure, measured, measures
-from chainrule.training.run import AGAIN, Record, RunFolder
-from chainrule.training.signals import Interrupted, StopRequest
+from chainrule.optim.schedules import Plateau, Schedule
+from chainrule.training import checkpoint
+from chainrule.training.callbacks import Callback
+from chainrule.training.divergence import check_loss, check_parameters
+from chainrule.training.evaluation import measures
+from chainrule.training.keeper import Keeper
+from chainrule.training.metrics import Metric
+from chainrule.training.position import Means, Position
+from chainrule.training.run import Record, RunFolder
+from chainrule.training.steps import Batch, Forward, Measure, Step, examples, groups, numbers
 
 _LOGGED_PER_EPOCH = 100
-
-
-@dataclass
-class Position:
-    """Where a run is: whole epochs done, batches done of the next one, and the means over those batches.
-
-    Attributes
-    ----------
-    epoch, batch : int
-        How many are done.
-    step : int
-        Batches done since the beginning.
-    seconds : float
-        Spent on training.
-    means : Means
-        Of the loss and the metrics, over the batches of the epoch in progress.
-
-    Examples
-    --------
-    >>> import chainrule as cr
-    >>> position = cr.training.Position(epoch=2, step=90)
-    >>> position.next_epoch(); position.epoch
-    3
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    means: Means = field(default_factory=Means)
-
-    @classmethod
-    def of(cls, data: Mapping[str, Any]) -> Position:
-        """The position that `asdict` wrote; TypeError, ValueError or KeyError if it is none."""
-        means = Means(int(data["means"]["examples"]), {str(name): float(total) for name, total in data["means"]["sums"].items()})
-        return cls(int(data["epoch"]), int(data["batch"]), int(data["step"]), float(data["seconds"]), means)
-
-    def next_step(self, values: Mapping[str, float], count: int) -> None:
-        self.batch += 1
-        self.step += 1
-        self.means.add(values, count)
-
-    def next_epoch(self) -> None:
-        self.epoch += 1
-        self.batch = 0
-        self.means = Means()
-
-
-class Callback:
-    """What is told how a run goes; every method may be left out.
-
-    Examples
-    --------
-    >>> import chainrule as cr
-    >>> class Losses(cr.training.Callback):
-    ...     def epoch(self, trainer, record):
-    ...         print(record["epoch"], record["loss"] < 2)
-    >>> model = cr.nn.Sequential([cr.nn.Flatten(), cr.nn.Dense(10)])
-    >>> _ = cr.training.fit(model, cr.data.digits("train"), lr=0.01, epochs=2, progress=False, callbacks=[Losses()])
-    1 True
-    2 True
-    """
-
-    def begin(self, trainer: Trainer) -> None:
-        """Before the first step."""
-
-    def step(self, trainer: Trainer) -> None:
-        """After every step."""
-
-    def epoch(self, trainer: Trainer, record: Record) -> None:
-        """After every epoch, with its line of the metrics."""
-
-    def end(self, trainer: Trainer) -> None:
-        """When training is over, however it ended."""
 
 
 class Trainer:
@@ -107,8 +34,17 @@ class Trainer:
     model : Layer
     optimizer : Optimizer
     loss : str or callable
-    metrics : sequence of str, optional
+        A callable takes the outputs and the targets and returns the mean over the batch.
+    metrics : sequence of str or callable, optional
         Those that go with the loss if not given.
+    schedule : Schedule, optional
+        Made for the optimizer; stepped after each of its steps, a `Plateau` after each epoch with the validation loss.
+    clip_norm, clip_value : float, optional
+        What the gradient's norm, and the absolute value of its elements, are limited to.
+    accumulate : int
+        Batches to a step; it is the step that one batch of all their examples would give.
+    compile : bool
+        Compile the step and the measuring.
     callbacks : sequence of Callback
 
     Attributes
@@ -116,8 +52,13 @@ class Trainer:
     position : Position
     records : list of dict
         The lines of the metrics so far.
-    epochs, batches : int
-        Of the run in progress: how many epochs it has, and how many batches an epoch.
+    epochs, steps : int
+        Of the run in progress: how many epochs it has, and how many steps an epoch.
+    data : DataLoader or None
+        What it is trained on.
+    folder : RunFolder or None
+    stopped : str
+        Why training ends before its last epoch; '' if it does not.
 
     Examples
     --------
@@ -125,9 +66,8 @@ class Trainer:
     >>> model = cr.nn.Sequential([cr.nn.Flatten(), cr.nn.Dense(10)])
     >>> trainer = cr.training.Trainer(model, cr.optim.Adam(model.parameters()))
     >>> batch = next(iter(cr.data.DataLoader(cr.data.digits("train"), 32)))
-    >>> loss, outputs = trainer.step(*batch)
-    >>> outputs.shape
-    (32, 10)
+    >>> sorted(trainer.step(batch))
+    ['accuracy', 'loss']
     """
 
     def __init__(
@@ -136,165 +76,173 @@ class Trainer:
         optimizer: Optimizer,
         *,
         loss: losses.Loss | str = "softmax_cross_entropy",
-        metrics: Sequence[str] | None = None,
+        metrics: Sequence[str | Metric] | None = None,
+        schedule: Schedule | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        accumulate: int = 1,
+        compile: bool = False,
         callbacks: Sequence[Callback] = (),
     ) -> None:
+        if accumulate < 1:
+            raise ArgumentError(f"accumulate={accumulate}", mend="it must be at least 1")
+        for name, limit in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+            if limit is not None and not 0 < limit < float("inf"):
+                raise ArgumentError(f"{name}={limit}", mend="it must be a finite number above 0")
         self.model = model
         self.optimizer = optimizer
-        self.loss = losses.fetch(loss)
-        self.metrics = measures(loss, metrics)
+        self.schedule = schedule
+        self.accumulate = accumulate
         self.callbacks = callbacks
+        self.metrics = measures(loss, metrics)
+        forward = Forward(model, losses.fetch(loss), self.metrics)
+        self._step = Step(forward, optimizer, clip_norm=clip_norm, clip_value=clip_value, compile=compile)
+        self._measure = Measure(forward, compile=compile)
         self.position = Position()
         self.records: list[Record] = []
-        self.epochs = self.batches = 0
+        self.folder: RunFolder | None = None
+        self.epochs = self.steps = 0
+        self.stopped = ""
+        self.data: DataLoader | None = None
+        self._keeper = Keeper(self)
+        self._last_loss: float | None = None
 
-    def step(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
-        """One step on a batch of inputs and, last, targets: the loss and the outputs, both from before the step."""
-        *inputs, targets = batch
-        self.optimizer.zero_grad()
-        outputs = self.model(*inputs)
-        loss = self.loss(outputs, targets)
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach(), outputs.detach()
+    def step(self, *batches: Batch) -> dict[str, float]:
+        """One step on a batch of inputs and, last, targets, or on several together: what was measured before the step."""
+        means = Means()
+        for batch, values in zip(batches, self._step(batches), strict=True):
+            means.add(numbers(values), examples(batch))
+        return means.values()
 
     def run(self, train: DataLoader, validation: DataLoader | None, epochs: int, folder: RunFolder | None = None) -> None:
-        """Train up to this number of epochs, from wherever the run is.
+        """Train up to this number of epochs, from wherever the run is; the model is left in evaluation mode.
 
         Raises
         ------
         Interrupted
             On Ctrl-C or SIGTERM, if there is a folder: after a checkpoint.
+        DivergedError
+            If the loss or a parameter is not finite any more; nothing is saved then.
         """
-        self.epochs, self.batches = epochs, len(train)
-        if not self.batches:
+        if not len(train):
             raise ArgumentError("there is not one batch to train on", mend="use a smaller batch_size, or drop_last=False")
-        keeper = _Keeper(self, folder)
-        if not self.position.step:
-            keeper.save()
-        self._tell("begin")
+        self.epochs, self.steps, self.folder, self.stopped = epochs, -(-len(train) // self.accumulate), folder, ""
+        self.data = train
         try:
-            with keeper:
-                while self.position.epoch < epochs:
-                    self._epoch(train, keeper)
-                    self._finish_epoch({} if validation is None else self._validate(validation, keeper), keeper)
+            with self._keeper:
+                self._tell("begin")
+                if not self.position.step:
+                    self._keeper.save()
+                while not self.done:
+                    self._epoch(train)
+                    self._finish_epoch({} if validation is None else self._validate(validation))
+                    self._keeper.stop_if_asked()
         finally:
+            self.model.eval()
             self._tell("end")
+        if folder is not None:
+            # A callback may have taken the best ones back.
+            folder.write_weights(self.model.state_dict())
 
-    def _epoch(self, train: DataLoader, keeper: _Keeper) -> None:
+    @property
+    def done(self) -> bool:
+        """Whether all epochs are done, or training was stopped for good."""
+        return self.position.epoch >= self.epochs or bool(self.stopped)
+
+    @property
+    def where(self) -> str:
+        """The last step that was done, in words."""
+        at = self.position
+        return f"step {at.step} (epoch {at.epoch + 1}, batch {at.batch} of {0 if self.data is None else len(self.data)})"
+
+    def stop(self, why: str) -> None:
+        """Let training end after the epoch in progress, or at once if none is."""
+        self.stopped = why
+
+    def ask_to_save(self) -> None:
+        """Let a checkpoint be written as soon as all callbacks have been told of the step."""
+        self._keeper.ask_to_save()
+
+    def _epoch(self, train: DataLoader) -> None:
         position = self.position
-        every = -(-self.batches // _LOGGED_PER_EPOCH)
+        every = -(-self.steps // _LOGGED_PER_EPOCH)
         self.model.train()
-        train.load_state_dict({"epoch": position.epoch, "position": position.batch, "seed": train.seed})
-        for batch in train:
-            loss, outputs = self.step(*batch)
-            value = loss.item()
-            position.next_step({"loss": value, **measure(self.metrics, outputs, batch[-1])}, len(batch[-1]))
+        # Said anew each time, so that a pass over the same loader elsewhere changes nothing.
+        train.load_state_dict({**train.state_dict(), "epoch": position.epoch, "position": position.batch})
+        for group in groups(train, self.accumulate):
+            means = Means()
+            for batch, values in zip(group, self._step(group), strict=True):
+                means.add(numbers(values), examples(batch))
+            position.next_step(len(group))
+            loss = means.values()["loss"]
+            check_loss(loss, self.where, self._last_loss, self.optimizer.lr)
+            self._last_loss = loss
+            position.means.join(means)
             if position.step % every == 0:
-                self.records.append({"kind": "step", "epoch": position.epoch + 1, "step": position.step, "loss": value})
-            keeper.tick()
+                self.records.append({"kind": "step", "epoch": position.epoch + 1, "step": position.step, "loss": loss})
+            if self.schedule is not None and not isinstance(self.schedule, Plateau):
+                self.schedule.step()
+            self._keeper.tick()
             self._tell("step")
-            keeper.stop_if_asked()
+            self._keeper.save_if_due()
+            self._keeper.stop_if_asked()
 
-    def _validate(self, validation: DataLoader, keeper: _Keeper) -> dict[str, float]:
+    def _validate(self, validation: DataLoader) -> dict[str, float]:
         means = Means()
-        for values, count in measured(self.model, self.loss, self.metrics, validation):
+        for values, count in self._measure(validation):
             means.add(values, count)
-            keeper.tick()
-            keeper.stop_if_asked()
+            self._keeper.tick()
+            self._keeper.stop_if_asked()
         return {f"validation_{name}": value for name, value in means.values().items()}
 
-    def _finish_epoch(self, measurements: Mapping[str, float], keeper: _Keeper) -> None:
+    def _finish_epoch(self, measurements: Mapping[str, float]) -> None:
         position = self.position
         record: Record = {"kind": "epoch", "epoch": position.epoch + 1, "step": position.step, **position.means.values(), **measurements}
+        if isinstance(self.schedule, Plateau):
+            self.schedule.step(record.get("validation_loss", record["loss"]))
         record |= {"lr": self.optimizer.lr, "seconds": round(position.seconds, 3)}
         self.records.append(record)
         position.next_epoch()
-        keeper.save()
         for callback in self.callbacks:
             callback.epoch(self, record)
+        self._keeper.save()
+
+    def check_finite(self) -> None:
+        """Refuse parameters that are not finite.
+
+        Raises
+        ------
+        DivergedError
+        """
+        check_parameters(self.model.named_parameters(), self.where, self.optimizer.lr)
 
     def save(self, folder: RunFolder) -> None:
-        """Write metrics, picture, weights, and lastly the checkpoint, which alone decides where a resumed run begins."""
-        state = self.model.state_dict()
+        """Write metrics, picture, weights, and lastly the checkpoint, which alone decides where a resumed run begins.
+
+        Raises
+        ------
+        DivergedError
+            If a parameter is not finite; nothing is written then.
+        """
+        self.check_finite()
         folder.write_metrics(self.records)
         folder.draw(self.records, title=folder.path.name)
-        folder.write_weights(state)
-        optimizer = self.optimizer.state_dict()
-        arrays = {f"model/{name}": value for name, value in state.items()}
-        arrays |= {f"optimizer/{place}/{name}": value for place, slots in optimizer["state"].items() for name, value in slots.items()}
-        arrays["random"] = default_generator.get_state()
-        folder.write_checkpoint(arrays, {"version": 1, "position": asdict(self.position), "optimizer": optimizer["groups"]})
+        folder.write_weights(self.model.state_dict())
+        checkpoint.save(self, folder)
 
-    def load(self, folder: RunFolder) -> None:
-        """Take up the run where its checkpoint was written.
+    def load(self, folder: RunFolder, train: DataLoader) -> None:
+        """Take up the run, on this data, where its checkpoint was written; `run` goes on from there.
 
         Raises
         ------
         DataError, LayerError, ArgumentError
-            If there is no checkpoint, or it does not fit the model or the optimizer.
+            If there is no checkpoint, or it does not fit the model, the optimizer, the schedule or the callbacks.
         """
-        arrays, data = folder.read_checkpoint()
-        try:
-            self._take(arrays, data)
-        except ChainruleError:
-            raise
-        except KeyError as error:
-            raise DataError(f"{folder.checkpoint_path} is damaged: it has no {error}", mend=AGAIN) from None
-        except (AttributeError, TypeError, ValueError) as error:
-            raise DataError(f"{folder.checkpoint_path} is damaged: {error}", mend=AGAIN) from None
+        self.data = train
+        checkpoint.load(self, folder)
         reached = {"step": self.position.step, "epoch": self.position.epoch}
         self.records = [record for record in folder.read_metrics() if record[record["kind"]] <= reached[record["kind"]]]
-
-    def _take(self, arrays: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-        position = Position.of(data["position"])
-        self.model.load_state_dict({name.removeprefix("model/"): value for name, value in arrays.items() if name.startswith("model/")})
-        slots: dict[str, dict[str, Any]] = {}
-        for name, value in arrays.items():
-            if name.startswith("optimizer/"):
-                _, place, slot = name.split("/")
-                slots.setdefault(place, {})[slot] = value
-        self.optimizer.load_state_dict({"state": slots, "groups": data["optimizer"]})
-        default_generator.set_state(arrays["random"])
-        self.position = position
 
     def _tell(self, event: str) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(self)
-
-
-class _Keeper:
-    """Keeps a run: its time, its folder if it has one, and requests to stop."""
-
-    def __init__(self, trainer: Trainer, folder: RunFolder | None) -> None:
-        self._trainer = trainer
-        self._folder = folder
-        self._request = StopRequest()
-        self._last = time.perf_counter()
-
-    def __enter__(self) -> None:
-        # Without a folder there is nothing to save, and a signal does what it always does.
-        if self._folder is not None:
-            self._request.__enter__()
-        self._last = time.perf_counter()
-
-    def __exit__(self, *exc: object) -> None:
-        self._request.__exit__(*exc)
-
-    def tick(self) -> None:
-        """Count the time since the last tick."""
-        now = time.perf_counter()
-        self._trainer.position.seconds += now - self._last
-        self._last = now
-
-    def save(self) -> None:
-        if self._folder is not None:
-            self._trainer.save(self._folder)
-
-    def stop_if_asked(self) -> None:
-        if not self._request.requested:
-            return
-        self.save()
-        at = self._trainer.position
-        where = f"step {at.step} (epoch {at.epoch + 1}, batch {at.batch} of {self._trainer.batches})"
-        raise Interrupted(f"stopped after {where}; the checkpoint is in {self._folder.path if self._folder else None}")
