@@ -180,3 +180,10 @@ def test_a_fixed_array_is_never_written_to() -> None:
     assert not first.flags.writeable
     np.testing.assert_array_equal(product, fixed)
     assert "# c: float64(3, 4), fixed" in executable.source()
+
+
+def test_stacks_of_outer_products_are_multiplied_elementwise() -> None:
+    columns, rows = np.arange(6.0).reshape(2, 3, 1), np.arange(8.0).reshape(2, 1, 4) - 3
+    executable = built(cr.matmul, [columns, rows])
+    assert "x1 * x2" in executable.source()
+    check_same(executable.run(columns, rows), [cr.asarray(np.einsum("bi,bj->bij", columns[..., 0], rows[:, 0]))])

@@ -244,6 +244,17 @@ def _permute(b: Builder, xs: Inputs, params: Params, out: Aval) -> Variable | No
     return gate(b, "permute_dims", source.inputs[0], axes=tuple(before[axis] for axis in axes))
 
 
+@_for("concat")
+def _concat(b: Builder, xs: Inputs, params: Params, out: Aval) -> Variable | None:
+    return xs[0] if len(xs) == 1 and xs[0].dtype == out.dtype else None
+
+
+@_for("roll")
+def _roll(b: Builder, xs: Inputs, params: Params, out: Aval) -> Variable | None:
+    (x,) = xs
+    return x if all(x.shape[axis] in (0, 1) or by % x.shape[axis] == 0 for by, axis in zip(params["shift"], params["axis"], strict=True)) else None
+
+
 @_for("broadcast_to")
 def _broadcast(b: Builder, xs: Inputs, params: Params, out: Aval) -> Variable | None:
     (x,) = xs

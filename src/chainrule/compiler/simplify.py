@@ -28,6 +28,7 @@ from chainrule.graph.derived import kept
 from chainrule.graph.inner import prune
 from chainrule.graph.ir import Graph, Operation, frozen
 from chainrule.ops.cross_entropy import CROSS_ENTROPY_AND_SLOPE, MINUS_LABELS, SOFTMAX_CROSS_ENTROPY
+from chainrule.ops.joining import SPLIT
 
 SMALL = 256
 """Values of at most so many elements are computed beforehand."""
@@ -122,6 +123,8 @@ class _Writer:
         if primitive is CUSTOM:
             # So does the mark of a custom gate; what stands for its outputs keeps their names.
             return inputs[: len(outputs)]
+        if primitive is SPLIT and len(outputs) == 1:
+            return inputs
         if primitive.name == BARRIER or (TABLE.get(primitive.name) is not primitive and primitive not in _IDENTITIES):
             # A gate of one's own may do more than compute.
             return self._append(primitive, inputs, params, outputs)
