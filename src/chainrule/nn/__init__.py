@@ -2,27 +2,86 @@
 
 from chainrule.nn import initializers, losses, regularizers
 from chainrule.nn.activations import Activation, ReLU, get
-from chainrule.nn.convolution import Conv2D
+from chainrule.nn.convolution import Conv1D, Conv2D, Conv3D
 from chainrule.nn.dense import Dense
 from chainrule.nn.dropout import Dropout
 from chainrule.nn.layer import Layer
-from chainrule.nn.pooling import MaxPooling2D
-from chainrule.nn.reshaping import Flatten
+from chainrule.nn.local_response import LocalResponseNormalization
+from chainrule.nn.pooling import (
+    AveragePooling1D,
+    AveragePooling2D,
+    AveragePooling3D,
+    GlobalAveragePooling1D,
+    GlobalAveragePooling2D,
+    GlobalAveragePooling3D,
+    GlobalMaxPooling1D,
+    GlobalMaxPooling2D,
+    GlobalMaxPooling3D,
+    MaxPooling1D,
+    MaxPooling2D,
+    MaxPooling3D,
+)
+from chainrule.nn.reshaping import Flatten, Permute, Reshape
+from chainrule.nn.resizing import (
+    Cropping1D,
+    Cropping2D,
+    Cropping3D,
+    UpSampling1D,
+    UpSampling2D,
+    UpSampling3D,
+    ZeroPadding1D,
+    ZeroPadding2D,
+    ZeroPadding3D,
+)
+from chainrule.nn.separable import DepthwiseConv1D, DepthwiseConv2D, SeparableConv1D, SeparableConv2D
 from chainrule.nn.sequential import Sequential
 from chainrule.nn.serial import CLASSES, deserialize, serialize
 from chainrule.nn.spec import InputSpec
+from chainrule.nn.transposed import Conv1DTranspose, Conv2DTranspose, Conv3DTranspose
 
 __all__ = [
     "Activation",
+    "AveragePooling1D",
+    "AveragePooling2D",
+    "AveragePooling3D",
+    "Conv1D",
+    "Conv1DTranspose",
     "Conv2D",
+    "Conv2DTranspose",
+    "Conv3D",
+    "Conv3DTranspose",
+    "Cropping1D",
+    "Cropping2D",
+    "Cropping3D",
     "Dense",
+    "DepthwiseConv1D",
+    "DepthwiseConv2D",
     "Dropout",
     "Flatten",
+    "GlobalAveragePooling1D",
+    "GlobalAveragePooling2D",
+    "GlobalAveragePooling3D",
+    "GlobalMaxPooling1D",
+    "GlobalMaxPooling2D",
+    "GlobalMaxPooling3D",
     "InputSpec",
     "Layer",
+    "LocalResponseNormalization",
+    "MaxPooling1D",
     "MaxPooling2D",
+    "MaxPooling3D",
+    "Permute",
     "ReLU",
+    "Reshape",
+    "SeparableConv1D",
+    "SeparableConv2D",
     "Sequential",
+    "UpSampling1D",
+    "UpSampling2D",
+    "UpSampling3D",
+    "ZeroPadding1D",
+    "ZeroPadding2D",
+    "ZeroPadding3D",
     "deserialize",
     "get",
     "initializers",
@@ -31,5 +90,46 @@ __all__ = [
     "serialize",
 ]
 
-_LAYERS = (Activation, Conv2D, Dense, Dropout, Flatten, MaxPooling2D, ReLU, Sequential)
+_LAYERS = (
+    Activation,
+    AveragePooling1D,
+    AveragePooling2D,
+    AveragePooling3D,
+    Conv1D,
+    Conv1DTranspose,
+    Conv2D,
+    Conv2DTranspose,
+    Conv3D,
+    Conv3DTranspose,
+    Cropping1D,
+    Cropping2D,
+    Cropping3D,
+    Dense,
+    DepthwiseConv1D,
+    DepthwiseConv2D,
+    Dropout,
+    Flatten,
+    GlobalAveragePooling1D,
+    GlobalAveragePooling2D,
+    GlobalAveragePooling3D,
+    GlobalMaxPooling1D,
+    GlobalMaxPooling2D,
+    GlobalMaxPooling3D,
+    LocalResponseNormalization,
+    MaxPooling1D,
+    MaxPooling2D,
+    MaxPooling3D,
+    Permute,
+    ReLU,
+    Reshape,
+    SeparableConv1D,
+    SeparableConv2D,
+    Sequential,
+    UpSampling1D,
+    UpSampling2D,
+    UpSampling3D,
+    ZeroPadding1D,
+    ZeroPadding2D,
+    ZeroPadding3D,
+)
 CLASSES.update({layer.__name__: layer for layer in _LAYERS})
