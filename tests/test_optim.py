@@ -11,7 +11,7 @@ import pytest
 
 import chainrule as cr
 from chainrule import nn, optim
-from chainrule.core.errors import ArgumentError
+from chainrule.core.errors import ArgumentError, TraceError
 
 Make = Callable[[Any], optim.Optimizer]
 
@@ -22,8 +22,20 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd with nesterov": ("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
     "adam": ("Adam", {"lr": 0.03}),
     "adam with options": ("Adam", {"lr": 0.03, "betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.1}),
+    "adam with amsgrad": ("Adam", {"lr": 0.03, "betas": (0.8, 0.7), "amsgrad": True}),
     "adamw": ("AdamW", {"lr": 0.03, "weight_decay": 0.2}),
+    "adamw with amsgrad": ("AdamW", {"lr": 0.03, "amsgrad": True}),
+    "adagrad": ("Adagrad", {"lr": 0.1}),
+    "adagrad with options": ("Adagrad", {"lr": 0.1, "eps": 1e-3, "weight_decay": 0.1, "initial_accumulator": 0.5}),
+    "rmsprop": ("RMSProp", {"lr": 0.01}),
+    "rmsprop with momentum": ("RMSProp", {"lr": 0.01, "alpha": 0.9, "momentum": 0.8, "weight_decay": 0.1}),
+    "rmsprop, centered": ("RMSProp", {"lr": 0.01, "alpha": 0.8, "centered": True, "eps": 1e-3}),
+    "rmsprop, centered with momentum": ("RMSProp", {"lr": 0.01, "alpha": 0.9, "centered": True, "eps": 1e-3, "momentum": 0.5}),
+    "lion": ("Lion", {"lr": 0.01}),
+    "lion with weight decay": ("Lion", {"lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.3}),
 }
+THEIRS = {"initial_accumulator": "initial_accumulator_value", "RMSProp": "RMSprop"}
+"""PyTorch's names, where they are others."""
 
 
 def made(case: str) -> Make:
@@ -47,22 +59,157 @@ def run(make: Make, steps: int, dtype: str = "float64") -> list[np.ndarray]:
     return [w.detach().numpy(), b.detach().numpy()]
 
 
-@pytest.mark.parametrize("case", CASES)
+STEPS = 25
+IN_PYTORCH = [case for case, (name, _) in CASES.items() if name != "Lion"]
+
+
+def pytorchs(torch: Any, case: str, parameters: Any) -> Any:
+    """PyTorch's optimizer of the same name and options."""
+    name, options = CASES[case]
+    return getattr(torch.optim, THEIRS.get(name, name))(parameters, **{THEIRS.get(option, option): value for option, value in options.items()})
+
+
+@pytest.mark.parametrize("case", IN_PYTORCH)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_numbers_are_pytorchs(case: str, dtype: str) -> None:
-    torch = pytest.importorskip("torch", reason="pip install torch==2.13.0")
-    name, options = CASES[case]
+    torch = pytest.importorskip("torch", reason="compared with PyTorch: pip install torch==2.13.0")
     w, b = (torch.tensor(value, dtype=getattr(torch, dtype), requires_grad=True) for value in start())
     x = torch.tensor(np.random.default_rng(1).normal(size=(5, 4)), dtype=getattr(torch, dtype))
-    optimizer = getattr(torch.optim, name)([w, b], **options)
-    for _ in range(20):
+    optimizer = pytorchs(torch, case, [w, b])
+    for _ in range(STEPS):
         optimizer.zero_grad()
         (torch.tanh(x @ w + b) ** 2).sum().backward()
         optimizer.step()
-    tolerance = 1e-10 if dtype == "float64" else 1e-5
-    for ours, theirs in zip(run(made(case), 20, dtype), (w, b), strict=True):
+    tolerance = 1e-10 if dtype == "float64" else 2e-6
+    for ours, theirs in zip(run(made(case), STEPS, dtype), (w, b), strict=True):
         assert ours.dtype == dtype
         np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("case", IN_PYTORCH)
+def test_with_groups_and_a_schedule_the_numbers_are_pytorchs(case: str, compiled: bool) -> None:
+    torch = pytest.importorskip("torch", reason="compared with PyTorch: pip install torch==2.13.0")
+    x = np.random.default_rng(1).normal(size=(5, 4))
+    theirs = [torch.tensor(value, requires_grad=True) for value in start()]
+    optimizer = pytorchs(torch, case, [{"params": [theirs[0]]}, {"params": [theirs[1]], "lr": 0.02, "weight_decay": 0.3}])
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40, eta_min=0.001)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        (torch.tanh(torch.tensor(x) @ theirs[0] + theirs[1]) ** 2).sum().backward()
+        optimizer.step()
+        schedule.step()
+
+    w, b = ours = [cr.tensor(value, requires_grad=True) for value in start()]
+    mine = made(case)([{"params": [w]}, {"params": [b], "lr": 0.02, "weight_decay": 0.3}])
+    my_schedule = optim.schedules.Cosine(mine, steps=40, minimum=0.001)
+
+    def step(x: cr.Tensor) -> None:
+        mine.zero_grad()
+        (cr.tanh(x @ w + b) ** 2).sum().backward()
+        mine.step()
+
+    fast = cr.compile(step)
+    for _ in range(STEPS):
+        (fast if compiled else step)(cr.tensor(x))
+        my_schedule.step()
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one.detach().numpy(), other.detach().numpy(), rtol=1e-9, atol=1e-9)
+    assert len(fast.stats().compilations) == compiled
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("case", CASES)
+def test_compiled_steps_are_the_eager_steps(case: str, dtype: str) -> None:
+    def compiled(parameters: list[cr.Tensor]) -> optim.Optimizer:
+        optimizer = made(case)(parameters)
+        optimizer.step = cr.compile(optimizer.step)
+        return optimizer
+
+    tolerance = 1e-12 if dtype == "float64" else 1e-6
+    for ours, expected in zip(run(compiled, 10, dtype), run(made(case), 10, dtype), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("case", ["lion", "lion with weight decay"])
+def test_lion_follows_algorithm_2(case: str) -> None:
+    options = CASES[case][1]
+    beta1, beta2 = options.get("betas", (0.9, 0.99))
+    target = np.array([0.5, -1.0, 2.0])
+    expected, mean = np.zeros(3), np.zeros(3)
+    w = cr.tensor(expected, requires_grad=True)
+    optimizer = made(case)([w])
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        ((w - target) ** 2).sum().backward()
+        optimizer.step()
+        gradient = 2 * (expected - target)
+        direction = np.sign(beta1 * mean + (1 - beta1) * gradient)
+        expected = expected - options["lr"] * (direction + options.get("weight_decay", 0.0) * expected)
+        mean = beta2 * mean + (1 - beta2) * gradient
+    np.testing.assert_allclose(w.detach().numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_momentum_can_come_and_go(compiled: bool) -> None:
+    w = cr.tensor(np.array([1.0]), requires_grad=True)
+    optimizer = optim.SGD([w], lr=0.1)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        (w * 2).sum().backward()
+        optimizer.step()
+
+    taken = cr.compile(step) if compiled else step
+    taken()
+    optimizer.groups[0]["momentum"] = 0.5
+    taken()
+    taken()
+    np.testing.assert_allclose(w.detach().numpy(), [1 - 0.2 - 0.2 - 0.3])
+    assert list(optimizer.state_dict()["state"]["0"]) == ["velocity"]
+    optimizer.groups[0]["momentum"] = 0.0
+    taken()
+    np.testing.assert_allclose(w.detach().numpy(), [0.1])
+    assert optimizer.state_dict()["state"]["0"] == {}
+
+
+def test_a_state_whose_options_have_changed_since_can_be_restored() -> None:
+    def stepped(momentum: float) -> optim.Optimizer:
+        w = cr.tensor([1.0], requires_grad=True)
+        optimizer = optim.SGD([w], lr=0.1, momentum=momentum)
+        (w * 2).sum().backward()
+        optimizer.step()
+        return optimizer
+
+    for before, after in ((0.0, 0.9), (0.9, 0.0)):
+        changed = stepped(before)
+        changed.groups[0]["momentum"] = after
+        fresh = stepped(before)
+        fresh.load_state_dict(changed.state_dict())
+        assert fresh.groups[0]["momentum"] == after
+        fresh.step()
+
+
+def test_a_state_with_unknown_options_is_refused_whole() -> None:
+    optimizer = optim.SGD([cr.tensor([1.0], requires_grad=True)], lr=0.1)
+    with pytest.raises(ArgumentError, match="no option 'rho'"):
+        optimizer.load_state_dict({"state": {}, "groups": [{"lr": 0.5, "rho": 1.0}]})
+    assert optimizer.lr == 0.1
+
+
+def test_a_closure_is_called_before_the_step() -> None:
+    w = cr.tensor(1.0, requires_grad=True)
+    optimizer = optim.SGD([w], lr=0.25)
+
+    def closure() -> cr.Tensor:
+        optimizer.zero_grad()
+        loss = w * w
+        loss.backward()
+        return loss
+
+    loss = optimizer.step(closure)
+    assert loss is not None
+    assert (loss.item(), w.item(), optimizer.step()) == (1.0, 0.5, None)
 
 
 def test_sgd_follows_its_formula() -> None:
@@ -98,9 +245,9 @@ def test_a_restored_optimizer_goes_on_bit_for_bit(case: str) -> None:
         optimizer = made(case)(parameters)
         real, count = optimizer.step, 0
 
-        def step() -> None:
+        def step(closure: Any = None) -> None:
             nonlocal count
-            real()
+            real(closure)
             count += 1
             if count == 3:
                 state = optimizer.state_dict()
@@ -200,6 +347,15 @@ def test_the_learning_rate_is_a_tensor_that_keeps_its_identity() -> None:
         (lambda w: optim.SGD([cr.tensor(1.0)]), "require a gradient"),
         (lambda w: optim.SGD([{"params": [w], "rate": 1}]), "no option 'rate'"),
         (lambda w: optim.SGD([{"lr": 1}]), "without 'params'"),
+        (lambda w: optim.Adagrad([w], initial_accumulator=-1), "initial_accumulator=-1"),
+        (lambda w: optim.RMSProp([w], alpha=1.0), "alpha=1.0"),
+        (lambda w: optim.Lion([w], betas=(1.0, 0.9)), "betas=1.0"),
+        (lambda w: optim.LBFGS([w], line_search_fn="armijo"), "no line search 'armijo'"),
+        (lambda w: optim.LBFGS([w], max_iter=0), "max_iter=0"),
+        (lambda w: optim.LBFGS([{"params": [w]}, {"params": [cr.tensor(1.0, requires_grad=True)]}]), "2 groups"),  # pyright: ignore[reportArgumentType]
+        (lambda w: optim.LBFGS([w]).step(), "without a closure"),
+        (lambda w: optim.clip_by_norm([w], 0.0), "limit=0.0"),
+        (lambda w: optim.clip_by_value([w], float("inf")), "limit=inf"),
         (lambda w: optim.get("adma"), "did you mean 'adam'"),
     ],
 )
@@ -220,3 +376,205 @@ def test_a_state_of_another_model_is_refused_whole() -> None:
         optim.Adam([{"params": [a]}, {"params": [b]}]).load_state_dict(state)
     with pytest.raises(ArgumentError, match="needs the state"):
         optim.SGD([a], momentum=0.9).load_state_dict({**state, "groups": optim.SGD([a]).state_dict()["groups"]})
+
+
+def rosenbrock(where: Any) -> Any:
+    return (1 - where[0]) ** 2 + 100 * (where[1] - where[0] ** 2) ** 2
+
+
+def regression(library: Any) -> Callable[[Any], Any]:
+    rng = np.random.default_rng(3)
+    x, y = (library.tensor(value) for value in (rng.normal(size=(20, 5)), rng.normal(size=20)))
+    return lambda w: ((library.tanh(x @ w) - y) ** 2).sum()
+
+
+LINE_SEARCHES = [
+    {"lr": 1e-3, "max_iter": 5},
+    {"lr": 0.1, "max_iter": 6, "history_size": 3},
+    {"line_search_fn": "strong_wolfe"},
+    {"line_search_fn": "strong_wolfe", "max_iter": 4, "history_size": 2},
+    {"line_search_fn": "strong_wolfe", "lr": 0.05, "max_eval": 7},
+    {"line_search_fn": "strong_wolfe", "lr": 50.0},
+]
+
+
+@pytest.mark.parametrize("options", LINE_SEARCHES, ids=str)
+@pytest.mark.parametrize("problem", ["rosenbrock", "regression"])
+def test_lbfgs_has_pytorchs_iterates(problem: str, options: dict[str, Any]) -> None:
+    torch = pytest.importorskip("torch", reason="compared with PyTorch: pip install torch==2.13.0")
+    first = np.array([-1.2, 1.0]) if problem == "rosenbrock" else np.random.default_rng(4).normal(size=5)
+    theirs, ours = torch.tensor(first, requires_grad=True), cr.tensor(first, requires_grad=True)
+    evaluations = {"theirs": 0, "ours": 0}
+
+    def closure_of(who: str, optimizer: Any, f: Callable[[Any], Any], w: Any) -> Callable[[], Any]:
+        def closure() -> Any:
+            evaluations[who] += 1
+            optimizer.zero_grad()
+            loss = f(w)
+            loss.backward()
+            return loss
+
+        return closure
+
+    methods = torch.optim.LBFGS([theirs], **options), optim.LBFGS([ours], **options)
+    functions = (rosenbrock, rosenbrock) if problem == "rosenbrock" else (regression(torch), regression(cr))
+    closures = [closure_of(*each) for each in zip(("theirs", "ours"), methods, functions, (theirs, ours), strict=True)]
+    for _ in range(6):
+        expected, got = methods[0].step(closures[0]), methods[1].step(closures[1])
+        assert got is not None
+        np.testing.assert_allclose(got.item(), expected.item(), rtol=1e-7, atol=1e-14)
+        np.testing.assert_allclose(ours.detach().numpy(), theirs.detach().numpy(), rtol=1e-7, atol=1e-9)
+        assert evaluations["ours"] == evaluations["theirs"]
+
+
+def quartic(method: Callable[[list[cr.Tensor]], optim.LBFGS], dtype: str = "float64") -> tuple[list[cr.Tensor], optim.LBFGS, Callable[[], cr.Tensor]]:
+    rng = np.random.default_rng(5)
+    a = cr.tensor(rng.normal(size=(8, 6)), dtype=dtype)
+    parameters = [cr.tensor(rng.normal(size=(2, 2)), dtype=dtype, requires_grad=True), cr.tensor(rng.normal(size=2), dtype=dtype, requires_grad=True)]
+    optimizer = method(parameters)
+
+    def closure() -> cr.Tensor:
+        optimizer.zero_grad()
+        w = cr.concat([cr.reshape(parameters[0], (4,)), parameters[1]])
+        loss = cr.sum((a @ w - 1) ** 2) + cr.sum(w**4)
+        loss.backward()
+        return loss
+
+    return parameters, optimizer, closure
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_a_restored_lbfgs_goes_on_bit_for_bit(search: str | None, dtype: str) -> None:
+    results: list[list[bytes]] = []
+    for stopped in (False, True):
+        parameters, optimizer, closure = quartic(lambda p: optim.LBFGS(p, lr=0.05, max_iter=3, history_size=4, line_search_fn=search), dtype)
+        for number in range(6):
+            if stopped and number in (0, 3):
+                state = optimizer.state_dict()
+                arrays = {place: {name: np.array(value) for name, value in held.items()} for place, held in state["state"].items()}
+                optimizer._memory = optim.LBFGS(parameters)._memory
+                optimizer.load_state_dict({"state": arrays, "groups": json.loads(json.dumps(state["groups"]))})
+            optimizer.step(closure)
+        assert all(parameter.dtype == dtype for parameter in parameters)
+        results.append([parameter.detach().numpy().tobytes() for parameter in parameters])
+    assert results[0] == results[1]
+
+
+def test_a_state_of_other_parameters_is_no_state_of_lbfgs() -> None:
+    _, optimizer, closure = quartic(optim.LBFGS)
+    optimizer.step(closure)
+    with pytest.raises(ArgumentError, match="over 3 numbers"):
+        optim.LBFGS([cr.tensor([1.0, 2.0, 3.0], requires_grad=True)]).load_state_dict(optimizer.state_dict())
+
+
+def test_the_closure_of_lbfgs_can_be_compiled() -> None:
+    results: list[list[np.ndarray]] = []
+    for compiled in (False, True):
+        parameters, optimizer, closure = quartic(lambda p: optim.LBFGS(p, line_search_fn="strong_wolfe", max_iter=5))
+        taken = cr.compile(closure) if compiled else closure
+        for _ in range(4):
+            optimizer.step(taken)
+        results.append([parameter.detach().numpy() for parameter in parameters])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+
+
+def test_lbfgs_inside_a_compiled_function_says_to_compile_the_closure() -> None:
+    _, optimizer, closure = quartic(optim.LBFGS)
+    with pytest.raises(TraceError, match="compile the closure"):
+        cr.compile(lambda: optimizer.step(closure))()
+
+
+def test_lbfgs_with_weight_decay_finds_the_penalised_minimum() -> None:
+    w = cr.tensor(np.zeros(2), requires_grad=True)
+    optimizer = optim.LBFGS([w], weight_decay=3.0, line_search_fn="strong_wolfe")
+
+    def closure() -> cr.Tensor:
+        optimizer.zero_grad()
+        loss = cr.sum((w - np.array([4.0, 8.0])) ** 2) / 2
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    np.testing.assert_allclose(w.detach().numpy(), [1.0, 2.0], rtol=1e-7)
+
+
+def test_a_loss_that_is_not_finite_leaves_lbfgs_and_the_parameters_as_they_were() -> None:
+    w = cr.tensor(np.array([1.0]), requires_grad=True)
+    optimizer = optim.LBFGS([w])
+
+    def closure() -> cr.Tensor:
+        optimizer.zero_grad()
+        loss = cr.sum(w * np.nan)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert w.tolist() == [1.0]
+    assert "direction" not in optimizer.state_dict()["state"]["0"]
+
+
+def with_gradients(scale: float = 1.0) -> list[cr.Tensor]:
+    rng = np.random.default_rng(6)
+    parameters = [cr.tensor(rng.normal(size=shape), requires_grad=True) for shape in ((3, 2), (4,))]
+    for parameter in parameters:
+        parameter.grad = cr.tensor(rng.normal(size=parameter.shape) * scale)
+    return [*parameters, cr.tensor([1.0], requires_grad=True)]
+
+
+@pytest.mark.parametrize("limit", [0.5, 100.0])
+def test_clipping_by_norm_is_pytorchs(limit: float) -> None:
+    torch = pytest.importorskip("torch", reason="compared with PyTorch: pip install torch==2.13.0")
+    ours = with_gradients()
+    theirs = [torch.tensor(p.detach().numpy().copy(), requires_grad=True) for p in ours]
+    for one, other in zip(ours, theirs, strict=True):
+        other.grad = None if one.grad is None else torch.tensor(one.grad.numpy().copy())
+    expected = torch.nn.utils.clip_grad_norm_(theirs, limit)
+    norm = optim.clip_by_norm(ours, limit)
+    np.testing.assert_allclose(norm.item(), expected.item(), rtol=1e-12)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        if one.grad is not None:
+            np.testing.assert_allclose(one.grad.numpy(), other.grad.numpy(), rtol=1e-12)
+
+
+def test_clipping_by_value_cuts_each_element() -> None:
+    parameters = with_gradients()
+    expected = [p.grad.numpy().clip(-0.5, 0.5) for p in parameters if p.grad is not None]
+    optim.clip_by_value(parameters, 0.5)
+    assert parameters[-1].grad is None
+    for parameter, wanted in zip(parameters, expected, strict=False):
+        assert parameter.grad is not None
+        np.testing.assert_array_equal(parameter.grad.numpy(), wanted)
+
+
+def test_a_norm_that_is_not_finite_is_reported() -> None:
+    for bad in (np.inf, np.nan):
+        w = cr.tensor([1.0, 2.0], requires_grad=True)
+        w.grad = cr.tensor([1.0, bad])
+        with np.errstate(invalid="ignore"):
+            assert not np.isfinite(optim.clip_by_norm([w], 1.0).item())
+    assert optim.clip_by_norm([cr.tensor([1.0], requires_grad=True)], 1.0).item() == 0
+
+
+@pytest.mark.parametrize("clipped", [lambda p: optim.clip_by_norm(p, 0.5), lambda p: optim.clip_by_value(p, 0.1)], ids=["norm", "value"])
+def test_clipping_is_part_of_a_compiled_step(clipped: Callable[[Any], Any]) -> None:
+    results: list[np.ndarray] = []
+    for compiled in (False, True):
+        w = cr.tensor(np.array([3.0, -2.0, 0.1]), requires_grad=True)
+        optimizer = optim.SGD([w], lr=0.1, momentum=0.9)
+
+        def step(x: cr.Tensor, w: cr.Tensor = w, optimizer: optim.Optimizer = optimizer) -> Any:
+            optimizer.zero_grad()
+            ((w * x) ** 2).sum().backward()
+            norm = clipped([w])
+            optimizer.step()
+            return norm
+
+        # What it works on are defaults, so bound here.
+        taken = cr.compile(lambda x, step=step: step(x)) if compiled else step
+        for i in range(5):
+            taken(cr.tensor(np.array([1.0, 0.5 * i, 2.0])))
+        results.append(w.detach().numpy())
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-12)

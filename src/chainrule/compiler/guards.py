@@ -126,7 +126,7 @@ def _snapshot(owner: Any) -> dict[str, Any]:
     return found
 
 
-_BOOKKEEPING = ("_parameters", "_buffers", "_source", "_known", "_rate", "groups", "built")
+_BOOKKEEPING = ("_parameters", "_buffers", "_source", "_known", "_rate", "_stale", "groups", "built")
 
 
 def _same(before: Any, now: Any) -> bool:

@@ -5,13 +5,40 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from chainrule.core.errors import ArgumentError
+from chainrule.optim import schedules
 from chainrule.optim.adam import Adam, AdamW
+from chainrule.optim.clipping import clip_by_norm, clip_by_value
+from chainrule.optim.lbfgs import LBFGS
+from chainrule.optim.lion import Lion
 from chainrule.optim.optimizer import Group, Optimizer
+from chainrule.optim.scaled import Adagrad, RMSProp
 from chainrule.optim.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "Group", "Optimizer", "get"]
+__all__ = [
+    "LBFGS",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Group",
+    "Lion",
+    "Optimizer",
+    "RMSProp",
+    "clip_by_norm",
+    "clip_by_value",
+    "get",
+    "schedules",
+]
 
-NAMES: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+NAMES: dict[str, type[Optimizer]] = {
+    "sgd": SGD,
+    "adagrad": Adagrad,
+    "rmsprop": RMSProp,
+    "adam": Adam,
+    "adamw": AdamW,
+    "lion": Lion,
+    "lbfgs": LBFGS,
+}
 
 
 def get(name: str) -> type[Optimizer]:
@@ -19,7 +46,7 @@ def get(name: str) -> type[Optimizer]:
 
     Parameters
     ----------
-    name : {"sgd", "adam", "adamw"}
+    name : {"sgd", "adagrad", "rmsprop", "adam", "adamw", "lion", "lbfgs"}
 
     Returns
     -------

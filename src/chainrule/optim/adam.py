@@ -9,6 +9,7 @@ import numpy as np
 
 from chainrule.ops.arithmetic import sqrt
 from chainrule.ops.creation import astype
+from chainrule.ops.selection import maximum
 from chainrule.optim.optimizer import Group, Growing, Optimizer, Slots, check_at_least, check_share, power
 from chainrule.tensor import Tensor
 
@@ -27,11 +28,16 @@ class Adam(Optimizer):
         Added to the root mean square.
     weight_decay : float
         This times the parameter is added to its gradient; see `AdamW` for the decoupled form.
+    amsgrad : bool
+        Divide by the largest root mean square so far, so that steps never grow where gradients fade.
 
     Notes
     -----
+    ``m = beta1 * m + (1 - beta1) * g``, ``v = beta2 * v + (1 - beta2) * g**2``, then
+    ``p = p - lr * (m / (1 - beta1**t)) / (sqrt(v / (1 - beta2**t)) + eps)`` at step t.
     Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1, with eps added after
-    the bias correction.
+    the bias correction. With amsgrad the largest v so far takes the place of v: Reddi, Kale and Kumar,
+    "On the convergence of Adam and beyond" (2018), algorithm 2, in PyTorch's form.
 
     Examples
     --------
@@ -52,16 +58,17 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        amsgrad: bool = False,
     ) -> None:
         for beta in betas:
             check_share("betas", beta)
         check_at_least("eps", eps, 0)
         check_at_least("weight_decay", weight_decay, 0)
-        super().__init__(parameters, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
+        super().__init__(parameters, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
 
     def begin(self, parameter: Tensor, group: Group) -> dict[str, Any]:
         zeros = np.zeros(parameter.shape, parameter.dtype)
-        return {"step": np.array(0), "mean": zeros, "square": zeros}
+        return {"step": np.array(0), "mean": zeros, "square": zeros, **({"largest": zeros} if group["amsgrad"] else {})}
 
     def update(self, parameter: Tensor, gradient: Tensor, lr: Tensor, slots: Slots, group: Group) -> Tensor:
         if group["weight_decay"]:
@@ -71,6 +78,8 @@ class Adam(Optimizer):
         step = slots["step"].assign(slots["step"] + 1)
         mean = slots["mean"].assign(slots["mean"] * beta1 + gradient * (1 - beta1))
         square = slots["square"].assign(slots["square"] * beta2 + gradient * gradient * (1 - beta2))
+        if group["amsgrad"]:
+            square = slots["largest"].assign(maximum(slots["largest"], square))
         root = astype(sqrt(1 - power(beta2, step)), dtype, copy=False)
         scale = lr * astype(1 / (1 - power(beta1, step)), dtype, copy=False)
         return parameter - mean * scale / (sqrt(square) / root + group["eps"])
@@ -85,9 +94,10 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    parameters, lr, betas, eps
+    parameters, lr, betas, eps, amsgrad
         As for `Adam`.
     weight_decay : float
+        Share of the parameter, times lr, by which it shrinks at a step.
 
     Notes
     -----
@@ -110,8 +120,9 @@ class AdamW(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        amsgrad: bool = False,
     ) -> None:
-        super().__init__(parameters, lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        super().__init__(parameters, lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
 
     def decay(self, parameter: Tensor, gradient: Tensor, lr: Tensor, weight_decay: float) -> tuple[Tensor, Tensor]:
         return parameter * (1 - lr * weight_decay), gradient

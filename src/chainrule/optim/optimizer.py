@@ -8,7 +8,7 @@ names stand for new values.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -57,9 +57,11 @@ class Group:
         self._source = parameters if isinstance(parameters, Growing) else None
         self._known: list[Tensor] = [] if isinstance(parameters, Growing) else [_parameter(x) for x in parameters]
         self._rate = new(np.array(0.0))
+        self._stale = False
         self._options = dict.fromkeys(options)
         for name, value in options.items():
             self[name] = value
+        self._stale = False
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -87,11 +89,21 @@ class Group:
             with using(EVERYDAY if current().tracer is None else current()):
                 self._rate.assign(np.float64(value))
         else:
+            # With other options, other things may have to be remembered from step to step.
+            self._stale = True
             self._options[name] = value
             settings.version += 1
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._options)
+
+    def with_options(self, options: Mapping[str, Any]) -> Group:
+        """A group without parameters that has these options, and else those of this one."""
+        group = Group((), {name: self[name] for name in self})
+        for name, value in options.items():
+            # JSON knows no tuples.
+            group[name] = tuple(value) if isinstance(value, list) else value
+        return group
 
 
 class Optimizer(ABC):
@@ -164,8 +176,20 @@ class Optimizer(ABC):
     def update(self, parameter: Tensor, gradient: Tensor, lr: Tensor, slots: Slots, group: Group) -> Tensor:
         """The parameter's next value; assigns the slots theirs."""
 
-    def step(self) -> None:
-        """Move every parameter that has a gradient."""
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Move every parameter that has a gradient.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Computes the loss and the gradients anew; called before the step. `LBFGS` needs one.
+
+        Returns
+        -------
+        Tensor or None
+            The loss that the closure returned.
+        """
+        loss = None if closure is None else closure()
         moved: list[tuple[Tensor, Tensor]] = []
         tracer = current().tracer
         if tracer is not None:
@@ -174,6 +198,7 @@ class Optimizer(ABC):
             if tracer is not None:
                 tracer.depends(group, f"group {number} of {type(self).__name__}")
                 tracer.call(group.rate, f"lr_{number}" if number else "lr")
+            self._settle(group)
             rates: dict[Dtype, Tensor] = {}
             for parameter in group.parameters:
                 gradient = parameter.grad
@@ -188,6 +213,7 @@ class Optimizer(ABC):
         with no_grad():
             for parameter, value in moved:
                 parameter.assign(value)
+        return loss
 
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""
@@ -198,15 +224,28 @@ class Optimizer(ABC):
     def _slots_of(self, parameter: Tensor, group: Group) -> Slots:
         key = id(parameter)
         if key not in self._slots:
-            # They are values even where the first step is being traced, unless the parameter itself is made there.
-            with using(current() if isinstance(parameter._value, Variable) else EVERYDAY):
-                self._slots[key] = {name: constant(np.asarray(value)) for name, value in self.begin(parameter, group).items()}
+            self._slots[key] = self._begun(parameter, group)
         slots = self._slots[key]
         tracer = current().tracer
         if tracer is not None:
             for name, slot in slots.items():
                 tracer.call(slot, f"{tracer.seen(parameter)._value.name}_{name}")
         return slots
+
+    def _begun(self, parameter: Tensor, group: Group) -> Slots:
+        # They are values even where the first step is being traced, unless the parameter itself is made there.
+        with using(current() if isinstance(parameter._value, Variable) else EVERYDAY):
+            return {name: constant(np.asarray(value)) for name, value in self.begin(parameter, group).items()}
+
+    def _settle(self, group: Group) -> None:
+        """After a change of options, remember what they need, and nothing else; what is needed still stays as it is."""
+        if not group._stale:
+            return
+        for parameter in group.parameters:
+            if id(parameter) in self._slots:
+                held = self._slots[id(parameter)]
+                self._slots[id(parameter)] = {name: held.get(name, first) for name, first in self._begun(parameter, group).items()}
+        group._stale = False
 
     def state_dict(self) -> dict[str, Any]:
         """All that later steps depend on besides the parameters and gradients: a snapshot.
@@ -217,6 +256,8 @@ class Optimizer(ABC):
             "state": for the position of every parameter that was stepped, its slots by name; "groups": the
             options of each group.
         """
+        for group in self.groups:
+            self._settle(group)
         everything = [parameter for group in self.groups for parameter in group.parameters]
         slots = {str(i): self._slots[id(p)] for i, p in enumerate(everything) if id(p) in self._slots}
         return {
@@ -237,7 +278,9 @@ class Optimizer(ABC):
             raise ArgumentError(
                 f"the state has {len(groups)} groups, {type(self).__name__} has {len(self.groups)}", mend="make the optimizer as it was"
             )
-        owners = [(parameter, group) for group in self.groups for parameter in group.parameters]
+        # What belongs to a parameter depends on the options that are loaded with it.
+        loaded = [group.with_options(options) for group, options in zip(self.groups, groups, strict=True)]
+        owners = [(parameter, options) for group, options in zip(self.groups, loaded, strict=True) for parameter in group.parameters]
         fresh: dict[int, Slots] = {}
         for place, values in held.items():
             if int(place) >= len(owners):
@@ -248,9 +291,10 @@ class Optimizer(ABC):
             if wanted != found:
                 raise ArgumentError(f"parameter {place} needs the state {wanted}, not {found}", mend="make model and optimizer as they were")
             fresh[id(parameter)] = {name: new(np.asarray(asarray(value)._value)) for name, value in values.items()}
-        for group, options in zip(self.groups, groups, strict=True):
-            for name, value in options.items():
-                group[name] = tuple(value) if isinstance(value, list) else value
+        for group, options in zip(self.groups, loaded, strict=True):
+            for name in group:
+                group[name] = options[name]
+            group._stale = False
         self._slots = fresh
         settings.version += 1
 
