@@ -114,11 +114,8 @@ class Dataset:
 
     def take(self, indices: Any) -> tuple[Array, Array]:
         """The inputs of these indices, as float32 (tokens: int64), and their targets, as float32 (classes: int64)."""
-        inputs = self.inputs[indices]
-        if self.scale is not None:
-            inputs = np.multiply(inputs, np.float32(1 / self.scale), dtype=np.float32)
-        else:
-            inputs = _plain(inputs)
+        chosen = self.inputs[indices]
+        inputs = _plain(chosen) if self.scale is None else np.multiply(chosen, np.float32(1 / self.scale), dtype=np.float32)
         for function in self._functions:
             inputs = function(inputs)
         return inputs, _plain(self.targets[indices])
