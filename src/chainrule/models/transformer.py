@@ -1,0 +1,229 @@
+"""A decoder-only transformer: a stack of attention and perceptrons that foretells the next token, and writes on."""
+
+from __future__ import annotations
+
+from operator import index
+from typing import TYPE_CHECKING, Any
+
+from chainrule import nn
+from chainrule.core.errors import ArgumentError, LayerError
+from chainrule.core.interp import no_grad
+from chainrule.nn.initializers import RandomNormal
+from chainrule.nn.spec import InputSpec, counted
+from chainrule.ops import random
+from chainrule.ops.creation import asarray
+from chainrule.ops.discrete import argmax
+from chainrule.ops.joining import concat
+from chainrule.ops.movement import expand_dims, matrix_transpose, reshape
+from chainrule.ops.product import matmul
+from chainrule.tensor import Tensor
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_SMALL = RandomNormal(stddev=0.02)
+
+
+class TransformerBlock(nn.Layer):
+    """What a transformer repeats: every step looks at the steps before it, then a perceptron works on each step alone.
+
+    Parameters
+    ----------
+    width, heads : int
+    dropout : float
+    name, dtype
+        As for `Layer`.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, *, name: str | None = None, dtype: Any = "float32") -> None:
+        super().__init__(name=name, dtype=dtype)
+        if width % heads:
+            raise ArgumentError(f"a width of {width} in {heads} heads", mend="choose a number of heads that divides the width")
+        self.width, self.heads, self.dropout = width, heads, dropout
+        self.attention_norm = nn.LayerNormalization(epsilon=1e-5, dtype=dtype)
+        self.attention = nn.MultiHeadAttention(heads, width // heads, dropout=dropout, kernel_initializer=_SMALL, dtype=dtype)
+        self.mlp_norm = nn.LayerNormalization(epsilon=1e-5, dtype=dtype)
+        self.expand = nn.Dense(4 * width, "gelu", kernel_initializer=_SMALL, dtype=dtype)
+        self.contract = nn.Dense(width, kernel_initializer=_SMALL, dtype=dtype)
+        self.drop = nn.Dropout(dropout)
+
+    def call(self, x: Tensor) -> Tensor:
+        x = x + self.drop(self.attention(self.attention_norm(x), causal=True))
+        return x + self.drop(self.contract(self.expand(self.mlp_norm(x))))
+
+
+class Transformer(nn.Layer):
+    """A decoder-only transformer; `transformer` says what it is made of.
+
+    Parameters
+    ----------
+    vocabulary, width, heads, layers, context : int
+    dropout : float
+    tied : bool
+    name, dtype
+        As for `Layer`.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        *,
+        width: int = 128,
+        heads: int = 4,
+        layers: int = 4,
+        context: int = 128,
+        dropout: float = 0.0,
+        tied: bool = True,
+        name: str | None = None,
+        dtype: Any = "float32",
+    ) -> None:
+        super().__init__(name=name, dtype=dtype)
+        self.vocabulary, self.width, self.heads = (
+            counted("transformer", label, value) for label, value in (("vocabulary", vocabulary), ("width", width), ("heads", heads))
+        )
+        self.layers, self.context = counted("transformer", "layers", layers), counted("transformer", "context", context)
+        self.dropout, self.tied = dropout, tied
+        self.tokens = nn.Embedding(vocabulary, width, embeddings_initializer=_SMALL, dtype=dtype)
+        self.positions = nn.PositionEmbedding(context, initializer=_SMALL, dtype=dtype)
+        self.drop = nn.Dropout(dropout)
+        self.blocks = [TransformerBlock(width, heads, dropout, dtype=dtype) for _ in range(layers)]
+        self.norm = nn.LayerNormalization(epsilon=1e-5, dtype=dtype)
+        self.head = None if tied else nn.Dense(vocabulary, use_bias=False, kernel_initializer=_SMALL, dtype=dtype)
+        self.input_spec = InputSpec(ndim=2, names=("batch", "steps"), dtype="integer", mend="give it numbers of tokens, a sequence per row")
+
+    def call(self, tokens: Tensor) -> Tensor:
+        return self._scores(self._read(tokens))
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        """What the model knows of each step when it has seen all before."""
+        if tokens.shape[1] > self.context:
+            raise LayerError(
+                f"{self.label} looks at {self.context} steps, but got {tokens.shape[1]}", mend="cut the sequences, or make it with a longer context"
+            )
+        x = self.drop(self.positions(self.tokens(tokens)))
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def _scores(self, x: Tensor) -> Tensor:
+        return matmul(x, matrix_transpose(self.tokens.embeddings)) if self.head is None else self.head(x)
+
+    def generate(self, tokens: Tensor | npt.ArrayLike, count: int, *, temperature: float = 1.0, key: Tensor | npt.ArrayLike | None = None) -> Tensor:
+        """Go on with a text, token by token; each is drawn by what the model makes of the last ``context`` ones.
+
+        Parameters
+        ----------
+        tokens : Tensor or array_like of int, shape (steps,) or (batch, steps)
+            At least one step.
+        count : int
+            How many tokens to add.
+        temperature : float
+            The logits are divided by it: below 1 likely tokens get likelier; 0 always takes the likeliest.
+        key : Tensor, optional
+            Of `random.key`, for the draws; they come from the default generator if not given.
+
+        Returns
+        -------
+        Tensor of int64, shape (steps + count,) or (batch, steps + count)
+
+        Raises
+        ------
+        ArgumentError
+            If there is nothing to go on with, or the temperature is negative.
+        """
+        text = asarray(tokens)
+        if text.ndim not in (1, 2) or not text.shape[-1] or text.dtype.kind not in "iu":
+            raise ArgumentError(
+                f"generate goes on with integers (steps,) or (batch, steps), not {InputSpec.got(text)}", mend="give one token at least"
+            )
+        if not temperature >= 0:
+            raise ArgumentError(f"generate: temperature={temperature}", mend="give 0 or more")
+        rows = expand_dims(text, 0) if text.ndim == 1 else text
+        modes = [(layer, layer.training) for layer in self.layers_inside()]
+        self.eval()
+        try:
+            with no_grad():
+                for place in range(index(count)):
+                    scores = self._scores(self._read(rows[:, -self.context :])[:, -1])
+                    draw = None if key is None else random.fold_in(asarray(key), place)
+                    drawn = random.categorical(scores / temperature, key=draw) if temperature else argmax(scores, axis=-1)
+                    rows = concat([rows, expand_dims(drawn, 1)], axis=1)
+        finally:
+            for layer, training in modes:
+                layer.training = training
+        return reshape(rows, (-1,)) if text.ndim == 1 else rows
+
+
+def transformer(
+    vocabulary: int,
+    *,
+    width: int = 128,
+    heads: int = 4,
+    layers: int = 4,
+    context: int = 128,
+    dropout: float = 0.0,
+    tied: bool = True,
+    name: str | None = None,
+    dtype: Any = "float32",
+) -> Transformer:
+    """A transformer that foretells the next token of a text: a decoder without an encoder, as GPT-2 is.
+
+    Parameters
+    ----------
+    vocabulary : int
+        How many tokens there are; they are the integers below.
+    width : int
+        Size of the vector that stands for a step.
+    heads : int
+        Of attention, in each block; they divide the width.
+    layers : int
+        How many blocks.
+    context : int
+        How many steps it looks at.
+    dropout : float
+        Of the embedded tokens, the attention's weights and what each half of a block adds.
+    tied : bool
+        Whether the vectors that tokens are read as also score them at the end; else there is a matrix for each.
+    name, dtype
+        As for `Layer`.
+
+    Returns
+    -------
+    Layer
+        From tokens of shape (batch, steps) to logits of shape (batch, steps, vocabulary): those of a step are about the
+        next token, and depend on no later one. Its method ``generate(tokens, count, temperature=1.0, key=None)`` writes on.
+
+    Notes
+    -----
+    With V = vocabulary, C = context, w = width, and shapes without the batch:
+
+    ====================  ============================================  ==================
+    layer                 output                                        parameters
+    ====================  ============================================  ==================
+    tokens                (steps, w), a learned vector per token        V w
+    positions             (steps, w), plus a learned vector per place   C w
+    blocks, each          (steps, w)                                    12 w**2 + 13 w
+    ..  attention         plus attention(norm(x)), causal               4 w**2 + 4 w + 2 w
+    ..  perceptron        plus Dense(GELU(Dense(norm(x)))), 4 w wide    8 w**2 + 5 w + 2 w
+    norm                  (steps, w)                                    2 w
+    logits                (steps, V)                                    0 if tied, else V w
+    ====================  ============================================  ==================
+
+    In total ``(V + C + 2) w + layers (12 w**2 + 13 w)``, and V w more if not tied. Vaswani et al., "Attention is all you need"
+    (2017), for attention and the block; Radford et al., "Language models are unsupervised multitask learners" (GPT-2, 2019)
+    for the order, with the norm in front of each half and one at the end, and the weights' first deviation of 0.02. GPT-2 also
+    makes the weights that end a half smaller by ``sqrt(2 layers)``; this one does not.
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> model = cr.models.transformer(50, width=16, heads=2, layers=2, context=8)
+    >>> tokens = cr.random.randint((3, 8), 0, 50)
+    >>> model(tokens).shape
+    (3, 8, 50)
+    >>> sum(parameter.size for parameter in model.parameters()) == (50 + 8 + 2) * 16 + 2 * (12 * 16**2 + 13 * 16)
+    True
+    >>> model.generate([1, 2, 3], 4).shape
+    (7,)
+    """
+    return Transformer(vocabulary, width=width, heads=heads, layers=layers, context=context, dropout=dropout, tied=tied, name=name, dtype=dtype)
