@@ -45,6 +45,10 @@ class Residual(nn.Layer):
         return (self.heads["a"](x - self.mean) + self.heads["b"](x)) * self.scale * self.frozen
 
 
+def _whole(x: cr.Tensor) -> cr.Tensor:
+    return cr.astype(cr.clip(cr.abs(x) * 2, 0, 3), np.int64)
+
+
 IMAGES = (2, 6, 6, 2)
 LAYERS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "Dense": (lambda: nn.Dense(3), (2, 4)),
@@ -55,6 +59,13 @@ LAYERS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "Dropout": (lambda: nn.Sequential([nn.Dense(8), nn.Dropout(0.5), nn.Dense(3)]), (4, 4)),
     "ReLU": (lambda: nn.Sequential([nn.Dense(8), nn.ReLU(), nn.Dense(3)]), (4, 4)),
     "Activation": (lambda: nn.Sequential([nn.Dense(8), nn.Activation("sigmoid"), nn.Dense(3)]), (4, 4)),
+    "Activations with options": (lambda: nn.Sequential([nn.Dense(4), nn.LeakyReLU(), nn.Dense(3), nn.ELU(), nn.Dense(3), nn.Softmax()]), (4, 4)),
+    "BatchNormalization": (lambda: nn.Sequential([nn.Dense(4), nn.BatchNormalization(), nn.Dense(3)]), (4, 4)),
+    "LayerNormalization": (lambda: nn.Sequential([nn.Dense(4), nn.LayerNormalization(), nn.RMSNormalization(), nn.Dense(3)]), (4, 4)),
+    "GroupNormalization": (lambda: nn.Sequential([nn.Conv2D(4, 3), nn.GroupNormalization(2)]), IMAGES),
+    "MultiHeadAttention": (lambda: nn.Sequential([nn.PositionEmbedding(6), nn.MultiHeadAttention(2, 3, dropout=0.2)]), (2, 5, 4)),
+    "Embedding": (lambda: nn.Sequential([nn.Lambda(_whole), nn.Embedding(4, 3)]), (4, 4)),
+    "Residual": (lambda: nn.Residual([nn.Dense(3, "gelu"), nn.Dense(4)]), (4, 4)),
     "Sequential": (lambda: nn.Sequential([nn.Sequential([nn.Dense(4), nn.Dense(4)]), nn.Dense(3)]), (4, 4)),
     "of one's own": (Residual, (4, 4)),
     **{f"Dense with {name}": (lambda name=name: nn.Sequential([nn.Dense(5, name), nn.Dense(3)]), (4, 4)) for name in sorted(ACTIVATIONS)},
