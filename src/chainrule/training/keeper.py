@@ -60,4 +60,4 @@ class Keeper:
         self.save()
         trainer = self._trainer
         path = None if trainer.folder is None else trainer.folder.path
-        raise Interrupted(f"stopped after {trainer.where}; the checkpoint is in {path}; run_dir={str(path)!r}, resume=True goes on from there")
+        raise Interrupted(f"stopped after {trainer.where}; resume=True goes on from the checkpoint in {path}")
