@@ -86,8 +86,9 @@ class Monitor:
         """Whether an epoch is the best so far, which it is from then on; a value that is not a number never is."""
         if self.name not in record:
             names = [name for name, value in record.items() if isinstance(value, float)]
-            why = "; validation_... needs validation data" if self.name.startswith("validation_") else ""
-            raise ArgumentError(f"no measurement {self.name!r} is made after an epoch", mend=f"choose one of {', '.join(names)}{why}")
+            lacking = self.name.startswith("validation_") and "validation_loss" not in record
+            mend = "pass validation data" if lacking else f"choose one of {', '.join(names)}"
+            raise ArgumentError(f"no measurement {self.name!r} is made after an epoch", mend=mend)
         value = record[self.name]
         if value is None or math.isnan(value):
             return False
