@@ -7,7 +7,9 @@ from chainrule.models.alexnet import alexnet
 from chainrule.models.autoencoder import Autoencoder, autoencoder
 from chainrule.models.lenet import lenet
 from chainrule.models.linear import linear_regression, logistic_regression, softmax_classifier, svm
+from chainrule.models.lstm_language_model import LSTMLanguageModel, lstm_language_model
 from chainrule.models.mlp import mlp
+from chainrule.models.neural_turing_machine import NeuralTuringMachine, neural_turing_machine
 from chainrule.models.resnet import resnet
 from chainrule.models.transformer import Transformer, TransformerBlock, transformer
 from chainrule.nn.layer import Layer
@@ -19,12 +21,14 @@ __all__: list[str] = [
     "lenet",
     "linear_regression",
     "logistic_regression",
+    "lstm_language_model",
     "mlp",
+    "neural_turing_machine",
     "resnet",
     "softmax_classifier",
     "svm",
     "transformer",
 ]
 
-_LAYERS: tuple[type[Layer], ...] = (Autoencoder, Transformer, TransformerBlock)
+_LAYERS: tuple[type[Layer], ...] = (Autoencoder, Transformer, TransformerBlock, LSTMLanguageModel, NeuralTuringMachine)
 CLASSES.update({layer.__name__: layer for layer in _LAYERS})
