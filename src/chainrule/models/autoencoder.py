@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from chainrule import nn
 from chainrule.core.aval import Shape
@@ -19,7 +20,7 @@ class Autoencoder(nn.Layer):
     latent : int
     hidden : sequence of int
     activation : str
-    name
+    name, dtype
         As for `Layer`.
 
     Attributes
@@ -39,16 +40,21 @@ class Autoencoder(nn.Layer):
 
     decoder: nn.Sequential
 
-    def __init__(self, latent: int = 16, hidden: Sequence[int] = (128,), activation: str = "relu", *, name: str | None = None) -> None:
-        super().__init__(name=name)
+    def __init__(
+        self, latent: int = 16, hidden: Sequence[int] = (128,), activation: str = "relu", *, name: str | None = None, dtype: Any = "float32"
+    ) -> None:
+        super().__init__(name=name, dtype=dtype)
         self.latent = latent
         self.hidden = tuple(hidden)
         self.activation = activation
-        self.encoder = nn.Sequential([nn.Flatten(), *(nn.Dense(units, activation) for units in self.hidden), nn.Dense(latent)])
+        self.encoder = nn.Sequential([nn.Flatten(), *self._dense(self.hidden), nn.Dense(latent, dtype=dtype)])
 
     def build(self, input_shape: Shape) -> None:
         features = math.prod(input_shape[1:])
-        self.decoder = nn.Sequential([*(nn.Dense(units, self.activation) for units in reversed(self.hidden)), nn.Dense(features)])
+        self.decoder = nn.Sequential([*self._dense(self.hidden[::-1]), nn.Dense(features, dtype=self.dtype)])
+
+    def _dense(self, sizes: Sequence[int]) -> list[nn.Dense]:
+        return [nn.Dense(units, self.activation, dtype=self.dtype) for units in sizes]
 
     def call(self, x: Tensor) -> Tensor:
         return reshape(self.decoder(self.encoder(x)), x.shape)
