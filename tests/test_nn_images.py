@@ -313,9 +313,15 @@ def test_values_and_gradients_are_pytorchs(case: Case) -> None:
 
 @by_case
 def test_derivatives_are_those_of_finite_differences(case: Case) -> None:
-    layer = case.make()
-    x = cr.tensor(case.batch()[:1], requires_grad=True)
-    assert cr.gradcheck(layer, (x,))
+    layer, x = case.make(), case.batch()[:1]
+    names = [name for name, _ in layer.initialize(x.shape).named_parameters()]
+
+    def output(x: cr.Tensor, *parameters: cr.Tensor) -> cr.Tensor:
+        for name, parameter in zip(names, parameters, strict=True):
+            setattr(layer, name, parameter)
+        return layer(x)
+
+    assert cr.gradcheck(output, (cr.tensor(x, requires_grad=True), *layer.parameters()))
 
 
 @with_formats
@@ -477,8 +483,9 @@ def test_an_argument_is_refused_where_it_is_given() -> None:
         (lambda: nn.LocalResponseNormalization(k=-1.0), "k=-1.0"),
     ]
     for make, text in refused:
-        with pytest.raises(ArgumentError, match=text):
+        with pytest.raises(ArgumentError, match=text) as error:
             make()
+        assert error.value.mend
 
 
 @by_case

@@ -174,7 +174,7 @@ class Conv2D(Convolution):
     groups : int
         Input and output channels fall into this many groups that do not see each other.
     activation : str or callable, optional
-        Linear if not given.
+        Linear if not given. It sees channels last, whatever the data format.
     use_bias : bool
     kernel_initializer, bias_initializer : str or Initializer
     kernel_regularizer, bias_regularizer : str or Regularizer, optional
