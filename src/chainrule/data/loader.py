@@ -54,9 +54,10 @@ class DataLoader:
 
     Notes
     -----
-    Whether ``prefetch`` pays: a batch of 100 MNIST images costs 0.12 ms to make, beside a step of several, so making it ahead
-    gains nothing there. With a transform in plain Python that takes 0.4 ms and more, up to that much is hidden behind the step, as far as
-    the step lets go of Python's lock, as NumPy does in large operations, and a core is free.
+    Whether ``prefetch`` pays is a matter of what a batch costs. One of 100 MNIST images takes 0.12 ms to make, a step of a small
+    convolutional network 17 ms, so making it ahead gains nothing. It pays for a source that waits, for a disk say, or that
+    works in large NumPy operations while a core is free; Python code, in a transform say, takes turns with the step's own.
+    (AMD EPYC (Zen 4), 2 cores, shared; Python 3.11.7, NumPy 2.4.6)
 
     Examples
     --------
