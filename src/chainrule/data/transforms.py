@@ -63,9 +63,11 @@ def normalize(mean: npt.ArrayLike, std: npt.ArrayLike) -> Plain:
     >>> transforms.normalize([1, 2], [1, 4])(np.array([[3.0, 6.0]], np.float32))
     array([[2., 1.]], dtype=float32)
     """
-    center, factor = np.asarray(mean, np.float64), 1 / np.asarray(std, np.float64)
-    if not np.isfinite(factor).all():
-        raise ArgumentError("normalize: a standard deviation of zero", mend="give 1 for what does not vary")
+    center, spread = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    if not (spread > 0).all():
+        raise ArgumentError("normalize: a standard deviation of zero or less", mend="give 1 for what does not vary")
+
+    factor = 1 / spread
 
     def normalized(inputs: Array, rng: np.random.Generator | None = None) -> Array:
         kind = inputs.dtype if inputs.dtype.kind == "f" else np.float32
