@@ -41,6 +41,7 @@ CASES: dict[str, tuple[Make, tuple[np.ndarray, ...]]] = {
     "softmax_classifier": (lambda: models.softmax_classifier(3), (numbers(3, 2, 2, 1),)),
     "svm": (lambda: models.svm(3, l2=0.1), (numbers(3, 2, 2, 1),)),
     "transformer": (lambda: models.transformer(7, width=8, heads=2, layers=1, context=6), (tokens(2, 6),)),
+    "wgan_gp": (lambda: models.wgan_gp(hidden=(5, 4)), (numbers(3, 2),)),
 }
 """Of every network one that is small, and inputs for it."""
 

@@ -12,6 +12,8 @@ from chainrule.models.mlp import mlp
 from chainrule.models.neural_turing_machine import NeuralTuringMachine, neural_turing_machine
 from chainrule.models.resnet import resnet
 from chainrule.models.transformer import Transformer, TransformerBlock, transformer
+from chainrule.models.wgan_gp import WassersteinGAN, wgan_gp
+from chainrule.models.wgan_gp import gradient_penalty as gradient_penalty
 from chainrule.nn.layer import Layer
 from chainrule.nn.serial import CLASSES
 
@@ -28,7 +30,8 @@ __all__: list[str] = [
     "softmax_classifier",
     "svm",
     "transformer",
+    "wgan_gp",
 ]
 
-_LAYERS: tuple[type[Layer], ...] = (Autoencoder, Transformer, TransformerBlock, LSTMLanguageModel, NeuralTuringMachine)
+_LAYERS: tuple[type[Layer], ...] = (Autoencoder, Transformer, TransformerBlock, LSTMLanguageModel, NeuralTuringMachine, WassersteinGAN)
 CLASSES.update({layer.__name__: layer for layer in _LAYERS})
