@@ -43,7 +43,7 @@ def linear_regression(outputs: int = 1) -> nn.Sequential:
 
 
 def logistic_regression() -> nn.Sequential:
-    """Binary logistic regression: the logit of the probability of class 1, trained with ``nn.losses.binary_cross_entropy``.
+    """Binary logistic regression: the logit of the probability of class 1, trained with ``nn.losses.sigmoid_cross_entropy``.
 
     Returns
     -------
