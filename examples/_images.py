@@ -27,4 +27,4 @@ def images(data_dir: str | None, kind: str = "mnist", *, enlarge: bool = False) 
 def enlarged(data: Dataset) -> Dataset:
     """Digits of 8 by 8 pixels on 28 by 28."""
     drawn = cr.pad(cr.repeat(cr.repeat(cr.tensor(data.inputs), 3, axis=1), 3, axis=2), ((0, 0), (2, 2), (2, 2), (0, 0)))
-    return Dataset(drawn.numpy(), data.labels, scale=data.scale, classes=data.classes, name=data.name)
+    return Dataset(drawn.numpy(), data.targets, scale=data.scale, classes=data.classes, name=data.name)

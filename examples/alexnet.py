@@ -1,7 +1,7 @@
 """AlexNet in its small form learns from small images.
 
     python examples/alexnet.py                 the digits of scikit-learn, in a minute
-    python examples/alexnet.py --data-dir DIR  CIFAR-10, from the folder with its files in the binary or the Python form
+    python examples/alexnet.py --data-dir DIR  CIFAR-10, from the folder with its binary files
 
 Trained as in the paper: momentum, weight decay, dropout, and for photographs random crops and reflections; but with batch size,
 learning rate and its schedule for the smaller task.

@@ -1,7 +1,7 @@
 """A residual network of 18 layers learns from small images.
 
     python examples/resnet.py                             the digits of scikit-learn, with a quarter of the channels
-    python examples/resnet.py --data-dir DIR --width 64   CIFAR-10, from the folder with its files in the binary or the Python form
+    python examples/resnet.py --data-dir DIR --width 64   CIFAR-10, from the folder with its binary files
 
 Batch normalization keeps the values in range in training, and remembers their statistics for evaluation; the ways around the blocks
 carry gradients to the first layer undiminished.
@@ -20,7 +20,7 @@ from _report import report
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", help="folder with the files of CIFAR-10")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--width", type=int, default=16, help="channels of the first stage; the paper has 64")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=0.05)

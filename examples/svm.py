@@ -29,9 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     )
     every = max(1, options.epochs // 5)
     for record in history.epochs[every - 1 :: every]:
-        print(
-            f"epoch {record['epoch']}: hinge {record['loss']:.4f}, penalty {record['penalty']:.4f}, test accuracy {record['validation_accuracy']:.2%}"
-        )
+        hinge, penalty, accuracy = record["loss"], record["penalty"], record["validation_accuracy"]
+        print(f"epoch {record['epoch']}: hinge {hinge:.4f}, penalty {penalty:.4f}, test accuracy {accuracy:.2%}")
 
     images, labels = train[:]
     losses = cr.nn.losses.multiclass_hinge(model(images), labels, reduction="none").detach().numpy()
