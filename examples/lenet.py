@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
             done += 1
         accuracy = cr.training.evaluate(model, test)["accuracy"]
         print(f"epoch {epoch}: loss {total / len(loader):.4f}, test accuracy {accuracy:.2%}, {time.perf_counter() - begun:.0f} s")
-    return report("test accuracy", 100 * accuracy, "%", aim="at least 99 on MNIST in under 5 epochs")
+    return report("test accuracy", 100 * accuracy, "%", aim="at least 99 in under 5 epochs" if options.data_dir else "at least 95")
 
 
 if __name__ == "__main__":
