@@ -97,7 +97,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any]) -> RunFolder:
-        """A new run's folder, which may exist but must be empty.
+        """A new run's folder, which may exist but must be empty, or of a run that died before its first checkpoint.
 
         Raises
         ------
@@ -108,7 +108,7 @@ class RunFolder:
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             clear_leftovers(run.path)
-            taken = any(run.path.iterdir())
+            taken = any(run.path.iterdir()) and not run._is_stillborn()
         except OSError as error:
             raise DataError(f"{run.path} cannot be made a run folder: {error.strerror}", mend="choose another folder") from None
         if taken:
@@ -116,6 +116,12 @@ class RunFolder:
             raise DataError(f"{run.path} {what}", mend="resume it, or choose another folder for this run")
         run.write_config(config)
         return run
+
+    def _is_stillborn(self) -> bool:
+        """Whether the folder holds a run's settings, and nothing else that was ever measured or learned."""
+        names = {path.name for path in self.path.iterdir()}
+        alone = names <= {self.config_path.name, self.metrics_path.name}
+        return alone and self.config_path.name in names and not (self.metrics_path.exists() and self.metrics_path.stat().st_size)
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:

@@ -217,7 +217,7 @@ class Trainer:
         check_parameters(self.model.named_parameters(), self.where, self.optimizer.lr)
 
     def save(self, folder: RunFolder) -> None:
-        """Write metrics, picture, weights, and lastly the checkpoint, which alone decides where a resumed run begins.
+        """Write the metrics, then the checkpoint, which alone decides where a resumed run begins, and what follows from both.
 
         Raises
         ------
@@ -225,10 +225,11 @@ class Trainer:
             If a parameter is not finite; nothing is written then.
         """
         self.check_finite()
+        # Lines ahead of the checkpoint are left out by `load`; lines that lack could not be made up.
         folder.write_metrics(self.records)
-        folder.draw(self.records, title=folder.path.name)
-        folder.write_weights(self.model.state_dict())
         checkpoint.save(self, folder)
+        folder.write_weights(self.model.state_dict())
+        folder.draw(self.records, title=folder.path.name)
 
     def load(self, folder: RunFolder, train: DataLoader) -> None:
         """Take up the run, on this data, where its checkpoint was written; `run` goes on from there.
