@@ -152,7 +152,7 @@ def test_compiled_training_is_eager_training(dropout: float) -> None:
 
 def test_it_learns_to_go_on() -> None:
     losses, model = trained(True, 120)
-    assert losses[0] == pytest.approx(np.log(VOCABULARY), rel=0.1)
+    assert losses[0] > 0.9 * np.log(VOCABULARY)
     assert losses[-1] < 0.05
     wanted = ((4 + 3 * np.arange(20)) % VOCABULARY).tolist()
     assert model.generate(wanted[:1], 19, temperature=0).tolist() == wanted
@@ -170,6 +170,21 @@ def test_equal_keys_write_equal_texts() -> None:
     drawn = model.generate([1, 2], 12).tolist()
     cr.manual_seed(8)
     assert model.generate([1, 2], 12).tolist() == drawn
+
+
+def test_every_token_is_a_draw_of_its_own() -> None:
+    model = made()
+    with cr.no_grad():
+        for parameter in model.parameters():
+            parameter.assign(parameter * 0)
+    assert len(set(model.generate([0], 60, key=cr.random.key(0)).tolist())) == VOCABULARY
+
+
+def test_without_heat_the_likeliest_token_is_taken() -> None:
+    model = made()
+    coldest = model.generate([1], 15, temperature=0).tolist()
+    assert model.generate([1], 15, temperature=1e-4).tolist() == coldest
+    assert model.generate([1], 15, temperature=1e4).tolist() != coldest
 
 
 def test_writing_leaves_the_mode_and_gradients_alone() -> None:

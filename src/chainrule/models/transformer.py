@@ -21,7 +21,9 @@ from chainrule.tensor import Tensor
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_SMALL = RandomNormal(stddev=0.02)
+
+def _first(width: int) -> RandomNormal:
+    return RandomNormal(stddev=width**-0.5)
 
 
 class TransformerBlock(nn.Layer):
@@ -40,11 +42,12 @@ class TransformerBlock(nn.Layer):
         if width % heads:
             raise ArgumentError(f"a width of {width} in {heads} heads", mend="choose a number of heads that divides the width")
         self.width, self.heads, self.dropout = width, heads, dropout
+        first = _first(width)
         self.attention_norm = nn.LayerNormalization(epsilon=1e-5, dtype=dtype)
-        self.attention = nn.MultiHeadAttention(heads, width // heads, dropout=dropout, kernel_initializer=_SMALL, dtype=dtype)
+        self.attention = nn.MultiHeadAttention(heads, width // heads, dropout=dropout, kernel_initializer=first, dtype=dtype)
         self.mlp_norm = nn.LayerNormalization(epsilon=1e-5, dtype=dtype)
-        self.expand = nn.Dense(4 * width, "gelu", kernel_initializer=_SMALL, dtype=dtype)
-        self.contract = nn.Dense(width, kernel_initializer=_SMALL, dtype=dtype)
+        self.expand = nn.Dense(4 * width, "gelu", kernel_initializer=first, dtype=dtype)
+        self.contract = nn.Dense(width, kernel_initializer=first, dtype=dtype)
         self.drop = nn.Dropout(dropout)
 
     def call(self, x: Tensor) -> Tensor:
@@ -83,12 +86,13 @@ class Transformer(nn.Layer):
         )
         self.layers, self.context = counted("transformer", "layers", layers), counted("transformer", "context", context)
         self.dropout, self.tied = dropout, tied
-        self.tokens = nn.Embedding(vocabulary, width, embeddings_initializer=_SMALL, dtype=dtype)
-        self.positions = nn.PositionEmbedding(context, initializer=_SMALL, dtype=dtype)
+        first = _first(self.width)
+        self.tokens = nn.Embedding(vocabulary, width, embeddings_initializer=first, dtype=dtype)
+        self.positions = nn.PositionEmbedding(context, initializer=first, dtype=dtype)
         self.drop = nn.Dropout(dropout)
         self.blocks = [TransformerBlock(width, heads, dropout, dtype=dtype) for _ in range(layers)]
         self.norm = nn.LayerNormalization(epsilon=1e-5, dtype=dtype)
-        self.head = None if tied else nn.Dense(vocabulary, use_bias=False, kernel_initializer=_SMALL, dtype=dtype)
+        self.head = None if tied else nn.Dense(vocabulary, use_bias=False, kernel_initializer=first, dtype=dtype)
         self.input_spec = InputSpec(ndim=2, names=("batch", "steps"), dtype="integer", mend="give it numbers of tokens, a sequence per row")
 
     def call(self, tokens: Tensor) -> Tensor:
@@ -211,8 +215,8 @@ def transformer(
 
     In total ``(V + C + 2) w + layers (12 w**2 + 13 w)``, and V w more if not tied. Vaswani et al., "Attention is all you need"
     (2017), for attention and the block; Radford et al., "Language models are unsupervised multitask learners" (GPT-2, 2019)
-    for the order, with the norm in front of each half and one at the end, and the weights' first deviation of 0.02. GPT-2 also
-    makes the weights that end a half smaller by ``sqrt(2 layers)``; this one does not.
+    for the order: a norm in front of each half, and one at the end. All weights begin with a deviation of ``1 / sqrt(w)``, with which
+    narrow ones learn faster than with GPT-2's 0.02.
 
     Examples
     --------
