@@ -18,9 +18,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
+import chainrule as cr
 from chainrule.cli import main
+from chainrule.cli.catalog import NETWORKS
+from chainrule.cli.pictures import read_image
 
 SOURCE = Path(__file__).parent.parent / "src"
 
@@ -263,7 +267,6 @@ def test_settings_that_describe_no_model_are_named(model: Any, damaged: Path, ca
     [
         [],
         ["train"],
-        ["train", "cats"],
         ["train", "digits", "--epochs", "0"],
         ["train", "digits", "--lr", "-1"],
         ["train", "digits", "--lr", "fast"],
@@ -278,9 +281,144 @@ def test_a_wrong_command_line_ends_with_2(arguments: list[str], capsys: pytest.C
     assert "error:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["list", "--help"]])
-def test_help_has_examples(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["predict"], ["summary"], ["list"]])
+def test_help_has_examples(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(arguments)
+        main([*command, "--help"])
     assert ended.value.code == 0
-    assert "chainrule train mnist --data-dir" in capsys.readouterr().out
+    examples = capsys.readouterr().out.partition("examples:")[2]
+    assert " ".join(["chainrule", *command]) in examples
+
+
+# Other data, other networks
+
+
+def test_a_name_that_is_none_is_told_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean digits?" in complaint(capsys, "train", "digit")
+    assert "did you mean lenet?" in complaint(capsys, "train", "digits", "--model", "lenett")
+    assert "did you mean alexnet?" in complaint(capsys, "summary", "alexnett")
+    assert "lenet takes images, not values" in complaint(capsys, "train", "moons", "--model", "lenet")
+    assert "choose softmax_classifier" in complaint(capsys, "train", "digits", "--model", "logistic_regression")
+    assert not Path("runs").exists()
+
+
+def test_every_network_is_listed_and_has_a_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    listed = capsys.readouterr().out
+    for name in NETWORKS:
+        assert f"  {name} " in listed
+        # The two large ones are looked at by size in test_models_torch.py.
+        if name not in ("alexnet", "resnet"):
+            assert main(["summary", name]) == 0
+            assert " of them trainable; " in capsys.readouterr().out
+    assert main(["summary", "resnet", "--input", "32x32x3", "--batch", "2", "--classes", "7"]) == 0
+    assert "float32(2, 7)" in capsys.readouterr().out
+
+
+TOO_LARGE = {"lenet", "alexnet", "resnet", "logistic_regression"}
+"""What does not take the digits: they are too small, or of too many classes."""
+PAIRS = [("digits", model) for model, entry in NETWORKS.items() if "images" in entry.losses and model not in TOO_LARGE]
+PAIRS += [("moons", model) for model, entry in NETWORKS.items() if "values" in entry.losses]
+
+
+@pytest.mark.parametrize(("data", "model"), PAIRS)
+def test_every_network_trains_on_the_data_that_it_takes(data: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", data, "--model", model, "--epochs", "2", "--batch-size", "200"]) == 0
+    first, second = (json.loads(line)["loss"] for line in Path("runs", data, "metrics.jsonl").read_text().splitlines() if '"epoch", ' in line)
+    assert second < first
+    assert main(["evaluate", f"runs/{data}"]) == 0
+    assert main(["list"]) == 0
+    assert f"{data}, {model}, 2 of 2 epochs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model", ["lenet", "resnet", "alexnet"])
+def test_image_networks_train_on_files(model: str, tmp_path: Path) -> None:
+    folder = mnist(tmp_path / "files", count=20)
+    assert main(["train", "mnist", "--data-dir", str(folder), "--model", model, "--epochs", "1", "--batch-size", "10"]) == 0
+    assert main(["evaluate", "runs/mnist"]) == 0
+
+
+def test_a_table_is_learned_from_numbers_or_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(200, 2))
+    prices, kinds = rows @ [3.0, -2.0] + 1, np.where(rows[:, 0] > rows[:, 1], "dear", "cheap")
+    lines = [f"{a},{b},{kind},{price}" for (a, b), price, kind in zip(rows, prices, kinds, strict=True)]
+    numbers, classes = (["a", "b", "price"], [0, 1, 3]), (["a", "b", "kind"], [0, 1, 2])
+    for name, (head, columns) in (("prices", numbers), ("kinds", classes)):
+        table = [",".join(head), *(",".join(line.split(",")[column] for column in columns) for line in lines)]
+        Path(f"{name}.csv").write_text("\n".join(table))
+    assert main(["train", "prices.csv", "--model", "linear_regression", "--epochs", "60", "--lr", "0.1"]) == 0
+    assert json.loads(Path("runs/prices/metrics.jsonl").read_text().splitlines()[-1])["validation_loss"] < 1e-3
+    assert main(["train", "kinds.csv", "--target", "kind", "--model", "softmax_classifier", "--epochs", "20", "--lr", "0.1"]) == 0
+    assert json.loads(Path("runs/kinds/config.json").read_text())["facts"]["class_names"] == ["cheap", "dear"]
+    assert main(["evaluate", "runs/kinds"]) == 0
+    assert float(capsys.readouterr().out.splitlines()[-1].partition("accuracy ")[2].partition("%")[0]) > 90
+    assert "line 3" in complaint(capsys, "train", str(_broken_table(tmp_path)))
+
+
+def _broken_table(folder: Path) -> Path:
+    path = folder / "broken.csv"
+    path.write_text("a,b\n1,2\n,3\n")
+    return path
+
+
+def test_a_text_is_learned_from_and_written_on(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("book.txt").write_text("to be or not to be, that is the question. " * 60)
+    Path("prompt.txt").write_text("to be or")
+    for model in ("transformer", "lstm_language_model"):
+        run = f"runs/{model}"
+        options = ["--context", "16", "--epochs", "2", "--run-dir", run]
+        assert main(["train", "book.txt", "--model", model, *options]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", run]) == 0
+        assert " bits " in capsys.readouterr().out
+        written = []
+        for seed in ("1", "1", "2"):
+            assert main(["predict", run, "prompt.txt", "--count", "40", "--seed", seed]) == 0
+            written.append(capsys.readouterr().out)
+        assert written[0] == written[1] != written[2]
+        assert written[0].startswith("to be or")
+        assert len(written[0]) == len("to be or") + 40 + 1
+    Path("prompt.txt").write_text("to bé")
+    assert "'é' (character 4) is not in the vocabulary" in complaint(capsys, "predict", "runs/transformer", "prompt.txt")
+
+
+# Pictures
+
+
+def drawn(path: Path, *, dark: bool = False, size: int = 8, mode: str = "L") -> Path:
+    """The first test image of the digits, a 0, as a file."""
+    image = cr.data.digits("test").take([0])[0][0, :, :, 0]
+    pixels = np.kron(image, np.ones((size // 8, size // 8))) * 255
+    pixels = np.pad(pixels, size // 2) if size > 8 else pixels
+    Image.fromarray((255 - pixels if dark else pixels).astype(np.uint8)).convert(mode).save(path)
+    return path
+
+
+def test_a_picture_is_read_as_the_network_was_taught(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    same = read_image(drawn(tmp_path / "same.png"), (8, 8, 1))
+    assert np.allclose(same, cr.data.digits("test").take([0])[0][0], atol=1 / 255)
+    # Larger, dark on light, with a border, coloured: the same drawing.
+    for number, options in enumerate(({}, {"dark": True}, {"dark": True, "mode": "RGB"}, {"mode": "RGBA"})):
+        found = read_image(drawn(tmp_path / f"{number}.png", size=64, **options), (8, 8, 1))
+        assert found.shape == (8, 8, 1)
+        assert float(np.corrcoef(found.ravel(), same.ravel())[0, 1]) > 0.75
+    capsys.readouterr()
+    assert main(["predict", str(trained), str(tmp_path / "same.png"), "--top", "10"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines} == set("0123456789")
+    shares = [float(line.split()[1].rstrip("%")) for line in lines]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(100, abs=1)
+
+
+def test_what_is_no_picture_is_told(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "note.png").write_text("no picture")
+    assert "cannot be read as an image" in complaint(capsys, "predict", str(trained), str(tmp_path / "note.png"))
+    assert "does not exist" in complaint(capsys, "predict", str(trained), str(tmp_path / "none.png"))
+    cut = drawn(tmp_path / "cut.png", size=64)
+    cut.write_bytes(cut.read_bytes()[:-40])
+    assert "cannot be read as an image" in complaint(capsys, "predict", str(trained), str(cut))
+    assert main(["train", "moons", "--epochs", "1", "--run-dir", "points"]) == 0
+    capsys.readouterr()
+    assert "was trained on values" in complaint(capsys, "predict", "points", str(cut))
