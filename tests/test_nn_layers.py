@@ -478,12 +478,26 @@ def test_weights_are_dropped_in_training_only() -> None:
     np.testing.assert_array_equal(layer(x).detach().numpy(), layer(x).detach().numpy())
 
 
-# Residual
+def test_a_mask_may_be_an_argument_of_a_compiled_function() -> None:
+    layer, x = nn.MultiHeadAttention(2, 3, **WIDE), data(2, 5, 4)
+    run = cr.compile(lambda x, mask: layer(x, attention_mask=mask))
+    for mask in (MASK, ~MASK):
+        np.testing.assert_allclose(run(x, mask).detach().numpy(), layer(x, attention_mask=mask).detach().numpy(), rtol=1e-12, atol=1e-14)
+
+
+# Residual and Lambda
 
 
 def test_two_ways_must_end_in_one_shape() -> None:
     with pytest.raises(LayerError, match=r"gives \(3, 1\), and the way around it \(3, 4\)"):
         nn.Residual(nn.Dense(1))(data(3, 4))
+
+
+def test_a_function_comes_back_only_from_whoever_knows_it() -> None:
+    data_of_it = nn.serialize(nn.Lambda(lambda x: x * 2, name="twice"))
+    with pytest.raises(LayerError, match="no function '<lambda>'"):
+        nn.deserialize(data_of_it)
+    assert nn.deserialize(data_of_it, {"<lambda>": lambda x: x * 3})([1.0]).tolist() == [3]
 
 
 # Wrong arguments

@@ -163,7 +163,7 @@ def leaky_relu(x: Tensor | npt.ArrayLike, /, negative_slope: float = 0.01) -> Te
 
     Notes
     -----
-    The derivative at 0 is ``negative_slope``.
+    The derivative at 0 is ``negative_slope``. The default is PyTorch's; Keras's function has 0.2.
 
     Examples
     --------
