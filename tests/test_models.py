@@ -216,6 +216,16 @@ def test_digits_are_learned_in_two_epochs(make: Make) -> None:
     assert history.last["validation_accuracy"] > 0.85
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("name", ["alexnet", "lenet", "resnet"])
+def test_image_networks_learn_a_few_images_by_heart(name: str, compiled: bool) -> None:
+    model, (images,) = made(name)
+    few = (np.concatenate([images.numpy()] * 4), np.array([0, 2] * 4))
+    history = cr.training.fit(model, few, few, lr=1e-3, epochs=10, batch_size=4, progress=False, compile=compiled)
+    assert history.last["validation_accuracy"] == 1
+    assert history.last["loss"] < history.epochs[0]["loss"] * 0.9
+
+
 # Networks with and without a hidden layer: XOR and the paw
 
 
