@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -169,6 +170,7 @@ def test_a_later_call_goes_on_where_an_earlier_one_gave_up(server: Server, tmp_p
 def test_a_server_that_ignores_the_range_gives_the_file_from_the_beginning(server: Server, tmp_path: Path) -> None:
     remote = server.serves(cut_off_after(100_000), ignoring_the_range)
     assert got(download(remote, tmp_path, patience=SOON)) == CONTENT
+    assert server.ranges == [None, "bytes=100000-"]
 
 
 def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
@@ -187,7 +189,9 @@ def test_pauses_double(server: Server, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_stall_past_the_time_out_is_a_break(server: Server, tmp_path: Path) -> None:
     remote = server.serves(stalling)
+    begun = time.monotonic()
     assert got(download(remote, tmp_path, patience=Patience(timeout=0.2, attempts=2, pause=0))) == CONTENT
+    assert time.monotonic() - begun < 8
     # A stalled read gives nothing of its own, but what had been read before is not fetched again.
     assert server.ranges[0] is None
     assert int((server.ranges[1] or "bytes=0-")[6:-1]) > 0
@@ -216,8 +220,10 @@ def test_a_part_that_is_as_long_as_the_file_is_checked(server: Server, tmp_path:
 
 
 def test_a_file_that_never_ends_is_not_read_to_its_end(server: Server, tmp_path: Path) -> None:
+    received: list[int] = []
     with pytest.raises(DataError, match="wrong checksum"):
-        download(server.serves(instead(CONTENT * 30)), tmp_path, patience=Patience(attempts=1))
+        download(server.serves(instead(CONTENT * 30)), tmp_path, progress=lambda *now: received.append(now[1]), patience=Patience(attempts=1))
+    assert max(received) < 2 * len(CONTENT)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -274,6 +280,8 @@ def test_a_reader_downloads_what_its_split_needs_into_the_cache(server: Server, 
     with pytest.raises(DataError, match="not a folder") as refused:
         read(split="test")
     assert "download=True" in str(refused.value)
+    with pytest.raises(DataError, match="has no t10k-images"):
+        read(tmp_path, "test")
     assert server.handler.asked == []
     assert len(read(split="test", download=True)) == 20
     assert sorted(path.name for path in (tmp_path / "chainrule" / name).iterdir()) == sorted(files)

@@ -166,6 +166,13 @@ def test_a_table_gives_numbers_and_classes_by_name(tmp_path: Path) -> None:
     assert flowers.class_names == ("setosa", "versicolor")
 
 
+def test_classes_are_numbered_in_the_order_of_their_names(tmp_path: Path) -> None:
+    content = "a,kind\n" + "".join(f"{i},{kind}\n" for i, kind in enumerate("fdbaecg"))
+    found = data.csv(table(tmp_path, content), "kind", classes="auto")
+    assert found.class_names == tuple("abcdefg")
+    assert found.targets.tolist() == [5, 3, 1, 0, 4, 2, 6]
+
+
 def test_classes_can_be_given_so_that_test_data_have_the_same(tmp_path: Path) -> None:
     path = table(tmp_path, "a,kind\n1,versicolor\n")
     flowers = data.csv(path, "kind", classes=("virginica", "versicolor", "setosa"))
