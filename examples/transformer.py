@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     numbers = {character: number for number, character in enumerate(characters)}
     tokens = np.array([numbers[character] for character in text])
     known, unseen = np.split(tokens, [len(tokens) * 9 // 10])
+    if len(unseen) <= options.context:
+        parser.error(f"a tenth of the text, {len(unseen)} characters, must be longer than --context {options.context}")
 
     cr.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
@@ -76,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
             with cr.no_grad():
                 losses = [loss_of(*windows(unseen, part)).item() for part in np.array_split(starts, max(1, len(starts) // 64))]
             bits = sum(losses) / len(losses) / math.log(2)
-            print(f"step {done}: {bits:.3f} bits per character on what it has not seen, {time.perf_counter() - begun:.0f} s")
+            print(f"step {done}: {bits:.3f} bits per character on what it has not seen, {time.perf_counter() - begun:.0f} s", flush=True)
 
     beginning = unseen[: options.context]
     written = model.generate(beginning, options.sample, temperature=options.temperature, key=cr.random.key(options.seed))
