@@ -21,7 +21,7 @@ PROBABILITIES = RNG.dirichlet(np.ones(4), 6)
 BINARY = (RNG.uniform(size=(6, 4)) > 0.5).astype(np.float64)
 TARGETS = RNG.normal(size=(6, 4))
 LOG_P = np.log(RNG.dirichlet(np.ones(4), 6))
-WEIGHTS = np.array([0.5, 2.0, 1.0, 0.0])
+WEIGHTS = np.array([0.5, 3.0, 1.0, 0.0])
 
 
 class Case(NamedTuple):
