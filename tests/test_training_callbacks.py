@@ -145,21 +145,21 @@ def test_progress_says_why_training_ended(capsys: pytest.CaptureFixture[str]) ->
 # TensorBoard
 
 
-def scalars(folder: Path) -> dict[str, dict[int, float]]:
-    """What TensorBoard shows: the event files in the order of their names, each session replacing what is not before it."""
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows: points from the event files, the older first; a session replaces what is not before its first step."""
     from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: PLC0415, slow to import
 
-    shown: dict[str, dict[int, float]] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: (path.stat().st_mtime_ns, path.name)):
+    shown: dict[str, list[tuple[int, float]]] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns):
         data, at = path.read_bytes(), 0
         while at < len(data):
             (size,) = struct.unpack_from("<Q", data, at)
             event = Event.FromString(data[at + 12 : at + 12 + size])
             at += 12 + size + 4
             if event.session_log.status == SessionLog.START:
-                shown = {tag: {step: value for step, value in points.items() if step < event.step} for tag, points in shown.items()}
+                shown = {tag: [point for point in points if point[0] < event.step] for tag, points in shown.items()}
             for value in event.summary.value:
-                shown.setdefault(value.tag, {})[event.step] = value.simple_value
+                shown.setdefault(value.tag, []).append((event.step, value.simple_value))
     return shown
 
 
@@ -168,8 +168,8 @@ def test_tensorboard_shows_the_metrics_and_a_resumed_run_as_one(tmp_path: Path) 
     history = train(tmp_path / "whole", callbacks=[TensorBoard(tmp_path / "whole_board")])
     found = scalars(tmp_path / "whole_board")
     assert found.keys() == {"loss/step", "loss/train", "loss/validation", "accuracy/train", "accuracy/validation", "lr/train", "seconds/train"}
-    assert found["loss/step"] == pytest.approx({r["step"]: r["loss"] for r in history.steps}, rel=1e-6)
-    assert found["loss/validation"] == pytest.approx({BATCHES * r["epoch"]: r["validation_loss"] for r in history.epochs}, rel=1e-6)
+    assert found["loss/step"] == [(r["step"], pytest.approx(r["loss"], rel=1e-6)) for r in history.steps]
+    assert found["loss/validation"] == [(BATCHES * r["epoch"], pytest.approx(r["validation_loss"], rel=1e-6)) for r in history.epochs]
     assert len(found["loss/step"]) == BATCHES * EPOCHS
     with pytest.raises(Interrupted):
         train(tmp_path / "run", callbacks=[TensorBoard(tmp_path / "board"), Send(7)])
