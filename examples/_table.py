@@ -51,7 +51,8 @@ def page(lines: list[str]) -> str:
         [
             "# What the named networks reach",
             "",
-            f"Every program in `examples/` trains one network of `cr.models` from its seed. Written by `make examples` on {machine}, one program at a time.",
+            "Every program in `examples/` trains one network of `cr.models` from its seed.",
+            f"Written by `make examples` on {machine}, one program at a time.",
             "",
             *lines,
             "",
