@@ -202,6 +202,11 @@ def test_svm_pays_for_its_weights_and_not_for_its_biases() -> None:
     assert model.penalty().item() == 2.5
 
 
+def test_an_autoencoder_decodes_in_the_reverse_order() -> None:
+    model = models.autoencoder(2, hidden=(6, 5)).initialize((1, 4, 4, 1))
+    assert [layer.units for half in (model.encoder.layers[1:], model.decoder.layers) for layer in half] == [6, 5, 2, 5, 6, 16]
+
+
 def test_an_autoencoder_passes_everything_through_its_code() -> None:
     model, (x,) = made("autoencoder")
     code = model.encoder(x)
