@@ -187,6 +187,41 @@ def test_pauses_double(server: Server, tmp_path: Path, monkeypatch: pytest.Monke
     assert pauses == [0.5, 1, 2]
 
 
+def test_several_calls_at_once_do_not_disturb_each_other(server: Server, tmp_path: Path) -> None:
+    (tmp_path / ".file.part").write_bytes(CONTENT[:1000])
+    finished = threading.Event()
+
+    def slowly(handler: Handler) -> None:
+        handler.head(206, len(CONTENT) - 1000, 1000)
+        handler.wfile.write(CONTENT[1000:200_000])
+        handler.wfile.flush()
+        finished.wait(10)
+        handler.wfile.write(CONTENT[200_000:])
+
+    remote = server.serves(slowly)
+    first = threading.Thread(target=download, args=(remote, tmp_path), kwargs={"patience": SOON})
+    first.start()
+    while not server.ranges:
+        time.sleep(0.001)
+    assert download(remote, tmp_path, patience=SOON).read_bytes() == CONTENT
+    finished.set()
+    first.join()
+    assert got(tmp_path / "file") == CONTENT
+    assert server.ranges == ["bytes=1000-", None]
+
+
+def test_what_is_interrupted_is_kept(server: Server, tmp_path: Path) -> None:
+    def interrupt(name: str, here: int, size: int) -> None:
+        if here > 100_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        download(server.serves(), tmp_path, progress=interrupt, patience=SOON)
+    assert got(tmp_path / ".file.part") == CONTENT[: (tmp_path / ".file.part").stat().st_size]
+    assert got(download(server.serves(), tmp_path, patience=SOON)) == CONTENT
+    assert server.ranges[-1] not in (None, "bytes=0-")
+
+
 def test_a_stall_past_the_time_out_is_a_break(server: Server, tmp_path: Path) -> None:
     remote = server.serves(stalling)
     begun = time.monotonic()

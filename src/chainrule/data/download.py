@@ -9,10 +9,12 @@ import errno
 import hashlib
 import http.client
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +62,7 @@ def download(remote: Remote, folder: Path, *, progress: Progress | None = None, 
     """The file in ``folder``, fetched if it is not there.
 
     It is written aside, to a file that later attempts and later calls go on with, and takes its name once its checksum is right.
+    Several calls at once do not disturb each other.
 
     Raises
     ------
@@ -69,11 +72,17 @@ def download(remote: Remote, folder: Path, *, progress: Progress | None = None, 
     path = folder / remote.name
     if path.exists():
         return path
-    aside = folder / f".{remote.name}{_ASIDE}"
+    left = folder / f".{remote.name}{_ASIDE}"
+    aside = folder / f".{remote.name}.{os.getpid()}.{threading.get_ident()}{_ASIDE}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _fetch(remote, aside, progress, patience)
-        aside.replace(path)
+        # Whoever moves it has it alone: nobody else adds to a file that is to be put in place.
+        _move(left, aside)
+        try:
+            _fetch(remote, aside, progress, patience)
+            aside.replace(path)
+        finally:
+            _move(aside, left)
     except OSError as error:
         room = error.errno in (errno.ENOSPC, errno.EDQUOT)
         mend = f"make room for {remote.size:,} bytes" if room else "check that the folder may be written to"
@@ -150,6 +159,12 @@ def _check(remote: Remote, aside: Path, *, again: bool) -> None:
     if found != remote.sha256:
         aside.unlink()
         raise _AttemptError(f"wrong checksum: SHA-256 {found[:16]}... where {remote.sha256[:16]}... belongs", passing=again)
+
+
+def _move(path: Path, to: Path) -> None:
+    """Rename a file, if it is there."""
+    with suppress(FileNotFoundError):
+        path.replace(to)
 
 
 def _size(path: Path) -> int:
