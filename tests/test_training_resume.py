@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,29 @@ def test_a_loader_of_ones_own_goes_on_where_it_was(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run(tmp_path / "run", used, callbacks=[Send(8)])
     run(tmp_path / "run", loader(), resume=True)
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+def test_no_thread_outlives_a_run_that_is_stopped(tmp_path: Path) -> None:
+    """Neither in the middle of an epoch nor while it is being measured; and batches made ahead change nothing."""
+
+    def run(folder: Path, prefetch: int, **options: Any) -> Any:
+        loaders = (DataLoader(blobs(), 4, shuffle=True, prefetch=prefetch), DataLoader(blobs(20, seed=1), 2, prefetch=prefetch))
+        return fit(network(), *loaders, epochs=2, lr=0.05, progress=False, run_dir=folder, **options)
+
+    class Impatient(Callback):
+        def epoch(self, trainer: Trainer, record: Any) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run(tmp_path / "whole", 0)
+    before = threading.active_count()
+    for number, callback in enumerate((Send(3), Send(10), Impatient())):
+        with pytest.raises(Interrupted) as stopped:
+            run(tmp_path / "run", 3, callbacks=[callback], resume=number > 0)
+        # While the traceback still holds the frames.
+        assert stopped.traceback
+        assert threading.active_count() == before
+    run(tmp_path / "run", 2, resume=True)
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 

@@ -231,6 +231,13 @@ def test_windows_of_text_count_every_character(compile: bool) -> None:
     assert history.epochs[1]["loss"] < history.epochs[0]["loss"]
 
 
+def test_arrays_are_data_too() -> None:
+    x, y = points().columns
+    model = regression()
+    history = fit(model, (x, y), (x[:8], y[:8]), loss=squared, epochs=2, lr=0.01, progress=False)
+    assert history.last["validation_loss"] == pytest.approx(evaluate(model, (cr.tensor(x[:8]), cr.tensor(y[:8])), loss=squared)["loss"])
+
+
 @pytest.mark.parametrize("compile", [False, True])
 def test_several_inputs_and_outputs_and_a_loss_without_a_name(compile: bool, tmp_path: Path) -> None:
     class Both(nn.Layer):

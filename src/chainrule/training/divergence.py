@@ -14,16 +14,10 @@ class DivergedError(ChainruleError, ArithmeticError):
     """A loss or a parameter became infinite or not a number."""
 
 
-def check_loss(value: float, where: str, last: float | None, lr: float) -> None:
-    """Refuse a loss that is no finite number.
-
-    Raises
-    ------
-    DivergedError
-    """
-    if not np.isfinite(value):
-        before = "it is the first loss of this run" if last is None else f"the loss before it was {last:.6g}"
-        raise DivergedError(f"the loss is {value} at {where}; {before}", mend=_mend(lr))
+def loss_diverged(value: float, where: str, last: float | None, lr: float) -> DivergedError:
+    """What is to be said of a loss that is no finite number."""
+    before = "it is the first loss of this run" if last is None else f"the loss before it was {last:.6g}"
+    return DivergedError(f"the loss is {value} at {where}; {before}", mend=_mend(lr))
 
 
 def check_parameters(parameters: Iterable[tuple[str, Tensor]], where: str, lr: float) -> None:

@@ -5,23 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy.typing as npt
+
 from chainrule.compiler.jit import compile as compiled
 from chainrule.core import tree
 from chainrule.core.errors import ArgumentError
 from chainrule.core.interp import no_grad
-from chainrule.data import DataLoader, Dataset
+from chainrule.data import DataLoader
+from chainrule.data.loader import Source
 from chainrule.nn import losses
 from chainrule.nn.layer import Layer
 from chainrule.ops.creation import asarray
 from chainrule.ops.joining import concat
+from chainrule.tensor import Tensor
 from chainrule.training.metrics import OF_LOSS, Metric, fetch
 from chainrule.training.position import Means
 from chainrule.training.steps import Forward, Measure
 
+Data = Source | Sequence[npt.NDArray[Any] | Tensor] | DataLoader
+"""What a network is trained or measured on: a DataLoader, or what one can be made of."""
+
 
 def evaluate(
     model: Layer,
-    data: Dataset | DataLoader,
+    data: Data,
     *,
     loss: losses.Loss | str = "softmax_cross_entropy",
     metrics: Sequence[str | Metric] | None = None,
@@ -39,7 +46,7 @@ def evaluate(
     metrics : sequence of str or callable, optional
         Those that go with the loss if not given.
     batch_size : int
-        For a Dataset.
+        Where no DataLoader is given.
     compile : bool
         Compile the measuring, which pays for many batches.
 

@@ -9,14 +9,13 @@ from typing import Any
 
 from chainrule.core.errors import ArgumentError, LayerError
 from chainrule.data import DataLoader
-from chainrule.data.loader import Source
 from chainrule.nn import losses, serial
 from chainrule.nn.layer import Layer
 from chainrule.ops.generator import manual_seed
 from chainrule.optim import Optimizer, get, schedules
 from chainrule.optim.schedules import Schedule
 from chainrule.training.callbacks import Callback
-from chainrule.training.evaluation import measures, name_of
+from chainrule.training.evaluation import Data, measures, name_of
 from chainrule.training.metrics import Metric
 from chainrule.training.progress import Progress
 from chainrule.training.run import Record, RunFolder
@@ -60,8 +59,8 @@ class History:
 
 def fit(
     model: Layer,
-    train: Source | DataLoader,
-    validation: Source | DataLoader | None = None,
+    train: Data,
+    validation: Data | None = None,
     *,
     loss: losses.Loss | str = "softmax_cross_entropy",
     optimizer: Optimizer | str = "adam",
@@ -90,7 +89,8 @@ def fit(
     ----------
     model : Layer
     train : Dataset or DataLoader
-        A Dataset is shuffled anew in each epoch; it may be anything that a DataLoader reads. A batch is inputs and, last, targets.
+        A Dataset is shuffled anew in each epoch; it may be anything that a DataLoader reads, such as ``(inputs, targets)``. A batch is
+        inputs and, last, targets.
     validation : Dataset or DataLoader, optional
         Measured after each epoch.
     loss : str or callable

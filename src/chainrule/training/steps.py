@@ -7,7 +7,7 @@ batch's gradient counts by its number of examples, so a last, incomplete step is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -30,7 +30,7 @@ Batch = Sequence[Tensor]
 Values = dict[str, Tensor]
 
 
-def groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+def groups(batches: Iterable[Batch], size: int) -> Generator[list[Batch]]:
     """So many batches at a time; the last group may be smaller."""
     source = iter(batches)
     while group := list(islice(source, size)):
@@ -161,7 +161,7 @@ class Measure:
         self._model = forward.model
         self._measure = _made(measure, forward, compile)
 
-    def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[dict[str, float], int]]:
+    def __call__(self, batches: Iterable[Batch]) -> Generator[tuple[dict[str, float], int]]:
         """The measurements of each batch, and the number of its examples."""
         self._model.eval()
         for batch in batches:

@@ -6,6 +6,8 @@ What going on depends on is written in `checkpoint`; a resumed run is, bit for b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from math import isfinite
 
 from chainrule.core.errors import ArgumentError
 from chainrule.data import DataLoader
@@ -15,7 +17,7 @@ from chainrule.optim import Optimizer
 from chainrule.optim.schedules import Plateau, Schedule
 from chainrule.training import checkpoint
 from chainrule.training.callbacks import Callback
-from chainrule.training.divergence import check_loss, check_parameters
+from chainrule.training.divergence import check_parameters, loss_diverged
 from chainrule.training.evaluation import measures
 from chainrule.training.keeper import Keeper
 from chainrule.training.metrics import Metric
@@ -109,10 +111,13 @@ class Trainer:
 
     def step(self, *batches: Batch) -> dict[str, float]:
         """One step on a batch of inputs and, last, targets, or on several together: what was measured before the step."""
+        return self._measured(batches).values()
+
+    def _measured(self, group: Sequence[Batch]) -> Means:
         means = Means()
-        for batch, values in zip(batches, self._step(batches), strict=True):
+        for batch, values in zip(group, self._step(group), strict=True):
             means.add(numbers(values), examples(batch))
-        return means.values()
+        return means
 
     def run(self, train: DataLoader, validation: DataLoader | None, epochs: int, folder: RunFolder | None = None) -> None:
         """Train up to this number of epochs, from wherever the run is; the model is left in evaluation mode.
@@ -169,30 +174,37 @@ class Trainer:
         self.model.train()
         # Said anew each time, so that a pass over the same loader elsewhere changes nothing.
         train.load_state_dict({**train.state_dict(), "epoch": position.epoch, "position": position.batch})
-        for group in groups(train, self.accumulate):
-            means = Means()
-            for batch, values in zip(group, self._step(group), strict=True):
-                means.add(numbers(values), examples(batch))
-            position.next_step(len(group))
-            loss = means.values()["loss"]
-            check_loss(loss, self.where, self._last_loss, self.optimizer.lr)
-            self._last_loss = loss
-            position.means.join(means)
-            if position.step % every == 0:
-                self.records.append({"kind": "step", "epoch": position.epoch + 1, "step": position.step, "loss": loss})
-            if self.schedule is not None and not isinstance(self.schedule, Plateau):
-                self.schedule.step()
-            self._keeper.tick()
-            self._tell("step")
-            self._keeper.save_if_due()
-            self._keeper.stop_if_asked()
+        # Closed on any way out, so that no thread goes on making batches.
+        with closing(groups(train, self.accumulate)) as steps:
+            for group in steps:
+                loss = self._advance(group)
+                if position.step % every == 0:
+                    self.records.append({"kind": "step", "epoch": position.epoch + 1, "step": position.step, "loss": loss})
+                self._keeper.tick()
+                self._tell("step")
+                self._keeper.save_if_due()
+                self._keeper.stop_if_asked()
+
+    def _advance(self, group: Sequence[Batch]) -> float:
+        """One step of the run; its loss."""
+        position, means = self.position, self._measured(group)
+        position.next_step(len(group))
+        loss = means.values()["loss"]
+        if not isfinite(loss):
+            raise loss_diverged(loss, self.where, self._last_loss, self.optimizer.lr)
+        self._last_loss = loss
+        position.means.join(means)
+        if self.schedule is not None and not isinstance(self.schedule, Plateau):
+            self.schedule.step()
+        return loss
 
     def _validate(self, validation: DataLoader) -> dict[str, float]:
         means = Means()
-        for values, count in self._measure(validation):
-            means.add(values, count)
-            self._keeper.tick()
-            self._keeper.stop_if_asked()
+        with closing(self._measure(validation)) as batches:
+            for values, count in batches:
+                means.add(values, count)
+                self._keeper.tick()
+                self._keeper.stop_if_asked()
         return {f"validation_{name}": value for name, value in means.values().items()}
 
     def _finish_epoch(self, measurements: Mapping[str, float]) -> None:
