@@ -193,20 +193,25 @@ def test_no_thread_outlives_a_run_that_is_stopped(tmp_path: Path) -> None:
 
     def run(folder: Path, prefetch: int, **options: Any) -> Any:
         loaders = (DataLoader(blobs(), 4, shuffle=True, prefetch=prefetch), DataLoader(blobs(20, seed=1), 2, prefetch=prefetch))
-        return fit(network(), *loaders, epochs=2, lr=0.05, progress=False, run_dir=folder, **options)
+        return fit(network(), *loaders, epochs=2, lr=0.05, metrics=[halfway], progress=False, run_dir=folder, **options)
 
-    class Impatient(Callback):
-        def epoch(self, trainer: Trainer, record: Any) -> None:
+    stop = False
+
+    def halfway(outputs: cr.Tensor, targets: cr.Tensor) -> cr.Tensor:
+        if stop and len(targets) == 2:
             os.kill(os.getpid(), signal.SIGINT)
+        return cr.mean(outputs)
 
     run(tmp_path / "whole", 0)
     before = threading.active_count()
-    for number, callback in enumerate((Send(3), Send(10), Impatient())):
+    for number, callback in enumerate((Send(3), Send(10), Callback())):
+        stop = number == 2
         with pytest.raises(Interrupted) as stopped:
             run(tmp_path / "run", 3, callbacks=[callback], resume=number > 0)
         # While the traceback still holds the frames.
         assert stopped.traceback
         assert threading.active_count() == before
+    stop = False
     run(tmp_path / "run", 2, resume=True)
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 

@@ -284,8 +284,9 @@ def test_predictions_are_made_in_evaluation_mode_and_without_history(compile: bo
 @pytest.mark.parametrize("compile", [False, True])
 def test_a_model_is_left_in_evaluation_mode(compile: bool) -> None:
     model = network()
-    train(model=model, compile=compile)
-    assert not any(layer.training for layer in model.layers_inside())
+    for validation in (None, blobs(20, seed=1)):
+        fit(model.train(), blobs(), validation, compile=compile, progress=False)
+        assert not any(layer.training for layer in model.layers_inside())
     evaluated = evaluate(model.train(), blobs(20, seed=1), compile=compile)
     assert not model.training
     assert evaluated == pytest.approx(evaluate(model, blobs(20, seed=1)))
