@@ -2,11 +2,11 @@
 
     python examples/transformer.py                       the text of Python's own help
     python examples/transformer.py FILE                  any text file, the longer the better
-    python examples/transformer.py FILE --steps 6000     longer than the few minutes of the defaults
+    python examples/transformer.py FILE --steps 6000     longer than the defaults
 
+The defaults reach 1.85 bits per character in 139 s of one core (AMD EPYC (Zen 4), shared; Python 3.11.7, NumPy 2.4.6).
 It foretells the next character from those before, and is judged on the last tenth of the text, which it never learns
-from, in bits per character: what a compressor that asks it would need. Letting each character have its frequency takes
-more than 4.
+from, in bits per character: what a compressor that asks it would need. Knowing only how frequent each character is takes 4.7.
 """
 
 from __future__ import annotations
