@@ -53,7 +53,10 @@ def public(module: types.ModuleType) -> dict[str, Any]:
     return {name: thing for name, thing in vars(module).items() if not name.startswith("_") and str(getattr(thing, "__module__", "")).startswith(own)}
 
 
-NAMESPACES = (cr, cr.linalg, cr.random, cr.autograd, cr.nn, cr.optim, cr.data, cr.training)
+NAMESPACES = (
+    *(cr, cr.linalg, cr.random, cr.autograd, cr.optim, cr.optim.schedules, cr.data, cr.data.transforms, cr.models, cr.training),
+    *(cr.nn, cr.nn.losses, cr.nn.activations, cr.nn.initializers, cr.nn.regularizers),
+)
 CALLABLES = {
     f"{module.__name__}.{name}": thing
     for module in NAMESPACES

@@ -13,7 +13,7 @@ import chainrule as cr
 from chainrule import nn
 from chainrule.core.primitive import functions
 
-MODULES = {"autograd", "data", "errors", "linalg", "nn", "optim", "random", "training"}
+MODULES = {"autograd", "data", "models", "errors", "linalg", "nn", "optim", "random", "training"}
 NAMESPACES = {"cr": cr, "cr.linalg": cr.linalg, "cr.random": cr.random, "cr.autograd": cr.autograd}
 
 

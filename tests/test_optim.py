@@ -398,6 +398,11 @@ def regression(library: Any) -> Callable[[Any], Any]:
     return lambda w: ((library.tanh(x @ w) - y) ** 2).sum()
 
 
+def waves(library: Any) -> Callable[[Any], Any]:
+    """Many minima, which a line search meets on its way."""
+    return lambda w: (library.sin(4 * w) + 0.05 * w * w).sum()
+
+
 LINE_SEARCHES = [
     {"lr": 1e-3, "max_iter": 5},
     {"lr": 0.1, "max_iter": 6, "history_size": 3},
@@ -405,11 +410,13 @@ LINE_SEARCHES = [
     {"line_search_fn": "strong_wolfe", "max_iter": 4, "history_size": 2},
     {"line_search_fn": "strong_wolfe", "lr": 0.05, "max_eval": 7},
     {"line_search_fn": "strong_wolfe", "lr": 50.0},
+    {"line_search_fn": "strong_wolfe", "lr": 0.01, "tolerance_change": 0.05},
+    {"line_search_fn": "strong_wolfe", "lr": 5.0, "tolerance_change": 0.5},
 ]
 
 
 @pytest.mark.parametrize("options", LINE_SEARCHES, ids=str)
-@pytest.mark.parametrize("problem", ["rosenbrock", "regression"])
+@pytest.mark.parametrize("problem", ["rosenbrock", "regression", "waves"])
 def test_lbfgs_has_pytorchs_iterates(problem: str, options: dict[str, Any]) -> None:
     torch = pytest.importorskip("torch", reason="compared with PyTorch: pip install torch==2.13.0")
     first = np.array([-1.2, 1.0]) if problem == "rosenbrock" else np.random.default_rng(4).normal(size=5)
@@ -427,7 +434,7 @@ def test_lbfgs_has_pytorchs_iterates(problem: str, options: dict[str, Any]) -> N
         return closure
 
     methods = torch.optim.LBFGS([theirs], **options), optim.LBFGS([ours], **options)
-    functions = (rosenbrock, rosenbrock) if problem == "rosenbrock" else (regression(torch), regression(cr))
+    functions = (rosenbrock, rosenbrock) if problem == "rosenbrock" else [{"regression": regression, "waves": waves}[problem](x) for x in (torch, cr)]
     closures = [closure_of(*each) for each in zip(("theirs", "ours"), methods, functions, (theirs, ours), strict=True)]
     for _ in range(6):
         expected, got = methods[0].step(closures[0]), methods[1].step(closures[1])
@@ -510,13 +517,14 @@ def test_lbfgs_with_weight_decay_finds_the_penalised_minimum() -> None:
     np.testing.assert_allclose(w.detach().numpy(), [1.0, 2.0], rtol=1e-7)
 
 
-def test_a_loss_that_is_not_finite_leaves_lbfgs_and_the_parameters_as_they_were() -> None:
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_leaves_lbfgs_and_the_parameters_as_they_were(bad: float) -> None:
     w = cr.tensor(np.array([1.0]), requires_grad=True)
     optimizer = optim.LBFGS([w])
 
     def closure() -> cr.Tensor:
         optimizer.zero_grad()
-        loss = cr.sum(w * np.nan)
+        loss = cr.sum(w * bad)
         loss.backward()
         return loss
 

@@ -135,6 +135,18 @@ def test_a_schedule_with_a_name_needs_only_the_number_of_steps() -> None:
     assert set(schedules.NAMES) == {"constant", "cosine", "warmup_cosine", "one_cycle"}
 
 
+def test_a_warm_up_rises_to_the_initial_rate_whatever_comes_after() -> None:
+    optimizer = optimizer_of(0.5)
+    schedule = schedules.WarmUp(optimizer, 2, start=0.5, then=schedules.OneCycle(optimizer, 10))
+    assert schedule.initial == [0.5]
+    assert [schedule.rate(count, 0.5) for count in range(3)] == [0.25, 0.375, 0.5 / 25]
+
+
+def test_after_its_steps_a_cosine_stays_at_the_minimum() -> None:
+    schedule = schedules.Cosine(optimizer_of(0.5), 4, minimum=0.125)
+    assert [schedule.rate(count, 0.5) for count in (4, 5, 8)] == [0.125] * 3
+
+
 def test_a_compiled_step_takes_each_rate_without_compiling_anew() -> None:
     w = cr.tensor(np.array([1.0]), requires_grad=True)
     optimizer = optim.SGD([w], lr=0.5)

@@ -21,7 +21,18 @@ Function = Callable[[Tensor], Tensor]
 
 
 def linear(x: Tensor) -> Tensor:
-    """The input as it is."""
+    """The input as it is.
+
+    Parameters
+    ----------
+    x : Tensor
+
+    Examples
+    --------
+    >>> import chainrule as cr
+    >>> cr.nn.activations.linear(cr.tensor([-1.0, 2.0]))
+    tensor([-1.,  2.])
+    """
     return alias(x)
 
 

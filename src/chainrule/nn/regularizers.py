@@ -15,9 +15,26 @@ from chainrule.ops.reduction import sum
 from chainrule.ops.rounding import abs
 from chainrule.tensor import Tensor
 
+__all__ = ["L1", "L2", "L1L2", "Regularizer"]
+
 
 class Regularizer(ABC):
-    """What a parameter's values cost; the base of all regularizers."""
+    """What a parameter's values cost; the base of all regularizers.
+
+    Examples
+    --------
+    One's own is a frozen dataclass, so that `nn.serialize` can write it down.
+
+    >>> from dataclasses import dataclass
+    >>> import chainrule as cr
+    >>> @dataclass(frozen=True)
+    ... class Largest(cr.nn.regularizers.Regularizer):
+    ...     def __call__(self, parameter):
+    ...         return cr.max(cr.abs(parameter))
+    >>> layer = cr.nn.Dense(1, kernel_initializer="ones", kernel_regularizer=Largest()).initialize((1, 3))
+    >>> layer.penalty().item()
+    1.0
+    """
 
     @abstractmethod
     def __call__(self, parameter: Tensor) -> Tensor:

@@ -76,13 +76,13 @@ class Summary:
     >>> model = cr.nn.Sequential([cr.nn.Dense(4, activation="relu"), cr.nn.Dense(2)])
     >>> summary = model.summary((8, 3))
     >>> summary.parameters, summary.trainable, summary.flops
-    (26, 26, 416)
+    (26, 26, 400)
     >>> print(summary)
     Sequential of float32(8, 3)
     layer     kind   output         parameters  bytes  output bytes  FLOPs
     layers.0  Dense  float32(8, 4)          16   64 B         128 B    256
-    layers.1  Dense  float32(8, 2)          10   40 B          64 B    176
-    26 parameters (104 B), 26 of them trainable; 432 FLOPs; at most 392 B alive at once
+    layers.1  Dense  float32(8, 2)          10   40 B          64 B    144
+    26 parameters (104 B), 26 of them trainable; 400 FLOPs; at most 328 B alive at once
     """
 
     name: str

@@ -11,7 +11,15 @@ from chainrule.tensor import Tensor
 
 
 class DivergedError(ChainruleError, ArithmeticError):
-    """A loss or a parameter became infinite or not a number."""
+    """A loss or a parameter became infinite or not a number.
+
+    Parameters
+    ----------
+    what : str
+        Which, and after which step.
+    mend : str
+        What to try.
+    """
 
 
 def loss_diverged(value: float, where: str, last: float | None, lr: float) -> DivergedError:

@@ -17,7 +17,6 @@ from chainrule.tensor import Tensor
 __all__ = [
     "LOSSES",
     "Loss",
-    "fetch",
     "hinge",
     "huber",
     "kl_divergence",
