@@ -240,7 +240,7 @@ class _Search:
                 found = strong_wolfe(
                     lambda t, at=at, direction=direction: self.trial(at, t, direction),
                     length, direction, loss, gradient, slope,
-                    tolerance_change=group["tolerance_change"], most=group["max_eval"] - used,
+                    most=group["max_eval"] - used,
                 )  # fmt: skip
                 loss, gradient, length = found.loss, found.gradient, found.length
                 memory.length = length

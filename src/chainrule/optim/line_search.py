@@ -13,6 +13,8 @@ Vector = npt.NDArray[Any]
 
 _DECREASE, _FLATTEN = 1e-4, 0.9
 """The share of the first slope that the loss must fall by, and the share of it that the slope may keep."""
+_NARROWEST = 1e-9
+"""The search ends where no parameter changes by more within the bracket."""
 
 
 @dataclass
@@ -43,7 +45,6 @@ def strong_wolfe(
     gradient: Vector,
     slope: Any,
     *,
-    tolerance_change: float,
     most: int,
 ) -> Found:
     """A length that lowers the loss and flattens its slope enough.
@@ -57,8 +58,6 @@ def strong_wolfe(
     direction : array
     loss, gradient, slope
         At the length 0.
-    tolerance_change : float
-        The search ends where no parameter changes by more within the bracket.
     most : int
         How many further lengths may be tried.
 
@@ -107,7 +106,7 @@ def strong_wolfe(
     evaluations = tries + 1
     while not done and tries < most:
         left, right = sorted(end.length for end in bracket)
-        if (right - left) * widest < tolerance_change:
+        if (right - left) * widest < _NARROWEST:
             break
         length = _cubic_minimum(bracket[0], bracket[1], (left, right))
         length, slow = _away_from_ends(length, left, right, slow)
