@@ -139,7 +139,7 @@ def test_a_warm_up_rises_to_the_initial_rate_whatever_comes_after() -> None:
     optimizer = optimizer_of(0.5)
     schedule = schedules.WarmUp(optimizer, 2, start=0.5, then=schedules.OneCycle(optimizer, 10))
     assert schedule.initial == [0.5]
-    assert [schedule.rate(count, 0.5) for count in range(3)] == [0.25, 0.375, 0.5 / 25]
+    assert [schedule.rate(count, 0.5) for count in range(3)] == pytest.approx([0.25, 0.375, 0.5 / 25])
 
 
 def test_after_its_steps_a_cosine_stays_at_the_minimum() -> None:
