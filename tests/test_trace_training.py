@@ -50,6 +50,21 @@ def _whole(x: cr.Tensor) -> cr.Tensor:
 
 
 IMAGES = (2, 6, 6, 2)
+
+
+def _images(rank: int) -> nn.Sequential:
+    """All layers over images of so many axes."""
+    whole, by_channel = (
+        ("Conv", "ZeroPadding", "UpSampling", "MaxPooling", "UpSampling", "AveragePooling", "UpSampling", "Cropping"),
+        ("DepthwiseConv", "SeparableConv"),
+    )
+    kinds = [f"{kind}{rank}D" for kind in (*whole, *(by_channel if rank < 3 else ()))] + [f"Conv{rank}DTranspose"]
+    needed: dict[str, tuple[Any, ...]] = {"Conv": (4, 3), "SeparableConv": (4, 2), "DepthwiseConv": (2,), "Cropping": (1,)}
+    layers = [getattr(nn, kind)(*needed.get(kind[:-2], (3, 2) if kind.endswith("Transpose") else ())) for kind in kinds]
+    pooled = [getattr(nn, f"Global{kind}Pooling{rank}D") for kind in ("Max", "Average")]
+    return nn.Sequential([*layers, pooled[0](keepdims=True), pooled[1]()])
+
+
 LAYERS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "Dense": (lambda: nn.Dense(3), (2, 4)),
     "Dense without bias": (lambda: nn.Dense(3, "relu", use_bias=False), (2, 4)),
@@ -66,6 +81,10 @@ LAYERS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "MultiHeadAttention": (lambda: nn.Sequential([nn.PositionEmbedding(6), nn.MultiHeadAttention(2, 3, dropout=0.2)]), (2, 5, 4)),
     "Embedding": (lambda: nn.Sequential([nn.Lambda(_whole), nn.Embedding(4, 3)]), (4, 4)),
     "Residual": (lambda: nn.Residual([nn.Dense(3, "gelu"), nn.Dense(4)]), (4, 4)),
+    **{kind: (lambda kind=kind: getattr(nn, kind)(3, return_sequences=True), (2, 4, 3)) for kind in ("SimpleRNN", "LSTM", "GRU")},
+    "Bidirectional": (lambda: nn.Bidirectional(nn.LSTM(3, dropout=0.2)), (2, 4, 3)),
+    **{f"images of {rank} axes": (lambda rank=rank: _images(rank), (2, *(6,) * rank, 3)) for rank in (1, 2, 3)},
+    "shapes": (lambda: nn.Sequential([nn.Conv2D(4, 3), nn.LocalResponseNormalization(), nn.Permute((3, 1, 2)), nn.Reshape((16, 4))]), IMAGES),
     "Sequential": (lambda: nn.Sequential([nn.Sequential([nn.Dense(4), nn.Dense(4)]), nn.Dense(3)]), (4, 4)),
     "of one's own": (Residual, (4, 4)),
     **{f"Dense with {name}": (lambda name=name: nn.Sequential([nn.Dense(5, name), nn.Dense(3)]), (4, 4)) for name in sorted(ACTIVATIONS)},
@@ -99,18 +118,25 @@ def bits(x: Any) -> bytes:
     return np.asarray(x.detach()).tobytes()
 
 
-def everything(model: nn.Layer, optimizer: optim.Optimizer) -> dict[str, bytes]:
+def everything(model: nn.Layer, optimizer: optim.Optimizer) -> dict[str, Any]:
     """All that a step changes."""
-    state = {f"model {name}": bits(value) for name, value in model.state_dict().items()}
-    state |= {f"grad {name}": bits(value.grad) for name, value in model.named_parameters() if value.grad is not None}
+    state = {f"model {name}": value for name, value in model.state_dict().items()}
+    state |= {f"grad {name}": value.grad for name, value in model.named_parameters() if value.grad is not None}
     slots = optimizer.state_dict()["state"]
-    return state | {f"slot {place} {name}": bits(value) for place, held in slots.items() for name, value in held.items()}
+    state |= {f"slot {place} {name}": value for place, held in slots.items() for name, value in held.items()}
+    return {name: np.array(value.detach()) for name, value in state.items()}
 
 
 def compare(
-    make: Make, shape: tuple[int, ...], kind: type[optim.Optimizer], options: dict[str, Any], loss_of: Callable[..., Any] | None = None
+    make: Make,
+    shape: tuple[int, ...],
+    kind: type[optim.Optimizer],
+    options: dict[str, Any],
+    loss_of: Callable[..., Any] | None = None,
+    *,
+    exactly: bool = True,
 ) -> None:
-    """Steps of the graph of a step, beside steps of its twin in eager mode."""
+    """Steps of the graph of a step, beside steps of its twin in eager mode; up to rounding where the graph adds in another order."""
     cr.manual_seed(1)
     models = [make(), make()]
     outputs = [model.initialize(shape).eval()(data(*shape)) for model in models]
@@ -121,18 +147,20 @@ def compare(
     eager, traced = (step_of(model, optimizer, loss_of) for model, optimizer in zip(models, optimizers, strict=True))
     graph = cr.trace(traced, data(*shape), target).verify()
     assert {name.split()[0] for name in everything(models[1], optimizers[1])} <= {"model", "slot"}
-    losses: list[list[bytes]] = []
+    losses: list[list[Any]] = []
     for run in (eager, graph.run):
         cr.manual_seed(2)
-        losses.append([bits(run(data(*shape, seed=10 + i), target)) for i in range(STEPS)])
-    assert losses[0] == losses[1]
+        losses.append([run(data(*shape, seed=10 + i), target).item() for i in range(STEPS)])
+    assert losses[0] == (losses[1] if exactly else pytest.approx(losses[1], rel=1e-6))
     assert len(set(losses[0])) == STEPS
-    assert everything(models[0], optimizers[0]) == everything(models[1], optimizers[1])
+    one, other = everything(models[0], optimizers[0]), everything(models[1], optimizers[1])
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) if exactly else np.allclose(one[name], other[name], 1e-5, 1e-7) for name in one)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_steps_of_every_layer(layer: str) -> None:
-    compare(*LAYERS[layer], optim.SGD, {"lr": 0.1, "momentum": 0.9})
+    compare(*LAYERS[layer], optim.SGD, {"lr": 0.001 if "axes" in layer else 0.1, "momentum": 0.9}, exactly=layer != "GRU")
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
