@@ -197,7 +197,7 @@ def test_a_full_disk_ends_the_run_and_harms_nothing(tmp_path: Path, name: str, m
     run(tmp_path / "counted", 1)
     total = calls
     assert total >= 16
-    for at in range(1, total + 1, EVERY):
+    for at in range(1, total + 1, min(EVERY, 5)):
         calls, folder = 0, tmp_path / f"run{at}"
         with pytest.raises(DataError, match="cannot be written: No space left"):
             run(folder, 1)

@@ -100,8 +100,9 @@ def fit(
     lr : float, optional
         For an optimizer given by name; its own default if not given.
     schedule : str or Schedule, optional
-        How the learning rate goes, over all steps of the run; by name, or made for ``optimizer``. It goes on after every step; a `Plateau`
-        after every epoch, by the validation loss, or the loss if there is no validation data.
+        How the learning rate goes, by name, or made for ``optimizer``; by name it is made for all steps of the run, and made anew if the run is
+        resumed with more epochs. It goes on after every step; a `Plateau` after every epoch, by the validation loss, or the loss if there is
+        no validation data.
     epochs : int
     batch_size : int
         For Datasets.
