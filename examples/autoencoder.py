@@ -28,8 +28,8 @@ def principal_components(train: np.ndarray, test: np.ndarray, count: int) -> flo
 
 
 def drawn(image: np.ndarray) -> list[str]:
-    """An image in characters, a line for each row."""
-    return ["".join(" .:-=+*#%@"[int(level)] * 2 for level in np.clip(row * 10, 0, 9)) for row in image]
+    """An image in characters, a line for each row; small ones twice as wide, since characters are tall."""
+    return ["".join(" .:-=+*#%@"[int(level)] * (16 // len(row) or 1) for level in np.clip(row * 10, 0, 9)) for row in image]
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
