@@ -81,8 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
             print(f"step {done}: {bits:.3f} bits per character on what it has not seen, {time.perf_counter() - begun:.0f} s", flush=True)
 
     beginning = unseen[: options.context]
-    written = model.generate(beginning, options.sample, temperature=options.temperature, key=cr.random.key(options.seed))
-    print("\n" + "".join(characters[number] for number in written.tolist()[len(beginning) :]) + "\n")
+    written = model.generate(beginning, options.sample, temperature=options.temperature, seed=options.seed)
+    print("\n" + "".join(characters[number] for number in written.tolist()) + "\n")
     return report("held-out text", bits, "bits per character", aim="under 2.6")
 
 

@@ -7,14 +7,9 @@ from typing import Any
 
 from chainrule import nn
 from chainrule.core.errors import ArgumentError, LayerError
-from chainrule.core.interp import no_grad
-from chainrule.ops.creation import asarray
-from chainrule.ops.discrete import argmax
-from chainrule.ops.filled import zeros
-from chainrule.ops.joining import stack
+from chainrule.models.writing import write_on
 from chainrule.ops.linalg import matmul
-from chainrule.ops.movement import expand_dims, matrix_transpose
-from chainrule.ops.random import Generator, categorical
+from chainrule.ops.movement import matrix_transpose
 from chainrule.tensor import Tensor
 
 State = Sequence[Sequence[Tensor]]
@@ -143,29 +138,12 @@ class LSTMLanguageModel(nn.Layer):
         >>> cr.models.lstm_language_model(5, units=8).generate([1, 2], 4).shape
         (4,)
         """
-        given = asarray(tokens)
-        if not given.shape or not given.shape[-1]:
-            raise ArgumentError(f"generate: tokens of shape {given.shape}", mend="begin with at least one token")
-        if count < 0 or temperature < 0:
-            raise ArgumentError(f"generate: count={count}, temperature={temperature}", mend="both must be at least 0")
-        generator, state = Generator(seed), None
-        modes = [(layer, layer.training) for layer in self.layers_inside()]
-        found: list[Tensor] = []
-        now = given if len(given.shape) > 1 else expand_dims(given, axis=0)
-        try:
-            self.eval()
-            with no_grad():
-                while len(found) < count:
-                    logits, state = self(now, state=state, return_state=True)
-                    last = logits[:, -1]
-                    drawn = categorical(last / temperature, generator=generator) if temperature else argmax(last, axis=-1)
-                    found.append(drawn)
-                    now = expand_dims(drawn, axis=1)
-        finally:
-            for layer, training in modes:
-                layer.training = training
-        drawn = stack(found, axis=1) if found else zeros((now.shape[0], 0), dtype="int64")
-        return drawn if len(given.shape) > 1 else drawn[0]
+
+        def read(new: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+            logits, state = self(new, state=state, return_state=True)
+            return logits[:, -1], state
+
+        return write_on(self, read, tokens, count, temperature, seed)
 
 
 def lstm_language_model(

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from operator import index
 from typing import TYPE_CHECKING, Any
 
 from chainrule import nn
 from chainrule.core.errors import ArgumentError, LayerError
-from chainrule.core.interp import no_grad
+from chainrule.models.writing import write_on
 from chainrule.nn.initializers import RandomNormal
 from chainrule.nn.spec import InputSpec, counted
-from chainrule.ops import random
-from chainrule.ops.creation import asarray
-from chainrule.ops.discrete import argmax
 from chainrule.ops.joining import concat
-from chainrule.ops.movement import expand_dims, matrix_transpose, reshape
+from chainrule.ops.movement import matrix_transpose
 from chainrule.ops.product import matmul
 from chainrule.tensor import Tensor
 
@@ -112,50 +108,35 @@ class Transformer(nn.Layer):
     def _scores(self, x: Tensor) -> Tensor:
         return matmul(x, matrix_transpose(self.tokens.embeddings)) if self.head is None else self.head(x)
 
-    def generate(self, tokens: Tensor | npt.ArrayLike, count: int, *, temperature: float = 1.0, key: Tensor | npt.ArrayLike | None = None) -> Tensor:
+    def generate(self, tokens: Tensor | npt.ArrayLike, count: int, *, temperature: float = 1.0, seed: int = 0) -> Tensor:
         """Go on with a text, token by token; each is drawn by what the model makes of the last ``context`` ones.
 
         Parameters
         ----------
         tokens : Tensor or array_like of int, shape (steps,) or (batch, steps)
-            At least one step.
+            What comes before, one step at least.
         count : int
-            How many tokens to add.
+            How many tokens to draw.
         temperature : float
             The logits are divided by it: below 1 likely tokens get likelier; 0 always takes the likeliest.
-        key : Tensor, optional
-            Of `random.key`, for the draws; they come from the default generator if not given.
+        seed : int
+            Of the draws.
 
         Returns
         -------
-        Tensor of int64, shape (steps + count,) or (batch, steps + count)
+        Tensor of int64, shape (count,) or (batch, count)
 
         Raises
         ------
         ArgumentError
-            If there is nothing to go on with, or the temperature is negative.
+            If there is nothing to go on with, or a number is negative.
         """
-        text = asarray(tokens)
-        if text.ndim not in (1, 2) or not text.shape[-1] or text.dtype.kind not in "iu":
-            raise ArgumentError(
-                f"generate goes on with integers (steps,) or (batch, steps), not {InputSpec.got(text)}", mend="give one token at least"
-            )
-        if not temperature >= 0:
-            raise ArgumentError(f"generate: temperature={temperature}", mend="give 0 or more")
-        rows = expand_dims(text, 0) if text.ndim == 1 else text
-        modes = [(layer, layer.training) for layer in self.layers_inside()]
-        self.eval()
-        try:
-            with no_grad():
-                for place in range(index(count)):
-                    scores = self._scores(self._read(rows[:, -self.context :])[:, -1])
-                    draw = None if key is None else random.fold_in(asarray(key), place)
-                    drawn = random.categorical(scores / temperature, key=draw) if temperature else argmax(scores, axis=-1)
-                    rows = concat([rows, expand_dims(drawn, 1)], axis=1)
-        finally:
-            for layer, training in modes:
-                layer.training = training
-        return reshape(rows, (-1,)) if text.ndim == 1 else rows
+
+        def read(new: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+            window = (new if kept is None else concat([kept, new], axis=1))[:, -self.context :]
+            return self._scores(self._read(window)[:, -1]), window
+
+        return write_on(self, read, tokens, count, temperature, seed)
 
 
 def transformer(
@@ -195,7 +176,7 @@ def transformer(
     -------
     Layer
         From tokens of shape (batch, steps) to logits of shape (batch, steps, vocabulary): those of a step are about the
-        next token, and depend on no later one. Its method ``generate(tokens, count, temperature=1.0, key=None)`` writes on.
+        next token, and depend on no later one. Its method ``generate(tokens, count, temperature=1.0, seed=0)`` writes on.
 
     Notes
     -----

@@ -7,7 +7,8 @@ are; the tree of layers is read off them whenever it is asked for. Nothing here 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import reduce
 from inspect import signature
 from operator import add
@@ -19,9 +20,10 @@ from chainrule.core import tree
 from chainrule.core.aval import Aval, Dtype, Shape
 from chainrule.core.errors import ChainruleError, DtypeError, LayerError
 from chainrule.core.interp import EVERYDAY, current, no_grad, settings, using
-from chainrule.nn.initializers import Initializer, fetch, name_of
+from chainrule.nn.initializers import Initializer, fetch
 from chainrule.nn.regularizers import Regularizer
 from chainrule.nn.regularizers import fetch as fetch_regularizer
+from chainrule.nn.showing import show
 from chainrule.nn.spec import InputSpec
 from chainrule.nn.summary import Summary, summarize
 from chainrule.ops.creation import asarray
@@ -297,14 +299,8 @@ class Layer:
         >>> [(name, parameter.shape) for name, parameter in model.named_parameters()]
         [('kernel', (2, 3)), ('bias', (3,))]
         """
-        modes = [(layer, layer.training) for layer in self.layers_inside()]
-        self.eval()
-        try:
-            with using(EVERYDAY), no_grad():
-                self(*(asarray(np.zeros(shape, dtype)) for shape in input_shapes))
-        finally:
-            for layer, training in modes:
-                layer.training = training
+        with self.evaluating(), using(EVERYDAY), no_grad():
+            self(*(asarray(np.zeros(shape, dtype)) for shape in input_shapes))
         return self
 
     def penalty(self) -> Tensor | float:
@@ -416,6 +412,28 @@ class Layer:
         """Set evaluation mode for this layer and all inside it."""
         return self.train(False)
 
+    @contextmanager
+    def evaluating(self) -> Generator[None]:
+        """Inside the block all layers are in evaluation mode; afterwards each is in the mode that it was in.
+
+        Examples
+        --------
+        >>> import chainrule as cr
+        >>> layer = cr.nn.Dropout(0.5)
+        >>> with layer.evaluating():
+        ...     layer([1.0, 2.0])
+        tensor([1., 2.])
+        >>> layer.training
+        True
+        """
+        modes = [(layer, layer.training) for layer in self.layers_inside()]
+        self.eval()
+        try:
+            yield
+        finally:
+            for layer, training in modes:
+                layer.training = training
+
     def get_config(self) -> dict[str, Any]:
         """The arguments that make such a layer anew: every argument of ``__init__`` that is kept as an attribute of its name."""
         missing = object()
@@ -423,11 +441,7 @@ class Layer:
         return {name: value for name, value in found.items() if value is not missing}
 
     def __repr__(self) -> str:
-        plain = {name: parameter.default for name, parameter in signature(type(self)).parameters.items()}
-        given = [f"{name}={_brief(value)}" for name, value in self.get_config().items() if not _same(value, plain[name]) and not _holds_layers(value)]
-        inside = [f"  {name}: {member!r}".replace("\n", "\n  ") for name, member in self._members() if isinstance(member, Layer)]
-        body = "\n" + "\n".join(inside) + "\n" if inside else ""
-        return f"{type(self).__name__}({', '.join(given)}{body})"
+        return show(self)
 
 
 class Parameters(Iterable[Tensor]):
@@ -470,19 +484,3 @@ def _locate(error: ChainruleError, layer: Layer) -> None:
     path = [trail[-1].label]
     path += [inner._name_in(outer) or inner.label for outer, inner in zip(trail[:0:-1], trail[-2::-1], strict=True)]
     error.layer = ".".join(path) + (f" ({trail[0].label})" if len(trail) > 1 else "")
-
-
-def _same(value: Any, default: Any) -> bool:
-    return value is default or _brief(value) == _brief(default) or (default is None and _brief(value) == "'linear'")
-
-
-def _holds_layers(value: Any) -> bool:
-    return any(isinstance(leaf, Layer) for leaf in tree.leaves(value))
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, Initializer):
-        return repr(name_of(value) or value)
-    if isinstance(value, np.dtype):
-        return repr(value.name)
-    return repr(value.__name__) if callable(value) and hasattr(value, "__name__") else repr(value)

@@ -139,14 +139,8 @@ class Summary:
 def summarize(layer: Layer, avals: Sequence[Aval], structure: tree.Structure) -> Summary:
     """The summary of a layer that has its parameters, for inputs of these avals."""
     watcher = _Watcher()
-    modes = [(inside, inside.training) for inside in layer.layers_inside()]
-    layer.eval()
-    try:
-        with using(EVERYDAY), no_grad():
-            graph, _ = trace_with(lambda *inputs: layer(*inputs), avals, structure, tracer=watcher)
-    finally:
-        for inside, training in modes:
-            inside.training = training
+    with layer.evaluating(), using(EVERYDAY), no_grad():
+        graph, _ = trace_with(lambda *inputs: layer(*inputs), avals, structure, tracer=watcher)
     listed = dict(layer.named_layers())
     flops = Counter[str]()
     for node in graph.nodes:
