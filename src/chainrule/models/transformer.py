@@ -209,6 +209,6 @@ def transformer(
     >>> sum(parameter.size for parameter in model.parameters()) == (50 + 8 + 2) * 16 + 2 * (12 * 16**2 + 13 * 16)
     True
     >>> model.generate([1, 2, 3], 4).shape
-    (7,)
+    (4,)
     """
     return Transformer(vocabulary, width=width, heads=heads, layers=layers, context=context, dropout=dropout, tied=tied, name=name, dtype=dtype)

@@ -54,7 +54,7 @@ class TensorBoard(Callback):
 
     def begin(self, trainer: Trainer) -> None:
         try:
-            from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingTypeStubs]
+            from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingTypeStubs] - it has none
         except ImportError:
             raise MissingExtraError(
                 "TensorBoard's files are written by tensorboardX, which is not installed", mend='pip install "chainrule[train]"'
