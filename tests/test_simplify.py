@@ -122,6 +122,25 @@ def test_a_factor_whose_square_overflows_is_not_merged() -> None:
     assert gates(lambda x: (x * big) * big, x) == ["multiply", "multiply"]
 
 
+def test_factors_whose_product_underflows_are_not_merged() -> None:
+    x = np.array(2.0**100, "float32")
+    small = float(np.float32(2.0**-80))
+    assert gates(lambda x: (x * small) * small, x) == ["multiply", "multiply"]
+    assert gates(lambda x: (x * (small * 3.0)) * 2.0**-64, x) == ["multiply", "multiply"]
+
+
+def test_a_choice_that_is_never_taken_still_counts_for_the_shape() -> None:
+    column = np.arange(-1.0, 2.0)[:, None]
+    for f in (
+        lambda x: cr.where(x > 0, cr.where(x > 0, x, x.mT), x),
+        lambda x: cr.where(x > 0, x, cr.where(x > 0, x.mT, x)),
+    ):
+        graph = cr.trace(f, column)
+        simpler = simplify(graph).verify()
+        assert simpler.outputs[0].shape == (3, 3)
+        same(simpler.run(column).numpy(), graph.run(column).numpy())
+
+
 def work(graph: Graph) -> int:
     """How many elements are computed."""
     return sum(node.output.size for node in graph.nodes if node.primitive.kernel != "move")

@@ -2,8 +2,8 @@
 
 A rule looks at one gate about to be written and returns the value that stands for its result, or None. What IEEE
 arithmetic does not promise (reordering sums, x + 0 for x = -0, 0 * x for an infinite x) is not done here. Two liberties
-are taken, and named where they are: factors that are powers of two are merged, so that what overflowed between them
-no longer does; and a NaN's sign means nothing.
+are taken, and named where they are: factors that are powers of two are merged, so that what overflowed or underflowed
+between them no longer does; and a NaN's sign means nothing.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _multiply(b: Builder, xs: Inputs, params: Params, out: Aval) -> Variable | N
             return gate(b, "multiply", source.inputs[0], b.constant(-number))
         for inner, factor in (source.inputs, source.inputs[::-1]):
             first = b.number(factor)
-            if first is not None and inner.shape == out.shape and (power_of_two(first) or power_of_two(number)) and np.isfinite(first * number):
+            if first is not None and inner.shape == out.shape and (power_of_two(first) or power_of_two(number)) and _is_normal(first * number):
                 return gate(b, "multiply", inner, b.constant(first * number))
     return None
 
@@ -159,6 +159,11 @@ def _masked_multiply(b: Builder, xs: Inputs, params: Params, out: Aval) -> Varia
 def power_of_two(number: Any) -> bool:
     """Whether multiplying by it is exact, as long as nothing overflows or underflows."""
     return bool(np.isfinite(number)) and math.frexp(float(number))[0] in (0.5, -0.5)
+
+
+def _is_normal(number: Any) -> bool:
+    """Whether it neither overflowed nor lost digits to underflow."""
+    return bool(np.isfinite(number)) and abs(number) >= np.finfo(number.dtype).smallest_normal
 
 
 @_for("add")
@@ -201,9 +206,9 @@ def _where(b: Builder, xs: Inputs, params: Params, out: Aval) -> Variable | None
         return spread(b, x1, out)
     first, second = made_by(b, x1, "where"), made_by(b, x2, "where")
     if first is not None and first.inputs[0] is condition:
-        return gate(b, "where", condition, first.inputs[1], x2)
+        return spread(b, gate(b, "where", condition, first.inputs[1], x2), out)
     if second is not None and second.inputs[0] is condition:
-        return gate(b, "where", condition, x1, second.inputs[2])
+        return spread(b, gate(b, "where", condition, x1, second.inputs[2]), out)
     return None
 
 

@@ -52,8 +52,8 @@ def simplify(graph: Graph) -> Graph:
     Returns
     -------
     Graph
-        Every value has the same bits, but for the signs of zeros and NaN, and for what would have overflowed between two
-        factors that are powers of two.
+        Every value has the same bits, but for the signs of zeros and NaN, and for what would have overflowed or underflowed between
+        two factors that are powers of two.
     """
     # What nobody needs would count as a use.
     graph = without_dead_code(graph)
