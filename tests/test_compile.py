@@ -390,6 +390,29 @@ def test_where_is_safe_in_compiled_gradients():
         np.testing.assert_array_equal(g(cr.tensor([0.0, 1.0, -2.0])), [0, 3, 0])
 
 
+def test_what_no_cotangent_reaches_gets_none():
+    f = cr.compile(lambda x, y: (cr.sum(x * x), cr.sum(cr.sqrt(x)), 2.0 * y))
+    x, y = cr.tensor([0.0, 4.0], requires_grad=True), cr.tensor(3.0, requires_grad=True)
+    with np.errstate(all="ignore"):
+        f(x, y)[0].backward()
+    np.testing.assert_array_equal(x.grad, [0, 8])
+    assert y.grad is None
+    first, second = cr.tensor([1.0, 4.0], requires_grad=True), cr.tensor(3.0, requires_grad=True)
+    _, b, c = f(first, second)
+    (b + c).backward()
+    np.testing.assert_array_equal(first.grad, [0.5, 0.25])
+    assert second.grad.item() == 2
+
+
+def test_a_choice_outside_of_a_compiled_function_masks_its_gradients():
+    root = cr.compile(lambda x: cr.sqrt(x * 1.0))
+    slope = cr.grad(lambda x: cr.sum(cr.where(x > 0, root(x), 0.0)))
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(slope(cr.tensor([0.0, 4.0])), [0, 0.25])
+        curve = cr.grad(lambda x: cr.sum(cr.where(x > 0, slope(x), 0.0)))
+        np.testing.assert_array_equal(curve(cr.tensor([0.0, 4.0])), [0, -1 / 32])
+
+
 def test_random_numbers_are_those_of_eager():
     def f():
         return cr.random.normal((3,)), cr.random.uniform((2,))

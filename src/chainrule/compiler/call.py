@@ -6,15 +6,17 @@ reads (`graph.split`): both are compiled, and nothing is computed twice. Derivat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from chainrule.autodiff.checkpoint import reached
 from chainrule.autodiff.linearize import Linear, forward, reverse
 from chainrule.compiler.pipeline import build
 from chainrule.core.interp import current
 from chainrule.core.primitive import Primitive, Same, functions
+from chainrule.graph.derived import masked
 from chainrule.graph.ir import Graph
+from chainrule.graph.split import without
 from chainrule.tape import bind
 from chainrule.tensor import new
 
@@ -63,17 +65,57 @@ def _chosen(wants: Sequence[bool]) -> list[int]:
     return [i for i, wanted in enumerate(wants) if wanted]
 
 
-def _pull(ct: tuple[Any, ...], xs: Values, out: Values, to: Any, graph: Graph, back: Graph, count: int, wants: tuple[bool, ...]) -> tuple[Any, ...]:
+def _pull(ct: tuple[Any, ...], xs: Values, out: Values, to: Any, graph: Graph, back: Graph, count: int, wants: tuple[bool, ...]) -> list[Any]:
     if any(x is not None for x in ct[count:]):
         # A derivative of the backward pass: what it read is differentiated too.
-        ends = _chosen([x is not None for x in ct])
-        linear = _linear(graph, reverse, _chosen(wants), ends)
-        back, out, count, cts = linear.late, _apply(linear.early, xs), len(graph.outputs), [ct[i] for i in ends]
-    else:
-        ends = [i for i in _floating(graph.outputs) if i < count]
-        cts = [functions.zeros(graph.outputs[i].shape, dtype=graph.outputs[i].dtype) if ct[i] is None else ct[i] for i in ends]
-    shares = iter(_apply(back, [*out[count:], *cts]))
-    return tuple(next(shares) if wanted else None for wanted in wants)
+        return _pull_again(ct, xs, graph, wants)
+    ends = [i for i in _floating(graph.outputs) if i < count]
+    return _shares(graph, back, wants, ends, ct, out[count:])
+
+
+def _masked_pull(ct: tuple[Any, ...], xs: Values, out: Values, to: Any, graph: Graph, back: Graph, count: int, wants: tuple[bool, ...]) -> list[Any]:
+    shares = _pull(ct, xs, out, to, graph, back, count, wants)
+    if current().tracer is None and all(share is None or bool(functions.all(functions.isfinite(share))) for share in shares):
+        return shares
+    # Zeros for what a `where` outside did not take have met infinities.
+    return _pull_again(ct, xs, masked(graph), wants)
+
+
+def _pull_again(ct: tuple[Any, ...], xs: Values, graph: Graph, wants: tuple[bool, ...]) -> list[Any]:
+    """The backward pass from whichever outputs, after a forward pass of its own."""
+    ends = _chosen([x is not None for x in ct])
+    linear = _linear(graph, reverse, _chosen(wants), ends)
+    return _shares(linear.early, linear.late, wants, ends, ct, _apply(linear.early, xs)[len(graph.outputs) :])
+
+
+def _shares(graph: Graph, back: Graph, wants: Sequence[bool], ends: Sequence[int], ct: Sequence[Any], residuals: Values) -> list[Any]:
+    """The inputs' cotangents from those of the outputs ``ends``, as far as there are any."""
+    given = tuple(i for i in ends if ct[i] is not None)
+    found = _cached(back, given, lambda: _going_back(graph, back, _chosen(wants), ends, given))
+    shares = dict(zip(found.inputs, _apply(found.graph, [*residuals, *(ct[i] for i in given)]), strict=True)) if found.inputs else {}
+    return [shares.get(i) for i in range(len(wants))]
+
+
+class _Back(NamedTuple):
+    """A backward pass, and the inputs of which it gives the cotangents."""
+
+    graph: Graph
+    inputs: list[int]
+
+
+def _going_back(graph: Graph, back: Graph, wanted: Sequence[int], ends: Sequence[int], given: Collection[int]) -> _Back:
+    """The backward pass from given outputs alone, to the inputs that they depend on.
+
+    Zeros in the place of missing cotangents would make NaN of infinite derivatives, and gradients where there are none.
+    """
+    sources = {graph.outputs[i] for i in given}
+    for node in reversed(graph.nodes):
+        if not sources.isdisjoint(node.outputs) and node.primitive.pulls != ():
+            sources.update(node.inputs)
+    inputs = [i for i in wanted if graph.inputs[i] in sources]
+    seeds = back.inputs[len(back.inputs) - len(ends) :]
+    missing = [x for i, x in zip(ends, seeds, strict=True) if i not in given]
+    return _Back(without(back, seeds, missing, map(wanted.index, inputs)), inputs)
 
 
 def _push(t: tuple[Any, ...], xs: Values, graph: Graph, back: Graph, count: int, wants: tuple[bool, ...]) -> tuple[Any, ...]:
@@ -101,6 +143,7 @@ CALL = Primitive(
     aval=lambda *xs, graph, back, count, wants: tuple(x.aval for x in graph.outputs),
     eval=lambda *xs, graph, back, count, wants: tuple(executable(graph)(*xs)),
     vjp=_pull,
+    masked_vjp=_masked_pull,
     jvp=_push,
     batch=_batch,
     outputs=True,

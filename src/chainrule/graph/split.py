@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
+
+import numpy as np
 
 from chainrule.core.errors import ArgumentError
 from chainrule.core.variable import Variable
@@ -60,3 +63,34 @@ def split(graph: Graph, late: Iterable[int], outputs: Collection[int] | None = N
     sooner = [x for i, x in enumerate(graph.inputs) if i not in positions]
     early = flat(f"{graph.name}_early", sooner, first, [*given, *residuals], graph.constants)
     return early, flat(f"{graph.name}_late", [*residuals, *waiting], second, ends, graph.constants), residuals
+
+
+def without(graph: Graph, seeds: Collection[Variable], missing: Collection[Variable], outputs: Iterable[int]) -> Graph:
+    """Some outputs of a graph that is linear in its inputs ``seeds``, where ``missing`` ones of them are zero and no inputs any more.
+
+    What depends on nothing else is left out, as in a backward pass that never goes there: no zero is multiplied.
+    """
+    dependent, nothing = set(seeds), set(missing)
+    constants = dict(graph.constants)
+    now: dict[Variable, Variable] = {}
+    nodes: list[Operation] = []
+
+    def value(x: Variable) -> Variable:
+        if x in nothing:
+            now[x] = zero = now.get(x) or Variable(x.aval)
+            constants[zero] = np.zeros(x.shape, x.dtype)[()]
+        return now.get(x, x)
+
+    for node in graph.nodes if nothing else ():
+        reached = [x for x in node.inputs if x in dependent]
+        others = [x for x in node.inputs if x not in nothing]
+        if reached:
+            dependent.update(node.outputs)
+        if node.primitive.name == "add" and len(others) == 1 and others[0].aval == node.output.aval:
+            now[node.output] = value(others[0])
+        elif reached and nothing.issuperset(reached):
+            nothing.update(node.outputs)
+        else:
+            nodes.append(replace(node, inputs=tuple(map(value, node.inputs))))
+    ends = [value(graph.outputs[i]) for i in outputs]
+    return flat(graph.name, (x for x in graph.inputs if x not in missing), nodes if nothing else graph.nodes, ends, constants)
