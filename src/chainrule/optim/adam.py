@@ -10,7 +10,7 @@ import numpy as np
 from chainrule.ops.arithmetic import sqrt
 from chainrule.ops.creation import astype
 from chainrule.ops.selection import maximum
-from chainrule.optim.optimizer import Group, Growing, Optimizer, Slots, check_at_least, check_share, power
+from chainrule.optim.optimizer import Group, Growing, Optimizer, Slots, check_at_least, check_betas, power
 from chainrule.tensor import Tensor
 
 
@@ -60,11 +60,13 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
     ) -> None:
-        for beta in betas:
-            check_share("betas", beta)
-        check_at_least("eps", eps, 0)
-        check_at_least("weight_decay", weight_decay, 0)
-        super().__init__(parameters, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
+        super().__init__(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        check_betas(options["betas"])
+        check_at_least("eps", options["eps"], 0)
+        check_at_least("weight_decay", options["weight_decay"], 0)
 
     def begin(self, parameter: Tensor, group: Group) -> dict[str, Any]:
         zeros = np.zeros(parameter.shape, parameter.dtype)

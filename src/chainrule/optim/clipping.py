@@ -31,7 +31,8 @@ def clip_by_norm(parameters: Iterable[Tensor], limit: float) -> Tensor:
     -------
     Tensor
         The norm before: the root of the sum of squares of all gradients, a scalar. If it is infinite or NaN, a
-        gradient is, and what is left in ``.grad`` is of no use: look at it before the step if that can happen.
+        gradient is, or has too large a square for its dtype, and what is left in ``.grad`` is of no use: look at it before the step if
+        that can happen.
 
     Notes
     -----

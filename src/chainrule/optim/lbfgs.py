@@ -123,10 +123,6 @@ class LBFGS(Optimizer):
         line_search_fn: str | None = None,
         weight_decay: float = 0.0,
     ) -> None:
-        for name, value, least in (("max_iter", max_iter, 1), ("history_size", history_size, 1), ("weight_decay", weight_decay, 0)):
-            check_at_least(name, value, least)
-        if line_search_fn not in (None, "strong_wolfe"):
-            raise ArgumentError(f"LBFGS: no line search {line_search_fn!r}", mend='choose None or "strong_wolfe"')
         super().__init__(
             parameters,
             lr=lr,
@@ -141,6 +137,15 @@ class LBFGS(Optimizer):
         if len(self.groups) > 1:
             raise ArgumentError(f"LBFGS: {len(self.groups)} groups", mend="it steps all parameters together: give one list of them")
         self._memory = _Memory()
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        for name in ("max_iter", "max_eval", "history_size"):
+            check_at_least(name, options[name], 1)
+        for name in ("tolerance_grad", "tolerance_change", "weight_decay"):
+            check_at_least(name, options[name], 0)
+        if options["line_search_fn"] not in (None, "strong_wolfe"):
+            raise ArgumentError(f"LBFGS: no line search {options['line_search_fn']!r}", mend='choose None or "strong_wolfe"')
 
     def begin(self, parameter: Tensor, group: Group) -> dict[str, Any]:
         """Nothing: what is remembered is of all parameters together."""
@@ -188,13 +193,13 @@ class LBFGS(Optimizer):
         return {**super().state_dict(), "state": {"0": {name: new(np.array(value)) for name, value in held.items()}}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        held = {name: np.asarray(asarray(value)._value) for name, value in state["state"].get("0", {}).items()}
+        held = {name: np.asarray(asarray(value)._value) for name, value in self._parts(state)[1].get("0", {}).items()}
         count = sum(parameter.size for parameter in self.groups[0].parameters)
-        if not {"iterations", "evaluations"} <= held.keys() or ("direction" in held and held["direction"].shape != (count,)):
+        if not _fits(held, count):
             found = {name: value.shape for name, value in held.items()}
             raise ArgumentError(f"LBFGS over {count} numbers has not the state {found}", mend="make model and optimizer as they were")
         super().load_state_dict({**state, "state": {}})
-        if "direction" in held:
+        if len(held) > len(_COUNTS):
             changes, steps, weights = (list(held[name]) for name in ("changes", "steps", "weights"))
             length, scale = held["length"][()], held["scale"][()]
             self._memory = _Memory(0, 0, held["direction"], held["gradient"], length, scale, changes, steps, weights)
@@ -206,7 +211,7 @@ class LBFGS(Optimizer):
 class _Search:
     """One step: calls of the closure, and the parameters as one vector."""
 
-    def __init__(self, group: Group, memory: _Memory, closure: Callable[[], Tensor]) -> None:
+    def __init__(self, group: Group, memory: _Memory, closure: Callable[[], Any]) -> None:
         self.group = group
         self.memory = memory
         self.closure = closure
@@ -256,6 +261,8 @@ class _Search:
         self.memory.evaluations += 1
         with enable_grad():
             loss = self.closure()
+        if not isinstance(loss, Tensor) or loss.size != 1:
+            raise ArgumentError(f"LBFGS: the closure returned {loss!r}", mend="let it return the loss, a Tensor of one number")
         decay = self.group["weight_decay"]
         values = [parameter.detach().numpy() for parameter in self.group.parameters]
         gradients = [parameter.grad for parameter in self.group.parameters]
@@ -283,6 +290,18 @@ class _Search:
                 part = direction[begin : begin + value.size].reshape(value.shape)
                 parameter.assign(value.numpy() + part * np.asarray(length, part.dtype))
                 begin += value.size
+
+
+_COUNTS = ("iterations", "evaluations")
+
+
+def _fits(held: Mapping[str, Any], count: int) -> bool:
+    """Whether this is the memory of a search over so many numbers: two counts, or all that there is after a step."""
+    pairs = held["weights"].size if "weights" in held else 0
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys((*_COUNTS, "length", "scale"), ())
+    shapes |= {"direction": (count,), "gradient": (count,), "changes": (pairs, count), "steps": (pairs, count), "weights": (pairs,)}
+    found = {name: value.shape for name, value in held.items()}
+    return found in (shapes, dict.fromkeys(_COUNTS, ()))
 
 
 def _largest(vector: Vector) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.ops.rounding import sign
-from chainrule.optim.optimizer import Group, Growing, Optimizer, Slots, check_at_least, check_share
+from chainrule.optim.optimizer import Group, Growing, Optimizer, Slots, check_at_least, check_betas
 from chainrule.tensor import Tensor
 
 
@@ -50,10 +50,12 @@ class Lion(Optimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
     ) -> None:
-        for beta in betas:
-            check_share("betas", beta)
-        check_at_least("weight_decay", weight_decay, 0)
-        super().__init__(parameters, lr=lr, betas=tuple(betas), weight_decay=weight_decay)
+        super().__init__(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        check_betas(options["betas"])
+        check_at_least("weight_decay", options["weight_decay"], 0)
 
     def begin(self, parameter: Tensor, group: Group) -> dict[str, Any]:
         return {"mean": np.zeros(parameter.shape, parameter.dtype)}

@@ -32,6 +32,7 @@ class Growing(Protocol):
 
 
 Slots = dict[str, Tensor]
+Check = Callable[[Mapping[str, Any]], None]
 
 
 class Group:
@@ -43,6 +44,8 @@ class Group:
     ----------
     parameters : iterable of Tensor, or ``layer.parameters()``
     options : mapping of str to value
+    check : callable, optional
+        Refuses options that make no sense; called with all of them whenever one is to change.
 
     Examples
     --------
@@ -53,14 +56,13 @@ class Group:
     (0.01, 1)
     """
 
-    def __init__(self, parameters: Iterable[Tensor] | Growing, options: Mapping[str, Any]) -> None:
+    def __init__(self, parameters: Iterable[Tensor] | Growing, options: Mapping[str, Any], check: Check | None = None) -> None:
         self._source = parameters if isinstance(parameters, Growing) else None
-        self._known: list[Tensor] = [] if isinstance(parameters, Growing) else [_parameter(x) for x in parameters]
+        self._known: list[Tensor] = [] if isinstance(parameters, Growing) else [_parameter(x) for x in _listed(parameters)]
         self._rate = new(np.array(0.0))
-        self._stale = False
-        self._options = dict.fromkeys(options)
-        for name, value in options.items():
-            self[name] = value
+        self._check = check
+        self._options: dict[str, Any] = dict.fromkeys(options)
+        self._set(options)
         self._stale = False
 
     @property
@@ -89,21 +91,36 @@ class Group:
             with using(EVERYDAY if current().tracer is None else current()):
                 self._rate.assign(np.float64(value))
         else:
-            # With other options, other things may have to be remembered from step to step.
-            self._stale = True
-            self._options[name] = value
-            settings.version += 1
+            self._set({own: self._options[own] for own in self if own != "lr"} | {name: value})
+
+    def _set(self, options: Mapping[str, Any]) -> None:
+        if self._check is not None:
+            self._check(options)
+        for name, value in options.items():
+            if name != "lr":
+                self._options[name] = value
+            else:
+                self["lr"] = value
+        # With other options, other things may have to be remembered from step to step.
+        self._stale = True
+        settings.version += 1
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._options)
 
     def with_options(self, options: Mapping[str, Any]) -> Group:
         """A group without parameters that has these options, and else those of this one."""
-        group = Group((), {name: self[name] for name in self})
-        for name, value in options.items():
-            # JSON knows no tuples.
-            group[name] = tuple(value) if isinstance(value, list) else value
-        return group
+        unknown = next((name for name in options if name not in self._options), None)
+        if unknown is not None:
+            raise ArgumentError(f"no option {unknown!r}", mend=f"choose one of {', '.join(self)}")
+        # JSON knows no tuples.
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+        return Group((), {**{name: self[name] for name in self}, **given}, self._check)
+
+    def take_options(self, other: Group) -> None:
+        """Let the options be those of another group."""
+        self._set({name: other[name] for name in other})
+        self._stale = False
 
 
 class Optimizer(ABC):
@@ -138,25 +155,32 @@ class Optimizer(ABC):
     """
 
     def __init__(self, parameters: Iterable[Tensor] | Growing | Sequence[Mapping[str, Any]], **options: Any) -> None:
-        given: Any = parameters if isinstance(parameters, Growing) else list(parameters)
+        given: Any = parameters if isinstance(parameters, Growing) else _listed(parameters)
         if isinstance(given, list) and any(isinstance(entry, Mapping) for entry in given):
             self.groups = [self._group(entry, options) for entry in given]
         else:
-            self.groups = [Group(given, options)]
+            self.groups = [Group(given, options, self.check)]
         self._slots: dict[int, Slots] = {}
-        listed = [id(parameter) for group in self.groups for parameter in group._known]
-        if len(set(listed)) < len(listed):
-            raise ArgumentError("a parameter is given to the optimizer twice", mend="list each parameter in one group only")
+        self._distinct()
         if given == []:
             raise ArgumentError("the optimizer has no parameters", mend="pass model.parameters()")
 
-    def _group(self, entry: Mapping[str, Any], options: Mapping[str, Any]) -> Group:
-        own = {name: value for name, value in entry.items() if name != "params"}
+    def _group(self, entry: Any, options: Mapping[str, Any]) -> Group:
+        own = {name: value for name, value in entry.items() if name != "params"} if isinstance(entry, Mapping) else {}
         unknown = [name for name in own if name not in options]
-        if "params" not in entry or unknown:
+        if not isinstance(entry, Mapping) or "params" not in entry or unknown:
             what = f"no option {unknown[0]!r}" if unknown else "a group without 'params'"
             raise ArgumentError(f"{type(self).__name__}: {what}", mend=f"a group has 'params' and any of {', '.join(options)}")
-        return Group(entry["params"], {**options, **own})
+        return Group(entry["params"], {**options, **own}, self.check)
+
+    def _distinct(self) -> None:
+        listed = [id(parameter) for group in self.groups for parameter in group.parameters]
+        if len(set(listed)) < len(listed):
+            raise ArgumentError("a parameter is given to the optimizer twice", mend="list each parameter in one group only")
+
+    @staticmethod  # noqa: B027, a method may have nothing to refuse
+    def check(options: Mapping[str, Any]) -> None:
+        """Refuse options that the method cannot step with; "lr" is looked at already."""
 
     @property
     def lr(self) -> float:
@@ -190,6 +214,8 @@ class Optimizer(ABC):
             The loss that the closure returned.
         """
         loss = None if closure is None else closure()
+        if any(group._source is not None for group in self.groups):
+            self._distinct()
         moved: list[tuple[Tensor, Tensor]] = []
         tracer = current().tracer
         if tracer is not None:
@@ -271,32 +297,52 @@ class Optimizer(ABC):
         Raises
         ------
         ArgumentError
-            If groups, parameters or slots do not correspond; nothing is loaded then.
+            If groups, parameters or slots do not correspond, or options make no sense; nothing is loaded then.
         """
-        groups, held = state["groups"], state["state"]
+        groups, held = self._parts(state)
+        # What belongs to a parameter depends on the options that are loaded with it.
+        loaded = [group.with_options(options) for group, options in zip(self.groups, groups, strict=True)]
+        owners = [(parameter, options) for group, options in zip(self.groups, loaded, strict=True) for parameter in group.parameters]
+        places = {str(place): owner for place, owner in enumerate(owners)}
+        fresh: dict[int, Slots] = {}
+        for place, values in held.items():
+            if str(place) not in places:
+                raise ArgumentError(f"the state is of parameter {place}, but there are {len(owners)}", mend="make model and optimizer as they were")
+            parameter, group = places[str(place)]
+            first = {name: np.asarray(value) for name, value in self.begin(parameter, group).items()}
+            given = {name: asarray(value, dtype=first[name].dtype if name in first else None) for name, value in values.items()}
+            wanted, found = ({name: value.shape for name, value in slots.items()} for slots in (first, given))
+            if wanted != found:
+                raise ArgumentError(f"parameter {place} needs the state {wanted}, not {found}", mend="make model and optimizer as they were")
+            fresh[id(parameter)] = {name: new(np.asarray(value._value)) for name, value in given.items()}
+        for group, options in zip(self.groups, loaded, strict=True):
+            group.take_options(options)
+        self._slots = fresh
+        settings.version += 1
+
+    def _parts(self, state: Any) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]]:
+        """Groups and slots of a state, if it has them."""
+        groups: Any
+        held: Any
+        groups, held = (state.get(part) for part in ("groups", "state")) if isinstance(state, Mapping) else (None, None)
+        tables = [*groups, *held.values()] if isinstance(groups, list | tuple) and isinstance(held, Mapping) else [None]
+        if not all(isinstance(table, Mapping) for table in tables):
+            raise ArgumentError(f"{type(self).__name__}: this is no optimizer's state", mend="pass what state_dict() returned")
         if len(groups) != len(self.groups):
             raise ArgumentError(
                 f"the state has {len(groups)} groups, {type(self).__name__} has {len(self.groups)}", mend="make the optimizer as it was"
             )
-        # What belongs to a parameter depends on the options that are loaded with it.
-        loaded = [group.with_options(options) for group, options in zip(self.groups, groups, strict=True)]
-        owners = [(parameter, options) for group, options in zip(self.groups, loaded, strict=True) for parameter in group.parameters]
-        fresh: dict[int, Slots] = {}
-        for place, values in held.items():
-            if int(place) >= len(owners):
-                raise ArgumentError(f"the state is of parameter {place}, but there are {len(owners)}", mend="make model and optimizer as they were")
-            parameter, group = owners[int(place)]
-            wanted = {name: np.shape(value) for name, value in self.begin(parameter, group).items()}
-            found = {name: tuple(value.shape) for name, value in values.items()}
-            if wanted != found:
-                raise ArgumentError(f"parameter {place} needs the state {wanted}, not {found}", mend="make model and optimizer as they were")
-            fresh[id(parameter)] = {name: new(np.asarray(asarray(value)._value)) for name, value in values.items()}
-        for group, options in zip(self.groups, loaded, strict=True):
-            for name in group:
-                group[name] = options[name]
-            group._stale = False
-        self._slots = fresh
-        settings.version += 1
+        return groups, held
+
+    # Slots are found by the identity of their parameter, which a copy does not have.
+
+    def __getstate__(self) -> dict[str, Any]:
+        stepped = [p for group in self.groups for p in group.parameters if id(p) in self._slots]
+        return {**self.__dict__, "_slots": [(p, self._slots[id(p)]) for p in stepped]}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+        self._slots = {id(parameter): slots for parameter, slots in state["_slots"]}
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={self.groups[0][name]!r}" for name in self.groups[0])
@@ -308,21 +354,45 @@ def power(base: float, exponent: Tensor) -> Tensor:
     return asarray(np.float64(base)) ** astype(exponent, float64)
 
 
-def check_at_least(name: str, value: float, least: float) -> None:
+def check_at_least(name: str, value: Any, least: float) -> None:
     """Refuse an option that is too small or not finite."""
-    if not least <= value < float("inf"):
-        raise ArgumentError(f"{name}={value}", mend=f"it must be a finite number, at least {least}")
+    if not _within(least, value, np.inf):
+        raise ArgumentError(f"{name}={value!r}", mend=f"it must be a finite number, at least {least}")
 
 
-def check_share(name: str, value: float) -> None:
+def check_share(name: str, value: Any) -> None:
     """Refuse an option outside of [0, 1)."""
-    if not 0 <= value < 1:
-        raise ArgumentError(f"{name}={value}", mend="it must be at least 0 and less than 1")
+    if not _within(0, value, 1):
+        raise ArgumentError(f"{name}={value!r}", mend="it must be at least 0 and less than 1")
+
+
+def check_betas(betas: Any) -> None:
+    """Refuse what is not two shares."""
+    if not isinstance(betas, list | tuple) or len(betas) != 2:
+        raise ArgumentError(f"betas={betas!r}", mend="give two numbers, each at least 0 and less than 1")
+    for beta in betas:
+        check_share("betas", beta)
+
+
+def _within(least: float, value: Any, limit: float) -> bool:
+    try:
+        return bool(least <= value < limit)
+    except (TypeError, ValueError):
+        return False
+
+
+def _listed(parameters: Any) -> list[Any]:
+    if isinstance(parameters, Tensor) or not isinstance(parameters, Iterable):
+        raise ArgumentError(
+            f"an optimizer steps a list of parameters, not a {type(parameters).__name__}", mend="pass model.parameters(), or a list of tensors"
+        )
+    return list(parameters)
 
 
 def _parameter(x: Any) -> Tensor:
     if not isinstance(x, Tensor) or not x.is_leaf or not x.requires_grad:
-        got = f"a computed tensor of shape {x.shape}" if isinstance(x, Tensor) and not x.is_leaf else type(x).__name__
+        kind = "tensor that requires no gradient" if isinstance(x, Tensor) and x.is_leaf else "computed tensor"
+        got = f"a {kind}, of shape {x.shape}" if isinstance(x, Tensor) else type(x).__name__
         raise ArgumentError(
             f"an optimizer steps leaves that require a gradient, not {got}", mend="pass model.parameters(), or tensors made with requires_grad=True"
         )

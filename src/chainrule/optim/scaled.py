@@ -53,10 +53,12 @@ class Adagrad(Optimizer):
         weight_decay: float = 0.0,
         initial_accumulator: float = 0.0,
     ) -> None:
-        check_at_least("eps", eps, 0)
-        check_at_least("weight_decay", weight_decay, 0)
-        check_at_least("initial_accumulator", initial_accumulator, 0)
         super().__init__(parameters, lr=lr, eps=eps, weight_decay=weight_decay, initial_accumulator=initial_accumulator)
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        for name in ("eps", "weight_decay", "initial_accumulator"):
+            check_at_least(name, options[name], 0)
 
     def begin(self, parameter: Tensor, group: Group) -> dict[str, Any]:
         return {"sum": np.full(parameter.shape, group["initial_accumulator"], parameter.dtype)}
@@ -114,11 +116,14 @@ class RMSProp(Optimizer):
         centered: bool = False,
         weight_decay: float = 0.0,
     ) -> None:
-        check_share("alpha", alpha)
-        check_at_least("eps", eps, 0)
-        check_share("momentum", momentum)
-        check_at_least("weight_decay", weight_decay, 0)
         super().__init__(parameters, lr=lr, alpha=alpha, eps=eps, momentum=momentum, centered=centered, weight_decay=weight_decay)
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        for name in ("alpha", "momentum"):
+            check_share(name, options[name])
+        for name in ("eps", "weight_decay"):
+            check_at_least(name, options[name], 0)
 
     def begin(self, parameter: Tensor, group: Group) -> dict[str, Any]:
         wanted = {"square": True, "mean": group["centered"], "velocity": group["momentum"]}

@@ -52,11 +52,14 @@ class SGD(Optimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
     ) -> None:
-        check_share("momentum", momentum)
-        check_at_least("weight_decay", weight_decay, 0)
-        if nesterov and not momentum:
-            raise ArgumentError("SGD: nesterov without momentum", mend="pass a momentum, such as 0.9")
         super().__init__(parameters, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+
+    @staticmethod
+    def check(options: Mapping[str, Any]) -> None:
+        check_share("momentum", options["momentum"])
+        check_at_least("weight_decay", options["weight_decay"], 0)
+        if options["nesterov"] and not options["momentum"]:
+            raise ArgumentError("SGD: nesterov without momentum", mend="pass a momentum, such as 0.9")
 
     def begin(self, parameter: Tensor, group: Group) -> dict[str, Any]:
         return {"velocity": np.zeros(parameter.shape, parameter.dtype)} if group["momentum"] else {}

@@ -9,7 +9,7 @@ from typing import Any
 from chainrule.core.errors import ArgumentError
 from chainrule.core.interp import current
 from chainrule.optim.optimizer import Optimizer
-from chainrule.optim.schedules.schedule import Schedule, check_not_negative
+from chainrule.optim.schedules.schedule import Schedule, check_not_negative, check_positive
 from chainrule.tensor import Tensor
 
 
@@ -62,9 +62,9 @@ class Plateau(Schedule):
     ) -> None:
         if mode not in ("min", "max"):
             raise ArgumentError(f"Plateau: no mode {mode!r}", mend='choose "min" or "max"')
-        if not 0 < factor < 1:
+        self.factor = check_positive("Plateau: factor", factor)
+        if factor >= 1:
             raise ArgumentError(f"Plateau: factor={factor}", mend="it must lie between 0 and 1")
-        self.factor = factor
         self.patience = int(check_not_negative("Plateau: patience", patience))
         self.cooldown = int(check_not_negative("Plateau: cooldown", cooldown))
         self.threshold = check_not_negative("Plateau: threshold", threshold)
@@ -103,6 +103,11 @@ class Plateau(Schedule):
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "best": self.best, "bad": self.bad, "cooling": self.cooling, "cuts": self.cuts}
+
+    def _check(self, name: str, value: Any) -> None:
+        # The best metric so far may be any number, and is infinite before the first.
+        if name != "best" or not isinstance(value, float | int):
+            super()._check(name, value)
 
     def _load(self, state: Mapping[str, Any]) -> None:
         super()._load(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 from chainrule.core.errors import ArgumentError, TraceError
@@ -88,11 +89,19 @@ class Schedule(ABC):
         ArgumentError
             If it is of another kind of schedule, or of another number of groups; nothing is loaded then.
         """
-        own = self.state_dict()
-        if state.keys() != own.keys() or len(state["initial"]) != len(own["initial"]):
-            raise ArgumentError(f"{type(self).__name__} has the state {own}, not {dict(state)}", mend="make optimizer and schedule as they were")
+        own, given = self.state_dict(), dict(state) if isinstance(state, Mapping) else {}  # pyright: ignore[reportUnnecessaryIsInstance]
+        known = given.keys() == own.keys() and isinstance(given["initial"], list | tuple)
+        if not known or len(given["initial"]) != len(own["initial"]):
+            raise ArgumentError(f"{type(self).__name__} has the state {own}, not {state}", mend="make optimizer and schedule as they were")
+        for name, value in given.items():
+            for number in value if name == "initial" else [value]:
+                self._check(name, number)
         self._load(state)
         self._set()
+
+    def _check(self, name: str, value: Any) -> None:
+        """Refuse a number that cannot stand in a state under this name."""
+        check_not_negative(f"{type(self).__name__}: the state's {name}", value)
 
     def _load(self, state: Mapping[str, Any]) -> None:
         self.count, self.initial = state["count"], list(state["initial"])
@@ -105,22 +114,26 @@ class Schedule(ABC):
         return f"{type(self).__name__}(count={self.count}, lr={self.lr})"
 
 
-def check_count(name: str, value: int) -> int:
+def check_count(name: str, value: Any) -> int:
     """Refuse what is no whole number above 0."""
-    if value != int(value) or value < 1:
-        raise ArgumentError(f"{name}={value}", mend="it must be a whole number, at least 1")
+    if not _finite(value) or value != int(value) or value < 1:
+        raise ArgumentError(f"{name}={value!r}", mend="it must be a whole number, at least 1")
     return int(value)
 
 
-def check_positive(name: str, value: float) -> float:
+def check_positive(name: str, value: Any) -> float:
     """Refuse what is not finite and above 0."""
-    if not 0 < value < math.inf:
-        raise ArgumentError(f"{name}={value}", mend="it must be a finite number above 0")
+    if not _finite(value) or value <= 0:
+        raise ArgumentError(f"{name}={value!r}", mend="it must be a finite number above 0")
     return value
 
 
-def check_not_negative(name: str, value: float) -> float:
+def check_not_negative(name: str, value: Any) -> float:
     """Refuse what is not finite, or below 0."""
-    if not 0 <= value < math.inf:
-        raise ArgumentError(f"{name}={value}", mend="it must be a finite number, at least 0")
+    if not _finite(value) or value < 0:
+        raise ArgumentError(f"{name}={value!r}", mend="it must be a finite number, at least 0")
     return value
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
