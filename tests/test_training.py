@@ -241,6 +241,12 @@ def test_a_folder_that_is_taken_is_not_overwritten(tmp_path: Path) -> None:
     refused(DataError, "cannot be made a run folder", run_dir=tmp_path / "file")
 
 
+def test_nothing_to_measure_on_is_told() -> None:
+    few = DataLoader(blobs(3), 8, drop_last=True)
+    with pytest.raises(ArgumentError, match="not one batch to measure on"):
+        evaluate(network(), few)
+
+
 def test_only_a_run_can_be_resumed_and_only_with_its_settings(tmp_path: Path) -> None:
     refused(ArgumentError, "resume without run_dir", resume=True)
     refused(DataError, "does not exist", run_dir=tmp_path / "nowhere", resume=True)

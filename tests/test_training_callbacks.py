@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import re
 import struct
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from chainrule.core.errors import ArgumentError, DataError, MissingExtraError
-from chainrule.training import Callback, Checkpoint, EarlyStopping, Interrupted, RunFolder, TensorBoard, Trainer
+from chainrule.training import Callback, Checkpoint, EarlyStopping, Interrupted, Progress, RunFolder, TensorBoard, Trainer
 from chainrule.training.callbacks import Monitor
 from training_runs import BATCHES, EPOCHS, Send, contents, network, train
 
@@ -161,6 +163,31 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
             for value in event.summary.value:
                 shown.setdefault(value.tag, []).append((event.step, value.simple_value))
     return shown
+
+
+def test_progress_needs_no_file_and_breaks_no_line_in_a_terminal() -> None:
+    class Notebook:
+        text = ""
+
+        def write(self, text: str) -> None:
+            self.text += text
+
+        def flush(self) -> None:
+            pass
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Notebook()
+    train(callbacks=[Progress(stream=cast("Any", shown))], epochs=1)
+    assert "epoch 1/1" in shown.text
+    terminal = Terminal()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "40")
+        patch.setenv("TERM", "xterm")
+        train(callbacks=[Progress(stream=terminal, held_out="[held out]")], epochs=1)
+    assert re.search(r"epoch 1/1   loss .*   accuracy .*   \[held out\] loss .*   \[held out\] accuracy .* s\n", terminal.getvalue())
 
 
 def test_tensorboard_shows_the_metrics_and_a_resumed_run_as_one(tmp_path: Path) -> None:

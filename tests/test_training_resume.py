@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 import chainrule as cr
 from chainrule import nn, optim
-from chainrule.core.errors import ArgumentError
+from chainrule.core.errors import ArgumentError, DataError
 from chainrule.data import DataLoader
 from chainrule.training import Callback, Checkpoint, EarlyStopping, Interrupted, RunFolder, Trainer, files, fit
 from training_runs import EPOCHS, Send, blobs, contents, network, train
@@ -252,3 +252,55 @@ def test_a_checkpoint_is_written_whole(tmp_path: Path, monkeypatch: pytest.Monke
     assert opened
     assert all(name.startswith(".") and name.endswith(files._ASIDE) for name in opened)
     assert cr.training.RunFolder.open(tmp_path / "run").read_checkpoint()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders cannot be locked on Windows: run it on Linux or macOS")
+def test_a_run_has_its_folder_for_itself(tmp_path: Path) -> None:
+    """Others may read it meanwhile, and leave what is just being written."""
+    run, half = tmp_path / "run", tmp_path / "run" / ".checkpoint.safetensors.1.part"
+
+    class Meddler(Callback):
+        def step(self, trainer: Trainer) -> None:
+            half.write_bytes(b"half of it")
+            assert RunFolder.open(run).read_checkpoint()
+            for resume in (False, True):
+                with pytest.raises(DataError, match="another run is going on"):
+                    train(run, resume=resume, epochs=5)
+            assert half.exists()
+
+    train(run, callbacks=[Meddler()])
+    assert RunFolder.open(run).read_config()["epochs"] == EPOCHS
+    train(run, resume=True)
+    assert not half.exists()
+
+
+def test_a_trainer_that_was_interrupted_can_go_on(tmp_path: Path) -> None:
+    model = network().initialize((1, 2))
+    trainer = Trainer(model, optim.SGD(model.parameters(), lr=0.1), callbacks=[Send(2)])
+    loader, folder = DataLoader(blobs(), 8), RunFolder.create(tmp_path / "run", {})
+    with pytest.raises(Interrupted):
+        trainer.run(loader, None, 2, folder)
+    trainer.run(loader, None, 2, folder)
+    assert trainer.position.epoch == 2
+
+
+def test_a_run_resumed_for_fewer_epochs_than_it_has_stays_as_it_is(tmp_path: Path) -> None:
+    train(tmp_path, epochs=2)
+    before = contents(tmp_path)
+    train(tmp_path, epochs=1, resume=True)
+    assert contents(tmp_path) == before
+    assert RunFolder.open(tmp_path).read_config()["epochs"] == 2
+
+
+def test_a_handler_that_python_does_not_know_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one that a program has in which Python is embedded."""
+    before, plain = signal.getsignal(signal.SIGTERM), signal.signal
+
+    def set_handler(number: int, handler: Any) -> Any:
+        found = plain(number, handler)
+        return None if number == signal.SIGTERM else found
+
+    monkeypatch.setattr(signal, "signal", set_handler)
+    train(tmp_path, epochs=1)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    plain(signal.SIGTERM, before)

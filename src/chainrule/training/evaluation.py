@@ -55,6 +55,11 @@ def evaluate(
     dict of str to float
         "loss" and the metrics.
 
+    Raises
+    ------
+    ArgumentError
+        If there is nothing to measure on.
+
     Examples
     --------
     >>> import chainrule as cr
@@ -63,6 +68,8 @@ def evaluate(
     ['accuracy', 'loss']
     """
     loader = data if isinstance(data, DataLoader) else DataLoader(data, batch_size)
+    if not len(loader):
+        raise ArgumentError("evaluate: there is not one batch to measure on", mend="give data, and use drop_last=False")
     means = Means()
     for values, count in Measure(Forward(model, losses.fetch(loss), measures(loss, metrics)), compile=compile)(loader):
         means.add(values, count)

@@ -218,6 +218,8 @@ def _described(model: Layer) -> dict[str, Any]:
 def _taken_up(trainer: Trainer, train: DataLoader, path: Path, config: Mapping[str, Any]) -> RunFolder:
     folder = RunFolder.open(path)
     folder.check_same(config)
-    trainer.load(folder, train)
-    folder.write_config(config)
+    with folder.alone():
+        trainer.load(folder, train)
+        if trainer.position.epoch < config["epochs"]:
+            folder.write_config(config)
     return folder

@@ -133,14 +133,15 @@ class _Bar:
             self._bar.update(self._task, completed=step, where=where, words=words())
 
     def say(self, line: str) -> None:
-        self._bar.console.print(line, highlight=False)
+        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def end(self) -> None:
         self._bar.stop()
 
 
 def _display(stream: TextIO) -> _Lines | _Bar:
-    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+    # A stream may be no file: a notebook's, a logger's.
+    if not getattr(stream, "isatty", bool)() or os.environ.get("TERM") == "dumb":
         return _Lines(stream)
     try:
         from rich.console import Console

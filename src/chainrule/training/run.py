@@ -19,12 +19,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from chainrule.core.errors import ArgumentError, DataError
 from chainrule.training import store
-from chainrule.training.files import clear_leftovers, write_whole
+from chainrule.training.files import alone, write_whole
 from chainrule.training.picture import draw
 
 Record = dict[str, Any]
@@ -107,15 +108,18 @@ class RunFolder:
         run = cls(path)
         try:
             run.path.mkdir(parents=True, exist_ok=True)
-            clear_leftovers(run.path)
-            taken = any(run.path.iterdir()) and not run._is_stillborn()
+            with run.alone():
+                if any(run.path.iterdir()) and not run._is_stillborn():
+                    what = "holds a run already" if run.config_path.exists() else "is not empty"
+                    raise DataError(f"{run.path} {what}", mend="resume it, or choose another folder for this run")
+                run.write_config(config)
         except OSError as error:
             raise DataError(f"{run.path} cannot be made a run folder: {error.strerror}", mend="choose another folder") from None
-        if taken:
-            what = "holds a run already" if run.config_path.exists() else "is not empty"
-            raise DataError(f"{run.path} {what}", mend="resume it, or choose another folder for this run")
-        run.write_config(config)
         return run
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Inside the block no other run is going on in the folder; DataError if one is."""
+        return alone(self.path)
 
     def _is_stillborn(self) -> bool:
         """Whether the folder holds a run's settings, and nothing else that was ever measured or learned."""
@@ -136,7 +140,6 @@ class RunFolder:
         if not run.config_path.is_file():
             missing = "does not exist" if not run.path.exists() else "is not a run folder: it has no config.json"
             raise DataError(f"{run.path} {missing}", mend="pass the folder of a training run")
-        clear_leftovers(run.path)
         return run
 
     def write_config(self, config: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ What going on depends on is written in `checkpoint`; a resumed run is, bit for b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from math import isfinite
 
 from chainrule.core.errors import ArgumentError
@@ -128,26 +128,29 @@ class Trainer:
             On Ctrl-C or SIGTERM, if there is a folder: after a checkpoint.
         DivergedError
             If the loss or a parameter is not finite any more; nothing is saved then.
+        DataError
+            If another run is going on in the folder, or it cannot be written to.
         """
         if not len(train):
             raise ArgumentError("there is not one batch to train on", mend="use a smaller batch_size, or drop_last=False")
         self.epochs, self.steps, self.folder, self.stopped = epochs, -(-len(train) // self.accumulate), folder, ""
         self.data = train
-        try:
-            with self._keeper:
-                self._tell("begin")
-                if not self.position.step:
-                    self._keeper.save()
-                while not self.done:
-                    self._epoch(train)
-                    self._finish_epoch({} if validation is None else self._validate(validation))
-                    self._keeper.stop_if_asked()
-        finally:
-            self.model.eval()
-            self._tell("end")
-        if folder is not None:
-            # A callback may have taken the best ones back.
-            folder.write_weights(self.model.state_dict())
+        with nullcontext() if folder is None else folder.alone():
+            try:
+                with self._keeper:
+                    self._tell("begin")
+                    if not self.position.step:
+                        self._keeper.save()
+                    while not self.done:
+                        self._epoch(train)
+                        self._finish_epoch({} if validation is None else self._validate(validation))
+                        self._keeper.stop_if_asked()
+            finally:
+                self.model.eval()
+                self._tell("end")
+            if folder is not None:
+                # A callback may have taken the best ones back.
+                folder.write_weights(self.model.state_dict())
 
     @property
     def done(self) -> bool:
