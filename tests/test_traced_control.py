@@ -132,8 +132,8 @@ def test_inner_graphs_print_as_functions():
                 t1 = w * h  # float32()
                 t2 = t1 + x  # float32()
                 t3 = tanh(t2)  # float32()
-                return (t3, h)
-            t1, t2 = scan(h, xs, w, body=t1_body, length=3, reverse=True, carried=1, sliced=1)  # float32(), float32(3)
+                return (t3, h, t3)
+            t1, t2, t3 = scan(h, xs, w, body=t1_body, length=3, reverse=True, carried=1, sliced=1)  # float32(), float32(3), float32(3)
             return (t1, t2)"""
     )
 
@@ -382,12 +382,71 @@ def test_long_loops_are_no_deeper_than_short_ones():
     close(cr.grad(cr.trace(f, W).run)(W), cr.grad(cr.trace(g, W).run)(W))
 
 
-def test_the_step_back_reads_carries_and_collects_none_that_are_only_added_up():
-    graph = cr.trace(lambda w, xs: cr.scan(lambda h, x: (cr.tanh(w @ h + x), None), xs[0], xs)[0].sum(), np.ones((3, 3)), np.ones((5, 3))).grad()
-    forward, back = (node for node in graph.nodes if node.primitive.name == "scan")
-    assert [x.name for x in forward.outputs[1:]] == ["h_before"]
-    assert forward.outputs[1] in back.inputs
+def loops_of(f: Callable[..., Any], *examples: Any) -> list[Any]:
+    """The scans of a function's gradient, and the gates of their bodies."""
+    scans = [node for node in cr.trace(f, *examples).grad().nodes if node.primitive.name == "scan"]
+    return [(node, [inner.primitive.name for inner in node.params["body"].nodes]) for node in scans]
+
+
+def recurrent(w: Any, xs: Any, step: Callable[..., Any] = lambda w, h, x: cr.tanh(h @ w + x)) -> Any:
+    return cr.scan(lambda h, x: (step(w, h, x), None), xs[0], xs)[0].sum()
+
+
+def test_the_step_back_computes_nothing_dear_again_and_collects_nothing_that_is_only_added_up():
+    (forward, _), (back, names) = loops_of(lambda w, xs: recurrent(w, xs, lambda w, h, x: cr.tanh(w @ h + x)), np.ones((3, 3)), np.ones((5, 3)))
+    assert [x.shape for x in forward.outputs[1:]] == [(5, 3), (5, 3)]
+    assert set(forward.outputs[1:]) <= set(back.inputs)
+    assert "tanh" not in names
     assert all(x.shape != (5, 3, 3) for x in back.outputs)
+
+
+def test_what_a_pass_over_memory_gives_is_computed_again_and_not_collected():
+    (forward, _), (_, names) = loops_of(lambda w, xs: recurrent(w, xs, lambda w, h, x: h * w * w + h * x), np.ones(3), np.ones((5, 3)))
+    assert [x.name for x in forward.outputs[1:]] == ["h_before"]
+    assert "multiply" in names
+
+
+def test_a_checkpoint_in_the_body_keeps_the_carry_alone():
+    step = cr.checkpoint(lambda w, h, x: cr.tanh(cr.sin(h @ w) + x))
+    (forward, _), *_ = loops_of(lambda w, xs: recurrent(w, xs, step), np.ones((3, 3)), np.ones((5, 2, 3)))
+    assert [x.name for x in forward.outputs[1:]] == ["h_before"]
+
+
+def test_the_share_of_a_weight_in_all_steps_is_one_product_after_the_loop():
+    (_, _), (back, names) = loops_of(recurrent, np.ones((3, 3)), np.ones((5, 2, 3)))
+    assert (3, 3) not in [x.shape for x in back.outputs]
+    assert names.count("matmul") == 1
+    # Its factors would be more to keep than the sum of the products is.
+    (_, _), (back, _) = loops_of(
+        lambda w, h, xs: cr.scan(lambda h, x: (h, cr.sum(cr.exp(cr.exp(h * x) @ w))), h, xs)[1].sum(), *(np.ones(s) for s in ((3, 2), (9, 3), (5, 1)))
+    )
+    assert (3, 2) in [x.shape for x in back.outputs]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_late_sums_are_the_sums_of_all_steps(steps: int, reverse: bool):
+    rng = np.random.default_rng(0)
+    w, v, xs, h = (rng.normal(size=shape) for shape in ((3, 3), (2, 3), (steps, 2, 2), (2, 3)))
+
+    def loss(w: Any, v: Any, xs: Any, h: Any) -> Any:
+        def step(h: Any, x: Any) -> tuple[Any, Any]:
+            h = cr.tanh(h @ w + x @ v + (h * h) @ w)
+            return h, cr.sum(h)
+
+        h, sums = cr.scan(step, h, xs, reverse=reverse)
+        return cr.sum(h) + cr.sum(sums**2)
+
+    every = (0, 1, 2, 3)
+    given = (w, v, xs, h)
+    close(cr.grad(cr.trace(loss, *given).run, every)(*given), cr.grad(loss, every)(*given))
+    close(cr.trace(loss, *given).grad(every).run(*given), cr.grad(loss, every)(*given))
+    hessian = lambda f: cr.grad(lambda w, *rest: cr.sum(cr.grad(f)(w, *rest) ** 2), every)(*given)
+    close(hessian(cr.trace(loss, *given).run), hessian(loss))
+    close(
+        cr.vmap(cr.grad(cr.trace(loss, *given).run), (None, None, None, 0))(w, v, xs, cr.stack([h, 2 * h])),
+        cr.stack([cr.grad(loss)(w, v, xs, h), cr.grad(loss)(w, v, xs, 2 * h)]),
+    )
 
 
 SINGULAR: dict[str, Callable[[Any], Any]] = {

@@ -98,8 +98,8 @@ def masked(graph: Graph) -> Graph:
     return kept(graph, ("masked",), make)
 
 
-def pull_of(graph: Graph, wanted: Mask, received: Mask) -> tuple[Graph, Mask]:
-    """The graph from all inputs and the cotangents received to the cotangents of wanted inputs, and which of all inputs have one."""
+def pull_of(graph: Graph, wanted: Mask, received: Mask, shown: Mask | None = None) -> tuple[Graph, Mask]:
+    """The graph from all inputs and the cotangents received to the cotangents of wanted inputs, and the outputs shown; and which inputs have one."""
 
     def make() -> tuple[Graph, Mask]:
         reached: list[Mask] = []
@@ -113,12 +113,12 @@ def pull_of(graph: Graph, wanted: Mask, received: Mask) -> tuple[Graph, Mask]:
             found = reverse(chosen(received, outs), given[len(inside) :], tag.bit, retain=False, wanted=[node for node in ends if node is not None])
             shares = dealt(wanted, [found.get(node) for node in ends if node is not None])
             reached.append(present(shares))
-            return [x for x in shares if x is not None]
+            return [*(x for x in shares if x is not None), *chosen(shown or (False,) * len(outs), outs)]
 
         like = [*graph.inputs, *(beside("grad_", x) for x in chosen(received, graph.outputs))]
         return traced(f"pull_{graph.name}", like, pull), reached[0]
 
-    return kept(graph, ("pull", wanted, received), make)
+    return kept(graph, ("pull", wanted, received, shown), make)
 
 
 def push_of(graph: Graph, moved: Mask) -> tuple[Graph, Mask]:

@@ -101,13 +101,13 @@ def _with_tangents(cond: Graph, body: Graph, carried: int, moved: Mask) -> tuple
 def _vjp(
     ct: tuple[Any, ...], to: tuple[Aval | None, ...], xs: tuple[Any, ...], cond: Graph, body: Graph, carried: int, differentiated: Graph
 ) -> list[Any]:
-    step = back(differentiated, carried, 0, present(to), present(ct))
+    step = back(differentiated, carried, 0, present(to), present(ct), collects=False)
     if step is None:
         return [None] * len(xs)
     ends = or_zeros(chosen(step.flows, ct), chosen(step.flows, body.inputs[:carried]))
     sums = [zeros(x) for x in chosen(step.sums, body.inputs[carried:])]
     finals = bind(WHILE_LOOP_BACK, [*ends, *sums, *xs], {"cond": cond, "body": body, "back": step.graph, "carried": carried})
-    return step.dealt(finals, ())
+    return step.dealt(finals, (), ())
 
 
 def _batch(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:

@@ -1,7 +1,7 @@
 """scan: through slices along the first axis, carrying something on and collecting something from each.
 
 Outside of a trace this is a loop in Python, recorded step by step. In a trace it is one gate with the step as its inner graph.
-Where gradients may be asked for, that gate also collects the carry before each step, which both derivatives read.
+Where gradients may be asked for, that gate also collects what the derivatives of each step are computed from (`residuals`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from chainrule.core.variable import Variable
 from chainrule.graph.control import carried as checked_carry
 from chainrule.graph.control import lifted
 from chainrule.graph.derived import batch_size, batched_of, chosen, dealt, kept, masked, or_zeros, present, stretched, zeros
-from chainrule.graph.inner import PRUNES, Inner, check_inner, flat, needed, pruned, reads, restricted, runner
+from chainrule.graph.inner import PRUNES, Inner, check_inner, flat, pruned, reads, restricted, runner
 from chainrule.graph.ir import Graph, Operation
+from chainrule.graph.residuals import residuals
 from chainrule.graph.steps import ahead, back
 from chainrule.ops.gate import describe, gate, lift
 from chainrule.tape import bind
@@ -80,7 +81,7 @@ def _loop(
     sliced = sum(carried <= i < carried + len(slices) for i in used)
     outs = bind(SCAN, [slots[i] for i in used], _Scan(step, length, reverse, carried, sliced)._asdict())
     for x, before in zip(outs[len(body.outputs) :], step.outputs[len(body.outputs) :], strict=True):
-        if isinstance(x, Tensor) and isinstance(x._value, Variable):
+        if isinstance(x, Tensor) and isinstance(x._value, Variable) and before in step.inputs:
             x._value.name = f"{before.name}_before"
     return outs[:carried], outs[carried : len(body.outputs)]
 
@@ -90,26 +91,17 @@ def _step_of(body: Graph, carried: int, bare: bool) -> tuple[list[int], Graph]:
     read = reads(body)
     used = [i for i, x in enumerate(body.inputs) if i < carried or x in read]
     step = restricted(body, {body.inputs[i] for i in used}, range(len(body.outputs)))
-    return used, step if bare else collecting(step, carried, _read_by_rules(step, carried))
+    return used, step if bare else collecting(step, carried, residuals(step, carried))
 
 
 def collecting(body: Graph, carried: int, parts: Collection[Variable]) -> Graph:
-    """The same body, which collects these parts of the carry that it is given too."""
-    missing = [x for x in body.inputs[:carried] if x in parts and x not in body.outputs[carried:]]
+    """The same body, which collects these values too: parts of the carry that it is given, or what it computes."""
+    values = (*body.inputs[:carried], *(x for node in body.nodes for x in node.outputs))
+    missing = [x for x in values if x in parts and x not in body.outputs[carried:]]
     if not missing:
         return body
     make = lambda: flat(body.name, body.inputs, body.nodes, (*body.outputs, *missing), body.constants)
     return kept(body, ("collecting", carried, *missing), make)
-
-
-def _read_by_rules(body: Graph, carried: int) -> set[Variable]:
-    """Parts of the carry from which the body's derivatives are computed; of what is only added up, say, they are not."""
-    read: set[Variable] = set()
-    for node in body.nodes:
-        given = (node.inputs,) if node.primitive.variadic else tuple((x,) for x in node.inputs)
-        for values, saved in zip((*given, node.outputs), node.primitive.keeps[-1], strict=True):
-            read.update(values if saved else ())
-    return needed(body.nodes, read)[1].intersection(body.inputs[:carried])
 
 
 def _before(parts: Collection[Variable], xs: Sequence[Any], out: Sequence[Any], scan: _Scan) -> list[Any]:
@@ -122,16 +114,19 @@ def _before(parts: Collection[Variable], xs: Sequence[Any], out: Sequence[Any], 
 
 
 def _vjp(ct: tuple[Any, ...], to: tuple[Aval | None, ...], xs: tuple[Any, ...], out: Any, scan: _Scan, body: Graph) -> list[Any]:
-    step = back(body, scan.carried, scan.sliced, present(to), present(ct))
+    step = back(body, scan.carried, scan.sliced, present(to), present(ct), collects=True)
     if step is None:
         return [None] * len(xs)
     _, slices, rest = scan.parted(xs)
     like, _, like_rest = scan.parted(body.inputs)
     ends = or_zeros(chosen(step.flows, ct[: scan.carried]), chosen(step.flows, like))
-    sums = [zeros(x) for x in chosen(step.sums, like_rest)]
-    before = _before(_read_at(step.graph, len(ends) + len(sums), like), xs, out, scan)
-    collected = [x for x in ct[scan.carried :] if x is not None]
-    return step.dealt(*_loop(step.graph, [*ends, *sums], [*before, *slices, *collected], rest, scan.length, not scan.reverse))
+    sums = [zeros(x) for x in chosen(step.early, like_rest)]
+    read = _read_at(step.graph, len(ends) + len(sums), like) | {x for i, x in enumerate(like) if step.reads(i)}
+    cts = [x for x in ct[scan.carried :] if x is not None]
+    taken = [*_before(read, xs, out, scan), *slices, *cts]
+    taken += [out[body.outputs.index(x, scan.carried)] for x in step.known]
+    finals, collected = _loop(step.graph, [*ends, *sums], taken, rest, scan.length, not scan.reverse)
+    return step.dealt(finals, collected, taken)
 
 
 def _jvp(t: tuple[Any, ...], xs: tuple[Any, ...], out: Any, scan: _Scan) -> list[Any] | None:
