@@ -68,7 +68,7 @@ def late(step: Graph, sums: Sequence[Variable], slices: Sequence[Variable], coll
         known = {*slices, *collected, *more}
         new = list(dict.fromkeys(y for pair in factors for y in pair if y not in known))
         # What has to be collected besides must not be more than what would be added in each step.
-        if not factors or not fixed.isdisjoint(new) or sum(y.size for y in new) > x.size:
+        if not factors or not fixed.isdisjoint(new) or sum(y.size for y in new) > x.size * len(factors):
             found.append(None)
             continue
         more.extend(new)
