@@ -3,6 +3,7 @@
 import copy
 import gc
 import threading
+import warnings
 import weakref
 
 import numpy as np
@@ -201,6 +202,110 @@ def test_a_closure_that_changes_compiles_anew():
     assert "scale: 2.0 -> 5.0" in compilations(f)[-1]
     options["shift"] = 2.0
     assert f(cr.tensor(1.0)).item() == 7
+
+
+class Knobs:
+    gain = 1.0
+
+    def __init__(self):
+        self.shift = cr.tensor(0.0)
+        self.parts = [cr.sin]
+
+    def scaled(self, x):
+        return x * self.gain * GAIN
+
+    @cr.compile
+    def step(self, x):
+        return sum(part(self.scaled(x)) for part in self.parts) + self.shift
+
+
+GAIN = 1.0
+
+
+def test_what_a_method_reads_of_its_object_is_watched(monkeypatch):
+    knobs, x = Knobs(), cr.tensor(0.5)
+    changes = {
+        "gain": lambda: setattr(knobs, "gain", 2.0),
+        "GAIN": lambda: monkeypatch.setitem(globals(), "GAIN", -1.0),
+        "shift": lambda: setattr(knobs, "shift", cr.tensor(4.0)),
+        "parts": lambda: knobs.parts.append(cr.cos),
+    }
+    knobs.step(x)
+    for name, change in changes.items():
+        change()
+        assert knobs.step(x).item() == Knobs.step.function(knobs, x).item(), name
+        assert name in compilations(Knobs.step)[-1]
+    count = len(compilations(Knobs.step))
+    knobs.unused = 1
+    knobs.step(x)
+    assert len(compilations(Knobs.step)) == count
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.0, -0.0), (1, True), ([1], [1.0]), ((0.0,), (-0.0,)), ({"a": [1]}, {"a": [2]})])
+def test_what_is_equal_and_not_the_same_compiles_anew(before, after):
+    held = before
+    f = cr.compile(lambda x: x if str(held) == str(before) else -x)
+    assert f(cr.tensor(1.0)).item() == 1
+    held = after
+    assert f(cr.tensor(1.0)).item() == -1
+
+
+def test_lists_are_watched_item_by_item():
+    held = {"weights": [1.0, 2.0]}
+    f = cr.compile(lambda x: x * held["weights"][1])
+    f(cr.tensor(1.0))
+    held["weights"][1] = 5.0
+    assert f(cr.tensor(1.0)).item() == 5
+
+
+def test_layers_in_a_list_may_come_and_go():
+    layers = [cr.nn.Dense(2, activation="tanh")]
+
+    @cr.compile
+    def f(x):
+        for layer in layers:
+            x = layer(x)
+        return x
+
+    x = cr.ones((1, 2))
+    for _ in range(3):
+        f(x)
+        f(x)
+        layers.append(cr.nn.Dense(2))
+        np.testing.assert_array_equal(f(x), f.function(x))
+
+
+def test_what_a_function_inside_names_is_watched(monkeypatch):
+    f = cr.compile(lambda x: sum(y * GAIN for y in (x, x)))
+    assert f(cr.tensor(1.0)).item() == 2
+    monkeypatch.setitem(globals(), "GAIN", 3.0)
+    assert f(cr.tensor(1.0)).item() == 6
+
+
+def test_going_to_and_fro_compiles_once_each_way():
+    layer = cr.nn.Dropout(0.5)
+    f = cr.compile(layer)
+    x = cr.ones(3)
+    for _ in range(4):
+        layer.train()
+        f(x)
+        layer.eval()
+        np.testing.assert_array_equal(f(x), x)
+    assert len(compilations(f)) == 2
+
+
+def test_what_was_compiled_before_is_let_go():
+    scale = cr.tensor(1.0)
+    f = cr.compile(lambda x: x * scale)
+    gone = weakref.ref(scale)
+    f(cr.tensor(1.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CompileWarning)
+        for i in range(20):
+            scale = cr.tensor(float(i))
+            assert f(cr.tensor(1.0)).item() == i
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_tensor_from_outside_is_read_anew():

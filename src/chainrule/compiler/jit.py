@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 import tracemalloc
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial, update_wrapper
 from threading import RLock
 from types import MethodType
@@ -37,9 +37,13 @@ from chainrule.tensor import Tensor, new
 __all__ = ["compile"]
 
 _MOST = 64
-"""Compiled steps that one function keeps; the one that was used longest ago goes first."""
+"""Signatures that one function keeps; the one that was used longest ago goes first."""
+_ALIKE = 4
+"""Compiled steps that are kept of one signature, for what they take for granted: a training and an evaluation mode, say."""
 _MANY = 16
 """Compilations of one function after which it is told that they may be too many."""
+_TOLD = 1024
+"""Compilations that `Compiled.stats` tells of: the latest."""
 
 
 class Entry:
@@ -58,9 +62,8 @@ class Entry:
         self._nodes = state_nodes(graph)
         self._version = [settings.version]
         self._absent = tracer.missing_gradients()
-        guards = [(name.kind, name.name, (name.owner, name.value)) for name in names]
         taped = partial(call, graph) if any(self.live) else None
-        self.hand_over = hand_over(signature, Step(graph, executable.run, taped, self._nodes, self._absent, guards, settings, self._version))
+        self.hand_over = hand_over(signature, Step(graph, executable.run, taped, self._nodes, self._absent, names, settings, self._version))
 
     def change(self) -> str:
         """What the trace took for granted and is not so any more, in words; '' if all is as it was."""
@@ -123,11 +126,13 @@ class Compiled:
         self.function = function
         self.backend = backend
         self.memory_budget = memory_budget
-        self._entries: OrderedDict[Signature, Entry] = OrderedDict()
+        # Of one signature, the latest first.
+        self._entries: OrderedDict[Signature, list[Entry]] = OrderedDict()
         # By what is tracked: nothing, or what requires a gradient.
         self._latest: list[Callable[[tuple[Any, ...], dict[str, Any]], Any]] = [_nothing, _nothing]
         self._lock = RLock()
-        self._history: list[dict[str, Any]] = []
+        self._history: deque[dict[str, Any]] = deque(maxlen=_TOLD)
+        self._source = ""
         update_wrapper(self, function, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -152,15 +157,16 @@ class Compiled:
         leaves, structure = tree.flatten((args, kwargs))
         signature = Signature(structure, tuple(self._leaf(x, i, args, kwargs) for i, x in enumerate(leaves)), mode.tracking & BASE)
         with self._lock:
-            entry = self._entries.get(signature)
-            reason = "" if entry is None else entry.change()
-            if entry is None or reason:
+            known = self._entries.get(signature, [])
+            entry = next((entry for entry in known if not entry.change()), None)
+            if entry is None:
                 try:
-                    entry = self._compile(signature, leaves, reason, args, kwargs)
+                    entry = self._compile(signature, leaves, known[0].change() if known else "", args, kwargs)
                 except Unbuilt:
                     # Layers make their parameters in the order in which an eager call would.
                     return self.function(*args, **kwargs)
             entry.refresh()
+            self._entries[signature] = [entry, *(other for other in self._entries.get(signature, []) if other is not entry)][:_ALIKE]
             self._entries.move_to_end(signature)
             self._latest[mode.tracking & BASE] = entry.hand_over
         if entry.graph.twice_given(entry.tensors(leaves)) is not None:
@@ -218,15 +224,16 @@ class Compiled:
         seconds = time.perf_counter() - began
         executable = build(graph, backend=self.backend, memory_budget=self.memory_budget, donate=_donations(graph))
         # As the trace left them.
-        entry = Entry(signature, graph, executable, tracer, names_of(self.function))
+        given = [x for x, leaf in zip(leaves, signature.leaves, strict=True) if isinstance(leaf, Fixed)]
+        entry = Entry(signature, graph, executable, tracer, names_of(self.function, given, tracer.owners))
         why = reason or self._why(signature, names)
-        self._entries[signature] = entry
-        while len(self._entries) > _MOST:
+        while len(self._entries) >= _MOST and signature not in self._entries:
             self._entries.popitem(last=False)
         milliseconds = 1e3 * (time.perf_counter() - began)
-        self._history.append(
-            {"why": why, "milliseconds": milliseconds, "trace": 1e3 * seconds, "entry": entry, "arguments": _describe(signature, names)}
-        )
+        told = {"why": why, "milliseconds": milliseconds, "trace": 1e3 * seconds, "arguments": _describe(signature, names)}
+        # Not the entry itself, which holds what it was compiled for.
+        self._history.append({**told, **executable.stats, "measured": entry.measured})
+        self._source = executable.text
         if len(self._history) == _MANY:
             warnings.warn(
                 f"{self.__name__} was compiled {_MANY} times; lately because of {why}. It keeps the {_MOST} latest."
@@ -249,7 +256,7 @@ class Compiled:
         try:
             leaves, structure = tree.flatten((args, kwargs))
             signature = Signature(structure, tuple(self._leaf(x, i, args, kwargs) for i, x in enumerate(leaves)), current().tracking & BASE)
-            entry = self._entries[signature]
+            entry = self._entries[signature][0]
             given = [functions.asarray(x).detach() for x, leaf in zip(leaves, signature.leaves, strict=True) if isinstance(leaf, Traced)]
             entry.graph.apply([*given, *(x.detach() for x in entry.graph.read())])
         except Exception as clear:
@@ -268,9 +275,9 @@ class Compiled:
         ArgumentError
             Before the first call.
         """
-        if not self._history:
+        if not self._source:
             raise ArgumentError(f"{self.__name__} is not compiled yet", mend="call it once: it is compiled for the arguments that it gets")
-        return self._history[-1]["entry"].executable.source()
+        return self._source
 
     def __repr__(self) -> str:
         return f"<compiled {self.__name__}: {len(self._entries)} signatures>"
@@ -330,10 +337,10 @@ class Stats:
         How many are kept.
     """
 
-    def __init__(self, name: str, history: Sequence[Mapping[str, Any]], signatures: int) -> None:
+    def __init__(self, name: str, history: Iterable[Mapping[str, Any]], signatures: int) -> None:
         self.name = name
         self.signatures = signatures
-        self.compilations = [_told(one) for one in history]
+        self.compilations = [{key: value for key, value in one.items() if key != "measured" or value} for one in history]
 
     @property
     def milliseconds(self) -> float:
@@ -349,12 +356,6 @@ class Stats:
         return "\n".join(lines)
 
     __repr__ = __str__
-
-
-def _told(one: Mapping[str, Any]) -> dict[str, Any]:
-    entry: Entry = one["entry"]
-    told = {**{key: value for key, value in one.items() if key != "entry"}, **entry.executable.stats}
-    return {**told, "measured": dict(entry.measured)} if entry.measured else told
 
 
 @overload

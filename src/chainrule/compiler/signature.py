@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count
+from types import CellType
 from typing import Any, NamedTuple
 
+from chainrule.compiler.guards import Name, same
 from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.graph.ir import Argument, Gradient, Graph, State
@@ -92,7 +94,7 @@ class Step(NamedTuple):
     nodes: list[Any]
     # Captured gradients that must be None, because the trace found them so.
     absent: Sequence[Tensor]
-    guards: Sequence[tuple[str, str, Any]]
+    guards: Sequence[Name]
     settings: Any
     version: list[int]
 
@@ -127,7 +129,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.names: dict[str, Any] = {"Tensor": Tensor, "MISS": MISS, "new": new}
+        self.names: dict[str, Any] = {"Tensor": Tensor, "MISS": MISS, "new": new, "same": same}
 
     def line(self, text: str) -> None:
         self.lines.append(f"    {text}")
@@ -214,8 +216,8 @@ def _check_leaf(writer: _Writer, leaf: Traced | Fixed, place: str) -> list[str]:
 def _check_state(writer: _Writer, step: Step) -> list[str]:
     """Check what the trace took for granted; returns expressions for the values of what is captured."""
     writer.demand(f"{writer.constant(step.settings, 'settings')}.version == {writer.constant(step.version, 'version')}[0]")
-    for kind, name, value in step.guards:
-        writer.demand(_guard(writer, kind, name, value))
+    for name in step.guards:
+        writer.demand(_guard(writer, name))
     values: list[str] = []
     nodes = writer.constant(step.nodes, "nodes")
     position = 0
@@ -249,13 +251,10 @@ def _check_names(writer: _Writer, graph: Graph, arguments: Sequence[str]) -> Non
             writer.demand(f"id({x}) not in {writer.constant(taken, 'taken')}")
 
 
-def _guard(writer: _Writer, kind: str, name: str, value: Any) -> str:
-    """``kind`` is "cell" for a variable of an enclosing function and "globals" for one of the module: (owner, value)."""
-    owner, wanted = value
-    place = writer.constant(owner, kind)
-    now = f"{place}.cell_contents" if kind == "cell" else f"{place}.get({name!r})"
-    wanted_name = writer.constant(wanted, "wanted")
-    return f"{now} == {wanted_name}" if wanted.__class__ in (list, dict) else f"{now} is {wanted_name}"
+def _guard(writer: _Writer, name: Name) -> str:
+    place, wanted = writer.constant(name.owner, "owner"), writer.constant(name.value, "wanted")
+    now = f"{place}.cell_contents" if isinstance(name.owner, CellType) else f"{place}.get({name.key!r})"
+    return f"{now} is {wanted} or same({wanted}, {now})"
 
 
 def _write_state(writer: _Writer, graph: Graph, arguments: Sequence[str], values: Sequence[str]) -> None:
