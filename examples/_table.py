@@ -35,7 +35,10 @@ def run(program: Path, mnist: Path | None) -> list[str]:
     text = program.read_text()
     arguments = ["--data-dir", str(mnist)] if mnist is not None and "mnist" in text and "--data-dir" in text else []
     print(f"{program.name} {' '.join(arguments)}", file=sys.stderr, flush=True)
-    done = subprocess.run([sys.executable, str(program), *arguments], capture_output=True, text=True, check=False)
+    # On products as small as these a second thread of NumPy's gains little, and loses much where cores are shared.
+    done = subprocess.run(
+        [sys.executable, str(program), *arguments], capture_output=True, text=True, check=False, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    )
     if done.returncode:
         raise SystemExit(f"{program.name} failed:\n{done.stderr[-2000:]}")
     found = list(RESULT.finditer(done.stdout))
@@ -52,7 +55,7 @@ def page(lines: list[str]) -> str:
             "# What the named networks reach",
             "",
             "Every program in `examples/` trains one network of `cr.models` from its seed.",
-            f"Written by `make examples` on {machine}, one program at a time.",
+            f"Written by `make examples` on {machine}, one program at a time, on one thread.",
             "",
             *lines,
             "",
