@@ -12,7 +12,7 @@ from hypothesis import given
 import chainrule as cr
 from chainrule.autodiff.checkpoint import barrier
 from chainrule.compiler import simplify as module
-from chainrule.compiler.simplify import simplify
+from chainrule.compiler.simplify import FOLDED, simplify
 from chainrule.core.primitive import Primitive, functions
 from chainrule.graph.ir import Graph
 from chainrule.tape import bind
@@ -120,6 +120,27 @@ def test_a_factor_whose_square_overflows_is_not_merged() -> None:
     x = np.array(1e-30, "float32")
     big = float(np.float32(2.0**100))
     assert gates(lambda x: (x * big) * big, x) == ["multiply", "multiply"]
+
+
+def test_a_mask_of_known_values_is_made_once() -> None:
+    def scores(x: Any) -> Any:
+        step = cr.arange(x.shape[-1])
+        return x + cr.where(step[:, None] >= step, 0.0, -1e9) * cr.tril(cr.ones(x.shape, dtype=x.dtype))
+
+    x = np.ones((100, 100))
+    graph = cr.trace(scores, x)
+    assert [node.primitive.name for node in simplify(graph).nodes] == ["add"]
+    same(simplify(graph).run(x).numpy(), graph.run(x).numpy())
+
+
+def test_known_values_are_kept_up_to_a_limit() -> None:
+    big = np.ones(FOLDED // 8)
+    big[0] = 2.0
+    small = big[: FOLDED // 16]
+    assert gates(lambda x: x + cr.sum(cr.exp(big)), X) == ["exp", "sum", "add"]
+    assert gates(lambda x: x + cr.sum(cr.exp(small)), X) == ["add"]
+    graph = simplify(cr.trace(lambda x: [x + cr.exp(small * i) for i in range(2, 12)], np.float64(1.0)))
+    assert sum(value.nbytes for value in graph.constants.values()) < 6 * FOLDED
 
 
 def test_factors_whose_product_underflows_are_not_merged() -> None:

@@ -368,7 +368,8 @@ def compile(f: Callable[..., Any] | None = None, /, *, backend: str = "auto", me
     Also a decorator, with or without arguments. The function is traced when it is first called with arguments of new
     shapes or dtypes; a whole training step may stand in it, with ``loss.backward()``, ``optimizer.step()``, dropout and
     running statistics. Tensors that it finds outside (parameters, state) are read anew at every call, and what it
-    assigns to them is assigned. Results are the same as without compiling.
+    assigns to them is assigned. Results are the same as without compiling. NumPy arrays from outside are part of the
+    program: pass those that change as arguments, or keep them in tensors.
 
     Parameters
     ----------

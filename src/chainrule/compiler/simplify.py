@@ -31,7 +31,10 @@ from chainrule.ops.cross_entropy import CROSS_ENTROPY_AND_SLOPE, MINUS_LABELS, S
 from chainrule.ops.joining import SPLIT
 
 SMALL = 256
-"""Values of at most so many elements are computed beforehand."""
+"""Of values of at most so many elements no call is saved for the sake of fewer, and equal ones are found."""
+
+FOLDED = 1 << 22
+"""Bytes of known values that one gate may read and make beforehand; in all, a graph may hold four times as many of them."""
 
 BARRIER = "barrier"
 _COMMUTE = frozenset(
@@ -97,6 +100,7 @@ class _Writer:
         self._known: dict[Any, tuple[Variable, ...]] = {}
         self._numbers: dict[Any, Variable] = {}
         self._losses: dict[tuple[Variable, ...], int] = {}
+        self._folded_bytes = 0
         self._order: dict[Variable, int] = {}
         self._names = {x.name for x in (*graph.inputs, *(x for node in graph.nodes for x in node.outputs))}
         self._made: set[Variable] = set()
@@ -200,17 +204,27 @@ class _Writer:
         return self._uniform.get(x)
 
     def _folded(self, primitive: Primitive, inputs: tuple[Variable, ...], params: Mapping[str, Any], outputs: tuple[Variable, ...]) -> Any:
-        constants = self.constants
-        if any(x not in constants for x in inputs) or sum(x.size for x in outputs) > SMALL or sum(x.size for x in inputs) > 16 * SMALL:
+        known = [self._known_value(x) for x in inputs]
+        size = sum(x.nbytes for x in outputs)
+        if any(value is None for value in known) or size + sum(x.nbytes for x in inputs) > FOLDED or self._folded_bytes + size > 4 * FOLDED:
+            return None
+        if primitive.name == "broadcast_to" and outputs[0].size > SMALL:
+            # It takes no memory as it is.
             return None
         try:
-            made = primitive.evaluate(*(constants[x] for x in inputs), **params)
+            made = primitive.evaluate(*known, **params)
         except Exception:
             return None
         values = made if primitive.outputs else (made,)
         if any((np.shape(value), value.dtype) != (x.shape, x.dtype) for value, x in zip(values, outputs, strict=True)):
             return None
+        self._folded_bytes += size
         return tuple(self.constant(np.array(value)) for value in values)
+
+    def _known_value(self, x: Variable) -> Any:
+        if x in self.constants:
+            return self.constants[x]
+        return np.broadcast_to(self._uniform[x], x.shape) if x in self._uniform else None
 
     # What the rules ask for.
 
