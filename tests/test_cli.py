@@ -139,9 +139,10 @@ def test_an_interrupted_run_says_how_to_go_on_and_ends_as_if_it_had_not_been(num
 
 
 def test_the_latest_run_is_resumed_by_default() -> None:
-    assert main(["train", "digits", "--epochs", "1", "--batch-size", "700"]) == 0
+    options = ["train", "digits", "--batch-size", "700", "--schedule", "constant"]
+    assert main([*options, "--epochs", "1"]) == 0
     assert main(["train", "digits", "--epochs", "2", "--resume"]) == 0
-    assert main(["train", "digits", "--epochs", "2", "--batch-size", "700", "--run-dir", "whole"]) == 0
+    assert main([*options, "--epochs", "2", "--run-dir", "whole"]) == 0
     assert losses("runs/digits") == losses("whole")
 
 
@@ -200,6 +201,32 @@ def test_a_run_folder_that_is_taken_or_missing_is_named(capsys: pytest.CaptureFi
     assert "run has no checkpoint to resume from" in complaint(capsys, "train", "digits", "--resume", "--run-dir", "run")
     Path("run/weights.safetensors").unlink()
     assert "weights.safetensors does not exist" in complaint(capsys, "evaluate", "run")
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ([], "required: COMMAND"),
+        (["train"], "required: DATA"),
+        (["train", "digits", "--lr", "nan"], "'nan' is not a positive number"),
+        (["train", "digits", "--epochs", "0"], "'0' is not a positive whole number"),
+        (["summary", "mlp", "--input", "28x"], "'28x' is not a shape"),
+        (["summary", "mlp", "--input", "99999x99999999"], "is too large"),
+    ],
+)
+def test_wrong_arguments_are_told_in_one_line(command: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("chainrule: error: ")
+    assert says in error
+    assert error.endswith("--help\n")
+    assert error.count("\n") == 1
+
+
+def test_too_little_memory_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "not enough memory" in complaint(capsys, "summary", "mlp", "--input", "100000x1000", "--batch", "1000000000")
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +325,11 @@ def test_a_name_that_is_none_is_told_with_the_nearest(capsys: pytest.CaptureFixt
     assert "did you mean lenet?" in complaint(capsys, "train", "digits", "--model", "lenett")
     assert "did you mean alexnet?" in complaint(capsys, "summary", "alexnett")
     assert "lenet takes images, not values" in complaint(capsys, "train", "moons", "--model", "lenet")
-    assert "choose softmax_classifier" in complaint(capsys, "train", "digits", "--model", "logistic_regression")
+    assert "tells 2 classes apart, not 10; choose softmax" in complaint(capsys, "train", "digits", "--model", "logistic_regression")
+    assert "lenet does not take inputs of 8x8x1" in complaint(capsys, "train", "digits", "--model", "lenet")
+    assert "does not take inputs of 5" in complaint(capsys, "summary", "neural_turing_machine", "--input", "5")
+    assert "digits has no use for --context" in complaint(capsys, "train", "digits", "--context", "5")
+    assert "moons has no use for --data-dir" in complaint(capsys, "train", "moons", "--data-dir", ".")
     assert not Path("runs").exists()
 
 
@@ -356,6 +387,29 @@ def test_a_table_is_learned_from_numbers_or_classes(tmp_path: Path, capsys: pyte
     assert "line 3" in complaint(capsys, "train", str(_broken_table(tmp_path)))
 
 
+def test_numbers_are_predicted_whatever_their_size_and_errors_told_in_their_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.uniform(20, 200, (200, 2))
+    Path("prices.csv").write_text("a,b,price\n" + "".join(f"{a},{b},{1e6 + 1e3 * a + 500 * b + 1e3 * rng.normal()}\n" for a, b in rows))
+    for model in ("linear_regression", "mlp"):
+        assert main(["train", "prices.csv", "--model", model, "--run-dir", model]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", model]) == 0
+        assert 500 < float(capsys.readouterr().out.partition("mean absolute error ")[2].split()[0]) < 6000
+
+
+def test_a_run_finds_its_file_from_anywhere_and_sees_that_it_has_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("points.csv").write_text("a,b,kind\n" + "1,2,x\n2,1,y\n" * 10)
+    assert main(["train", "points.csv", "--epochs", "1"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    os.chdir(tmp_path / "elsewhere")
+    shutil.move(tmp_path / "runs" / "points", "moved")
+    assert main(["evaluate", "moved"]) == 0
+    (tmp_path / "points.csv").write_text("a,b,kind\n" + "1,2,x\n2,1,z\n" * 10)
+    capsys.readouterr()
+    assert "is not what moved was trained on any more" in complaint(capsys, "evaluate", "moved")
+
+
 def _broken_table(folder: Path) -> Path:
     path = folder / "broken.csv"
     path.write_text("a,b\n1,2\n,3\n")
@@ -379,8 +433,16 @@ def test_a_text_is_learned_from_and_written_on(capsys: pytest.CaptureFixture[str
         assert written[0] == written[1] != written[2]
         assert written[0].startswith("to be or")
         assert len(written[0]) == len("to be or") + 40 + 1
-    Path("prompt.txt").write_text("to bé")
+    Path("prompt.txt").write_text("")
+    assert "prompt.txt is empty" in complaint(capsys, "predict", "runs/transformer", "prompt.txt")
+    Path("prompt.txt").write_text("to bé", encoding="utf-8")
     assert "'é' (character 4) is not in the vocabulary" in complaint(capsys, "predict", "runs/transformer", "prompt.txt")
+
+
+def test_the_curves_of_a_resumed_run_go_on(tmp_path: Path) -> None:
+    assert main(["train", "moons", "--epochs", "1", "--tensorboard"]) == 0
+    assert main(["train", "moons", "--epochs", "2", "--resume"]) == 0
+    assert len(list(Path("runs/moons/tensorboard").iterdir())) == 2
 
 
 # Pictures
@@ -410,6 +472,18 @@ def test_a_picture_is_read_as_the_network_was_taught(trained: Path, tmp_path: Pa
     shares = [float(line.split()[1].rstrip("%")) for line in lines]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(100, abs=1)
+
+
+def test_sixteen_bits_are_not_cut_off(tmp_path: Path) -> None:
+    pixels = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024
+    Image.fromarray(pixels).save(tmp_path / "deep.png")
+    assert np.allclose(read_image(tmp_path / "deep.png", (8, 8, 1))[:, :, 0], pixels / 65535, atol=1 / 128)
+
+
+def test_a_network_that_tells_no_classes_predicts_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "digits", "--model", "autoencoder", "--epochs", "1", "--batch-size", "700"]) == 0
+    capsys.readouterr()
+    assert "does not tell classes" in complaint(capsys, "predict", "runs/digits", str(drawn(tmp_path / "same.png")))
 
 
 def test_what_is_no_picture_is_told(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from chainrule.cli.catalog import Facts, Request
 from chainrule.cli.pictures import read_image
 from chainrule.core.errors import ChainruleError, DataError
 from chainrule.data import Characters
+from chainrule.data.files import read_text
 from chainrule.ops.composite import softmax
 from chainrule.training import EarlyStopping, Progress, RunFolder, TensorBoard, fit
 from chainrule.training.progress import as_time, as_words
@@ -31,6 +32,7 @@ _KEPT = ("batch_size", "seed", "schedule", "clip_norm", "accumulate", "compile")
 
 def train(given: argparse.Namespace) -> None:
     """Train a network on a data set, and leave a run folder."""
+    given.data = catalog.located(given.data)
     given.run_dir = _run_dir(given)
     before = _before(given)
     name = _first(given.model, before.get("network"), catalog.source(given.data).network)
@@ -45,22 +47,26 @@ def train(given: argparse.Namespace) -> None:
     )
     learned, held_out, facts = catalog.load(request)
     network, model = catalog.build(name, facts)
+    with catalog.fitting(name, facts):
+        # A twin: the model's own parameters are drawn from the run's seed.
+        network.make(facts).initialize((1, *facts.input_shape), dtype=facts.dtype)
     settings = _settings(given, before, catalog.settings(given.data, name, facts))
     patience = _first(given.patience, before.get("patience"))
+    board = given.run_dir / "tensorboard"
     _say(f"{given.data}: {len(learned):,} training and {len(held_out):,} test {_unit(facts)}; {name}; run folder {given.run_dir}")
     history = fit(
         model,
         network.targets(learned),
         network.targets(held_out),
         loss=network.losses[facts.kind],
-        metrics=network.metrics,
+        metrics=catalog.metrics(network, facts),
         run_dir=given.run_dir,
         resume=given.resume,
         progress=False,
         callbacks=[
             Progress(held_out="test"),
             *([] if patience is None else [EarlyStopping(patience=patience)]),
-            *([TensorBoard(given.run_dir / "tensorboard")] if given.tensorboard else []),
+            *([TensorBoard(board)] if given.tensorboard or board.is_dir() else []),
         ],
         about={
             "data": given.data,
@@ -146,9 +152,12 @@ def evaluate(given: argparse.Namespace) -> None:
     config, facts, model = _trained(given.run)
     told: dict[str, Any] = {name: config.get(name) for name in ("data", "seed", "target", "classify", "context")}
     request = Request(**told, data_dir=_first(given.data_dir, config.get("data_dir")), download=given.download)
-    _, held_out, _ = catalog.load(request)
+    _, held_out, found = catalog.load(request)
+    if found != facts:
+        raise DataError(f"{request.data} is not what {given.run} was trained on any more", mend="put it back as it was, or train anew")
     network = catalog.network(config["network"])
-    measured = training.evaluate(model, network.targets(held_out), loss=network.losses[facts.kind], metrics=network.metrics, compile=True)
+    metrics = catalog.metrics(network, facts)
+    measured = training.evaluate(model, network.targets(held_out), loss=network.losses[facts.kind], metrics=metrics, compile=True)
     _say("   ".join(as_words(f"validation_{name}", value, "test") for name, value in measured.items()) + f"   ({len(held_out):,} {_unit(facts)})")
 
 
@@ -180,18 +189,18 @@ def predict(given: argparse.Namespace) -> None:
 
 def _classify(given: argparse.Namespace, facts: Facts, model: nn.Layer) -> None:
     image = read_image(given.file, facts.input_shape)
-    if facts.classes is None:
-        raise DataError(f"{given.run} does not tell classes", mend="use chainrule.training.predict")
-    shares = np.asarray(softmax(training.predict(model, image[None])))[0]
+    outputs = training.predict(model, image[None])
+    if outputs.shape != (1, facts.classes):
+        raise DataError(f"the network of {given.run} does not tell classes", mend="use chainrule.training.predict")
+    shares = np.asarray(softmax(outputs))[0]
     for label in np.argsort(-shares, kind="stable")[: given.top]:
         _say(f"{facts.class_names[label] if facts.class_names else label!s:<12} {shares[label]:.1%}")
 
 
 def _write_on(given: argparse.Namespace, facts: Facts, model: Any) -> None:
-    try:
-        prompt = given.file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{given.file} cannot be read as text: {error}", mend="give a text file in UTF-8") from None
+    prompt = read_text(given.file)
+    if not prompt:
+        raise DataError(f"{given.file} is empty", mend="let it begin the text, with one character at least")
     vocabulary = Characters(facts.vocabulary)
     tokens = vocabulary.encode(prompt)
     written = model.generate(tokens[None], given.count, temperature=given.temperature, seed=given.seed)
@@ -207,7 +216,8 @@ def summary(given: argparse.Namespace) -> None:
         changes = {"input_shape": given.input or facts.input_shape, "classes": given.classes or facts.classes}
         facts = replace(facts, **changes)
         _, model = catalog.build(given.model, facts)
-    _say(str(model.summary((given.batch, *facts.input_shape), dtype=facts.dtype)))
+    with catalog.fitting(given.model, facts):
+        _say(str(model.summary((given.batch, *facts.input_shape), dtype=facts.dtype)))
 
 
 def show(given: argparse.Namespace) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from chainrule import data, models, nn
-from chainrule.core.errors import ArgumentError, DataError
+from chainrule.core.errors import ArgumentError, ChainruleError, DataError
 from chainrule.data import Dataset
 from chainrule.data.files import read_text
 from chainrule.ops.cross_entropy import sigmoid_cross_entropy
@@ -73,6 +74,8 @@ class Facts:
     class_names : tuple of str
     outputs : int
         How many numbers are predicted for an example, or a step, where there are no classes.
+    spread : float
+        What 1 stands for in the numbers that are predicted.
     vocabulary : str
         The characters of a text, in the order of their tokens.
     """
@@ -82,6 +85,7 @@ class Facts:
     classes: int | None = None
     class_names: tuple[str, ...] = ()
     outputs: int = 1
+    spread: float = 1.0
     vocabulary: str = ""
 
     @property
@@ -110,11 +114,14 @@ class Source:
     ----------
     network : str
         What is trained on it if nothing else is asked for.
+    options : tuple of str
+        What of a `Request` it has a use for, besides the seed.
     """
 
     summary: str
     load: Callable[[Request], Loaded]
     network: str
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,9 +184,24 @@ def network(name: str) -> Network:
     return NETWORKS[name]
 
 
+def located(name: str) -> str:
+    """The same data set, wherever it is asked for from: the whole path of a file."""
+    return str(Path(name).resolve()) if name not in SOURCES and Path(name).is_file() else name
+
+
 def load(request: Request) -> Loaded:
-    """Training and test data, and their facts."""
-    return source(request.data).load(request)
+    """Training and test data, and their facts.
+
+    Raises
+    ------
+    ArgumentError, DataError
+        If there are none, or they have no use for an option.
+    """
+    found = source(request.data)
+    useless = [name for name in ("data_dir", "download", "target", "classify", "context") if getattr(request, name) and name not in found.options]
+    if useless:
+        raise ArgumentError(f"{request.data} has no use for --{useless[0].replace('_', '-')}", mend="leave it out")
+    return found.load(request)
 
 
 def build(name: str, facts: Facts) -> tuple[Network, nn.Layer]:
@@ -191,15 +213,45 @@ def build(name: str, facts: Facts) -> tuple[Network, nn.Layer]:
         If it takes other data.
     """
     found = network(name)
-    fitting = [other for other, entry in NETWORKS.items() if facts.kind in entry.losses]
     if facts.kind not in found.losses:
-        raise ArgumentError(f"{name} takes {' or '.join(found.losses)}, not {facts.kind}", mend=f"choose one of {', '.join(fitting)}")
+        raise ArgumentError(f"{name} takes {' or '.join(found.losses)}, not {facts.kind}", mend=_others(name, facts))
     return found, found.make(facts)
+
+
+@contextmanager
+def fitting(name: str, facts: Facts) -> Generator[None]:
+    """Inside the block what the network of this name refuses is told as a matter of its inputs' shape.
+
+    Raises
+    ------
+    ArgumentError
+    """
+    try:
+        yield
+    except ChainruleError as error:
+        shape = "x".join(map(str, facts.input_shape))
+        raise ArgumentError(f"{name} does not take inputs of {shape}: {error.what}", mend=_others(name, facts)) from None
+
+
+def _others(name: str, facts: Facts) -> str:
+    others = [other for other, entry in NETWORKS.items() if facts.kind in entry.losses and other != name]
+    return f"choose one of {', '.join(others)}" if others else "give inputs of another shape"
 
 
 def settings(name: str, model: str, facts: Facts) -> dict[str, Any]:
     """How a network is usually trained on a data set."""
-    return {"batch_size": 32, "epochs": 10, "optimizer": "adam", **network(model).settings, **_TUNED.get((name, model), {})}
+    usual = {"batch_size": 32, "epochs": 10, "optimizer": "adam", **network(model).settings}
+    return usual | _TUNED.get((facts.kind, model), {}) | _TUNED.get((name, model), {})
+
+
+def metrics(network: Network, facts: Facts) -> tuple[Metric | str, ...] | None:
+    """What is reported beside the loss, if not what goes with it; errors of numbers in their own unit."""
+    spread = facts.spread
+
+    def mean_absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.losses.mean_absolute_error(outputs, targets) * spread
+
+    return (mean_absolute_error,) if facts.kind == "numbers" else network.metrics
 
 
 # Data sets.
@@ -207,10 +259,13 @@ def settings(name: str, model: str, facts: Facts) -> dict[str, Any]:
 
 def _images(read: Callable[..., Dataset], *, in_files: bool = True) -> Callable[[Request], Loaded]:
     def load(request: Request) -> Loaded:
-        if in_files and request.data_dir is None and not request.download:
-            raise DataError(f"{request.data} is read from files", mend="say in which folder they are: --data-dir DIR; or fetch them: --download")
         given: dict[str, Any] = {"data_dir": request.data_dir, "download": request.download} if in_files else {}
-        train, test = (read(split=split, **given) for split in ("train", "test"))
+        try:
+            train, test = (read(split=split, **given) for split in ("train", "test"))
+        except DataError as error:
+            if "download=True" not in (error.mend or ""):
+                raise
+            raise DataError(error.what, mend=f"say which folder holds the files of {request.data}: --data-dir DIR; or get them: --download") from None
         return train, test, Facts("images", train.input_shape, train.classes, train.class_names)
 
     return load
@@ -227,12 +282,15 @@ def _synthetic(make: Callable[..., Dataset], count: int) -> Callable[[Request], 
 
 
 def _table(request: Request) -> Loaded:
-    """The rows of a CSV file, a fifth of them held out; columns are standardized by what is learned from."""
+    """The rows of a CSV file, a fifth of them held out; columns are standardized by what is learned from, numbers to predict, too."""
     rows = _read(request)
     train, test = rows.split(0.2, request.seed)
     standardize = data.transforms.standardize(train)
-    facts = Facts("numbers" if rows.classes is None else "values", rows.input_shape, rows.classes, rows.class_names)
-    return train.map(standardize), test.map(standardize), facts
+    if rows.classes is not None:
+        return train.map(standardize), test.map(standardize), Facts("values", rows.input_shape, rows.classes, rows.class_names)
+    middle, spread = float(train.targets.mean()), float(train.targets.std()) or 1.0
+    train, test = (Dataset(part.inputs, (part.targets - middle) / spread, name=part.name).map(standardize) for part in (train, test))
+    return train, test, Facts("numbers", rows.input_shape, spread=spread)
 
 
 def _read(request: Request) -> Dataset:
@@ -263,19 +321,20 @@ def _copies(request: Request) -> Loaded:
     return train, test, Facts("bits", train.input_shape, outputs=train.targets.shape[-1])
 
 
-_TABLE = Source("a table of numbers; the last column is predicted, or that of --target", _table, "mlp")
-_TEXT = Source("a text", _text(lambda request: read_text(Path(request.data))), "transformer")
+_TABLE = Source("a table of numbers; the last column is predicted, or that of --target", _table, "mlp", ("target", "classify"))
+_TEXT = Source("a text", _text(lambda request: read_text(Path(request.data))), "transformer", ("context",))
+_FILES = ("data_dir", "download")
 
 SOURCES: dict[str, Source] = {
     "digits": Source("1,797 handwritten digits of 8x8 pixels, carried by scikit-learn", _images(data.digits, in_files=False), "convnet"),
-    "mnist": Source("70,000 handwritten digits of 28x28 pixels, from files", _images(data.mnist), "convnet"),
-    "fashion_mnist": Source("70,000 pictures of clothes of 28x28 pixels, from files", _images(data.fashion_mnist), "lenet"),
-    "cifar10": Source("60,000 colour photographs of 32x32 pixels, from files", _images(data.cifar10), "resnet"),
+    "mnist": Source("70,000 handwritten digits of 28x28 pixels, from files", _images(data.mnist), "convnet", _FILES),
+    "fashion_mnist": Source("70,000 pictures of clothes of 28x28 pixels, from files", _images(data.fashion_mnist), "lenet", _FILES),
+    "cifar10": Source("60,000 colour photographs of 32x32 pixels, from files", _images(data.cifar10), "resnet", _FILES),
     "moons": Source("two half circles of points", _synthetic(lambda **given: data.moons(**given), 1000), "mlp"),
     "spirals": Source("three spiral arms of points", _synthetic(lambda **given: data.spirals(**given), 1500), "mlp"),
     "xor": Source("the four corners of exclusive or, with noise", _synthetic(lambda **given: data.xor(noise=0.1, **given), 1000), "mlp"),
     "copy": Source("sequences of twenty vectors of bits, to be given back from memory", _copies, "neural_turing_machine"),
-    "python_topics": Source("English prose that comes with Python", _text(lambda request: data.python_topics()), "transformer"),
+    "python_topics": Source("English prose that comes with Python", _text(lambda request: data.python_topics()), "transformer", ("context",)),
     "FILE.csv": _TABLE,
     "FILE.txt": _TEXT,
 }
@@ -426,15 +485,22 @@ NETWORKS: dict[str, Network] = {
     "neural_turing_machine": Network(
         "a network with a memory, for sequences of bits",
         {"bits": answer_cross_entropy},
-        lambda facts: models.neural_turing_machine(facts.input_shape[1], facts.outputs),
+        lambda facts: models.neural_turing_machine(facts.input_shape[-1], facts.outputs),
         Facts("bits", (41, 9), outputs=8),
         {"lr": 3e-3, "batch_size": 16, "epochs": 12, "clip_norm": 1.0, "schedule": "cosine"},
         metrics=(answer_bits,),
     ),
 }
 
+_LINEAR = {"lr": 0.03, "epochs": 30}
+
 _TUNED: dict[tuple[str, str], dict[str, Any]] = {
-    ("digits", "convnet"): {"epochs": 30},
+    ("numbers", "linear_regression"): _LINEAR,
+    ("values", "logistic_regression"): _LINEAR,
+    ("values", "softmax_classifier"): _LINEAR,
+    ("values", "svm"): _LINEAR,
+    ("numbers", "mlp"): {"lr": 3e-3, "epochs": 30},
+    ("digits", "convnet"): {"epochs": 15, "lr": 3e-3, "schedule": "one_cycle"},
     ("mnist", "convnet"): {"epochs": 3, "batch_size": 100, "lr": 2e-3},
 }
-"""Settings for a data set and a network, where they are not those of the network."""
+"""Settings for a kind of data or a data set and a network, where they are not those of the network."""

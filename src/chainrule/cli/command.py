@@ -7,9 +7,11 @@ with code 130 after saying how to go on.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Never
 
 from chainrule.cli import actions
 from chainrule.core.errors import ChainruleError
@@ -17,6 +19,8 @@ from chainrule.training import Interrupted
 from chainrule.training.blas import blas_threads
 
 USAGE_ERROR, INTERRUPTED = 2, 130
+_LARGEST = 10**9
+"""Numbers in one input."""
 
 _TRAIN = """examples:
   chainrule train digits                                  1,442 real 8x8 digits, some seconds
@@ -70,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("\ninterrupted")
         return INTERRUPTED
+    except MemoryError as error:
+        _complain(f"chainrule: error: there is not enough memory: {error}; take smaller batches or inputs")
+        return USAGE_ERROR
     except ChainruleError as error:
         _complain(f"chainrule: error: {actions.one_line(error)}")
         return USAGE_ERROR
@@ -78,9 +85,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, without the usage before it."""
+
+    def error(self, message: str) -> Never:
+        self.exit(USAGE_ERROR, f"chainrule: error: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "chainrule", description="Networks that learn, on computational graphs that can be looked through.", epilog=_EXAMPLES, formatter_class=plain
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -88,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train",
         help="train a network and leave a run folder",
-        description="Train a network; the run folder holds settings, metrics, weights, checkpoint and a picture of the loss.",
+        description="Train a network. The run folder holds settings, metrics, weights,\ncheckpoint and a picture of the loss.",
         epilog=_TRAIN,
         formatter_class=plain,
     )
@@ -170,9 +184,12 @@ def _positive(text: str) -> float:
 
 def _shape(text: str) -> tuple[int, ...]:
     try:
-        return tuple(map(_count, text.split("x")))
+        shape = tuple(map(_count, text.split("x")))
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a shape such as 28x28x1") from None
+    if math.prod(shape) > _LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is too large for one input")
+    return shape
 
 
 def _complain(text: str) -> None:

@@ -45,7 +45,10 @@ def read_image(path: Path, shape: Shape) -> npt.NDArray[np.float32]:
         )
     try:
         with Image.open(path) as file:
-            image: Any = ImageOps.exif_transpose(file).convert("RGBA")
+            upright: Any = ImageOps.exif_transpose(file)
+            # Pillow would cut 16 bits off at 255.
+            deep = upright.mode.startswith("I;16") or (upright.mode == "I" and file.format == "PNG")
+            image: Any = (Image.fromarray((np.asarray(upright, np.int64) >> 8).astype(np.uint8)) if deep else upright).convert("RGBA")
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", mend="check the folder and the name") from None
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
