@@ -171,6 +171,7 @@ def activation(torch: Any, name: str) -> Callable[[Any], Any]:
         # hardsigmoid's own derivative is 1 / 6 in single precision.
         "hard_sigmoid": lambda x: torch.clamp(x / 6 + 0.5, 0, 1),
         "hard_tanh": functional.hardtanh,
+        "swish": functional.silu,
     }
     return elsewhere.get(name) or getattr(functional, name)
 

@@ -9,7 +9,11 @@ from __future__ import annotations
 import linecache
 import os
 import sys
+from collections.abc import Mapping
 from functools import cache
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # Not pathlib, which would be the slowest import of the library.
 _PACKAGE = __file__.rpartition("core")[0]
@@ -149,3 +153,18 @@ class CompileWarning(UserWarning):
 
 class MissingExtraError(ChainruleError, ImportError):
     """An optional library that the feature needs is not installed."""
+
+
+def look_up(kind: str, name: Any, choices: Mapping[str, T], error: type[ChainruleError] = ArgumentError, otherwise: str = "") -> T:
+    """What a name stands for; the error for an unknown one suggests the nearest, and else, or besides, what ``otherwise`` says."""
+    if isinstance(name, str) and name in choices:
+        return choices[name]
+    from difflib import get_close_matches  # noqa: PLC0415, only needed when something went wrong
+
+    # Whatever the case of its letters.
+    known = {choice.lower(): choice for choice in choices}
+    near = get_close_matches(str(name).lower(), known, 1)
+    hint = f"did you mean {known[near[0]]!r}?" if near else ""
+    if otherwise:
+        raise error(f"no {kind} {name!r}", mend=f"{hint} If not, {otherwise}" if near else otherwise)
+    raise error(f"no {kind} {name!r}", mend=hint or f"choose one of {', '.join(choices)}")

@@ -6,9 +6,8 @@ The functions are the library's gates, and attributes of this module too; the ta
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 
-from chainrule.core.errors import LayerError
+from chainrule.core.errors import LayerError, look_up
 from chainrule.nn.layer import Layer
 from chainrule.ops.activation import hard_sigmoid, hard_tanh, log_sigmoid, relu, sigmoid, softplus, softsign
 from chainrule.ops.composite import log_softmax, softmax
@@ -36,6 +35,9 @@ def linear(x: Tensor) -> Tensor:
     return alias(x)
 
 
+swish = silu
+"""The name that Keras had first."""
+
 ACTIVATIONS: dict[str, Function] = {
     "elu": elu,
     "gelu": gelu,
@@ -53,6 +55,7 @@ ACTIVATIONS: dict[str, Function] = {
     "softmax": softmax,
     "softplus": softplus,
     "softsign": softsign,
+    "swish": swish,
     "tanh": tanh,
 }
 
@@ -84,10 +87,7 @@ def get(identifier: str | Function | None) -> Function:
         return linear
     if callable(identifier):
         return identifier
-    if identifier not in ACTIVATIONS:
-        near = get_close_matches(str(identifier), ACTIVATIONS, 1)
-        raise LayerError(f"no activation {identifier!r}", mend=f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[identifier]
+    return look_up("activation", identifier, ACTIVATIONS, LayerError)
 
 
 class Activation(Layer):

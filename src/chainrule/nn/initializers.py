@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from chainrule.core.aval import Shape
-from chainrule.core.errors import ArgumentError
+from chainrule.core.errors import ArgumentError, look_up
 from chainrule.ops import random
 from chainrule.tensor import Tensor, new
 
@@ -67,6 +67,9 @@ class Constant(Initializer):
 
     value: float = 0.0
 
+    def __post_init__(self) -> None:
+        _numbers(self)
+
     def __call__(self, shape: Shape, dtype: Any = "float32", fans: tuple[int, int] | None = None) -> Tensor:
         return new(np.full(shape, self.value, dtype))
 
@@ -89,6 +92,9 @@ class RandomNormal(Initializer):
 
     mean: float = 0.0
     stddev: float = 0.05
+
+    def __post_init__(self) -> None:
+        _numbers(self)
 
     def __call__(self, shape: Shape, dtype: Any = "float32", fans: tuple[int, int] | None = None) -> Tensor:
         return random.normal(shape, self.mean, self.stddev, dtype=dtype)
@@ -113,6 +119,9 @@ class TruncatedNormal(Initializer):
 
     mean: float = 0.0
     stddev: float = 0.05
+
+    def __post_init__(self) -> None:
+        _numbers(self)
 
     def __call__(self, shape: Shape, dtype: Any = "float32", fans: tuple[int, int] | None = None) -> Tensor:
         draws = _normal(shape, dtype)
@@ -139,6 +148,9 @@ class RandomUniform(Initializer):
 
     minval: float = -0.05
     maxval: float = 0.05
+
+    def __post_init__(self) -> None:
+        _numbers(self)
 
     def __call__(self, shape: Shape, dtype: Any = "float32", fans: tuple[int, int] | None = None) -> Tensor:
         return random.uniform(shape, self.minval, self.maxval, dtype=dtype)
@@ -168,6 +180,9 @@ class Orthogonal(Initializer):
 
     gain: float = 1.0
 
+    def __post_init__(self) -> None:
+        _numbers(self)
+
     def __call__(self, shape: Shape, dtype: Any = "float32", fans: tuple[int, int] | None = None) -> Tensor:
         rows, columns = _matrix("Orthogonal", shape, len(shape) >= 2)
         q, r = np.linalg.qr(_normal((max(rows, columns), min(rows, columns)), "float64"))
@@ -193,8 +208,19 @@ class Identity(Initializer):
 
     gain: float = 1.0
 
+    def __post_init__(self) -> None:
+        _numbers(self)
+
     def __call__(self, shape: Shape, dtype: Any = "float32", fans: tuple[int, int] | None = None) -> Tensor:
         return new(self.gain * np.eye(*_matrix("Identity", shape, len(shape) == 2), dtype=dtype))
+
+
+def _numbers(initializer: Any) -> None:
+    """Refuse what is no number where one is needed, when the initializer is made rather than when it is called."""
+    for field in fields(initializer):
+        value = getattr(initializer, field.name)
+        if not isinstance(value, Real):
+            raise ArgumentError(f"{type(initializer).__name__}: {field.name}={value!r}", mend="give a number")
 
 
 def _normal(shape: Shape, dtype: Any) -> Any:
@@ -239,8 +265,9 @@ class VarianceScaling(Initializer):
     distribution: str = "uniform"
 
     def __post_init__(self) -> None:
-        if self.mode not in _FANS:
-            raise ArgumentError(f"VarianceScaling: no mode {self.mode!r}", mend=f"choose one of {', '.join(_FANS)}")
+        if not isinstance(self.scale, Real) or not 0 <= self.scale < math.inf:
+            raise ArgumentError(f"VarianceScaling: scale={self.scale!r}", mend="give a finite number, at least 0")
+        look_up("mode of VarianceScaling", self.mode, _FANS)
         if self.distribution not in ("uniform", "normal"):
             raise ArgumentError(f"VarianceScaling: no distribution {self.distribution!r}", mend="choose uniform or normal")
 
@@ -290,10 +317,7 @@ def fetch(initializer: Initializer | str) -> Initializer:
     """The initializer of this name; an initializer stays itself."""
     if isinstance(initializer, Initializer):
         return initializer
-    if initializer not in NAMES:
-        near = get_close_matches(str(initializer), NAMES, 1)
-        raise ArgumentError(f"no initializer {initializer!r}", mend=f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(NAMES)}")
-    return NAMES[initializer]
+    return look_up("initializer", initializer, NAMES)
 
 
 def name_of(initializer: Initializer) -> str | None:

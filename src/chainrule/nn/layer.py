@@ -12,30 +12,27 @@ from contextlib import contextmanager
 from functools import reduce
 from inspect import signature
 from operator import add
-from typing import Any, NamedTuple, Self
+from reprlib import recursive_repr
+from threading import RLock
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, Self
 
 import numpy as np
 
 from chainrule.core import tree
 from chainrule.core.aval import Aval, Dtype, Shape
-from chainrule.core.errors import ChainruleError, DtypeError, LayerError
+from chainrule.core.errors import ArgumentError, ChainruleError, LayerError
 from chainrule.core.interp import EVERYDAY, current, no_grad, settings, using
 from chainrule.nn.initializers import Initializer, fetch
 from chainrule.nn.regularizers import Regularizer
 from chainrule.nn.regularizers import fetch as fetch_regularizer
 from chainrule.nn.showing import show
 from chainrule.nn.spec import InputSpec
+from chainrule.nn.state import Differences, Parameters, cast, floating, load
 from chainrule.nn.summary import Summary, summarize
 from chainrule.ops.creation import asarray
-from chainrule.ops.gate import alias, as_dtype
+from chainrule.ops.gate import alias
 from chainrule.tensor import Tensor, new
-
-
-class Differences(NamedTuple):
-    """Names that a loaded state lacked, and names in it that the layer does not have."""
-
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
 
 
 class Layer:
@@ -49,7 +46,7 @@ class Layer:
     name : str, optional
         What messages call the layer; its class's name if not given.
     dtype : dtype
-        Of the parameters.
+        Of the parameters; see also `astype`.
 
     Attributes
     ----------
@@ -90,10 +87,11 @@ class Layer:
         return layer
 
     def __init__(self, *, name: str | None = None, dtype: Any = "float32") -> None:
+        if not isinstance(name, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ArgumentError(f"{type(self).__name__}: name={name!r}", mend="a name is a string")
         self.name = name
-        self.dtype = as_dtype(dtype, type(self).__name__)
-        if self.dtype.kind != "f":
-            raise DtypeError(f"{self.label}: parameters of dtype {self.dtype}", mend='choose a floating-point one: "float32" or "float64"')
+        # None has another meaning for NumPy: double precision.
+        self.dtype = floating("float32" if dtype is None else dtype, self.label)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if value.__class__ is Tensor and value.is_leaf and value.requires_grad:
@@ -143,16 +141,21 @@ class Layer:
         if tracer is not None and type(self).build is not Layer.build:
             tracer.building()
         # Parameters are values even where the first call is being traced.
-        with using(EVERYDAY):
+        with _building, using(EVERYDAY):
+            if self.built:
+                # Another thread was quicker.
+                return
             self.build(*(_shapes(x) for x in inputs))
-        self.built = True
+            self.built = True
         leaves, structure = tree.flatten(inputs)
         self.__dict__["_first"] = [Aval(x.shape, x.dtype) for x in leaves], structure
 
     def _check(self, inputs: tuple[Any, ...]) -> None:
         specs = self.input_spec if isinstance(self.input_spec, tuple) else (self.input_spec,)
         for spec, x in zip(specs, inputs, strict=False):
-            if spec is not None and isinstance(x, Tensor) and not spec.accepts(x):
+            # An input that is left out is the layer's affair, unless it is the only one.
+            given = x is not None or len(specs) == 1
+            if spec is not None and given and not (isinstance(x, Tensor) and spec.accepts(x)):
                 raise LayerError(f"{self.label} takes {spec.wanted}, but got {spec.got(x)}", mend=spec.mend)
 
     @property
@@ -206,47 +209,59 @@ class Layer:
 
     def _members(self) -> Iterator[tuple[str, Any]]:
         """Tensors and layers among the attributes, containers opened, with their names."""
-        stack = [(name, value) for name, value in reversed(self.__dict__.items()) if value.__class__ in _MEMBERS or isinstance(value, Layer)]
-        while stack:
-            name, value = stack.pop()
-            if isinstance(value, (list, tuple)):
-                stack.extend((f"{name}.{i}", item) for i, item in reversed([*enumerate(value)]))
-            elif isinstance(value, dict):
-                stack.extend((f"{name}.{key}", item) for key, item in reversed(value.items()))
-            elif isinstance(value, (Tensor, Layer)):
-                yield name, value
+        stack: list[tuple[str, Any]] = []
+        for attribute, item in list(self.__dict__.items()):
+            if item.__class__ in _PLAIN or attribute in _RECORDS:
+                continue
+            stack.append((attribute, item))
+            while stack:
+                name, value = stack.pop()
+                if isinstance(value, (Tensor, Layer)):
+                    yield name, value
+                elif isinstance(value, (list, tuple)):
+                    stack.extend((f"{name}.{i}", inner) for i, inner in reversed([*enumerate(value)]))
+                elif isinstance(value, dict):
+                    stack.extend((f"{name}.{key}", inner) for key, inner in reversed(value.items()))
 
-    def named_layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-        """The layer itself, under the name ``prefix``, and all layers inside it; each once, outer before inner."""
+    def _walk(self, prefix: str = "") -> Iterator[tuple[str, Layer, list[tuple[str, Any]]]]:
+        """The layer itself and all layers inside it, each once, outer before inner, with their members."""
         seen = {id(self)}
         stack: list[tuple[str, Layer]] = [(prefix, self)]
         while stack:
             path, layer = stack.pop()
-            yield path, layer
-            inside = [(f"{path}.{name}" if path else name, member) for name, member in layer._members() if isinstance(member, Layer)]
-            first = {id(member): (name, member) for name, member in reversed(inside) if id(member) not in seen}
-            stack.extend(first[key] for key in first)
-            seen.update(first)
+            members = list(layer._members())
+            yield path, layer, members
+            inside: list[tuple[str, Layer]] = []
+            for name, member in members:
+                if isinstance(member, Layer) and id(member) not in seen:
+                    seen.add(id(member))
+                    inside.append((f"{path}.{name}" if path else name, member))
+            stack.extend(reversed(inside))
+
+    def named_layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """The layer itself, under the name ``prefix``, and all layers inside it; each once, outer before inner."""
+        return ((path, layer) for path, layer, _ in self._walk(prefix))
 
     def layers_inside(self) -> Iterator[Layer]:
         """The layer itself and all layers inside it."""
         return (layer for _, layer in self.named_layers())
 
-    def _own_tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def _own_tensors(self, members: Iterable[tuple[str, Any]] | None = None) -> Iterator[tuple[str, Tensor]]:
         """Parameters and buffers of this layer alone, by name."""
-        for name, member in self._members():
+        for name, member in self._members() if members is None else members:
             if isinstance(member, Tensor):
-                # Leaves in lists become known as parameters when they are first seen, and stay so when frozen.
-                if member.is_leaf and member.requires_grad:
+                if name not in self._parameters and member.is_leaf and member.requires_grad:
+                    # Leaves in lists become known as parameters when they are first seen, and stay so when frozen.
                     self._parameters[name] = None
                 if name in self._parameters or name in self._buffers:
                     yield name, member
 
     def _named_tensors(self, kind: str) -> Iterator[tuple[str, Tensor]]:
         seen: set[int] = set()
-        for path, layer in self.named_layers():
-            for name, member in layer._own_tensors():
-                if name in getattr(layer, kind) and id(member) not in seen:
+        for path, layer, members in self._walk():
+            known = layer.__dict__[kind]
+            for name, member in layer._own_tensors(members):
+                if name in known and id(member) not in seen:
                     seen.add(id(member))
                     yield (f"{path}.{name}" if path else name), member
 
@@ -380,27 +395,35 @@ class Layer:
             If names or shapes differ (it lists every difference), or a layer has not made its parameters
             yet. Nothing is loaded then.
         """
-        own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        missing = tuple(name for name in own if name not in state)
-        unexpected = tuple(name for name in state if name not in own)
-        given = {name: asarray(value, dtype=own[name].dtype) for name, value in state.items() if name in own}
-        lines = [f"missing: {name} {own[name].shape}" for name in missing if strict]
-        lines += [f"unexpected: {name} {tuple(np.shape(state[name]))}" for name in unexpected if strict]
-        lines += [
-            f"other shape: {name} is {own[name].shape} here, {value.shape} in the state"
-            for name, value in given.items()
-            if value.shape != own[name].shape
-        ]
-        if lines:
-            raise LayerError(
-                f"the state does not fit {self.label}:" + "".join(f"\n    {line}" for line in lines),
-                mend="load it into a layer made with the same configuration"
-                + (", or pass strict=False to take what fits" if missing or unexpected else ""),
-            )
-        with no_grad():
-            for name, value in given.items():
-                own[name].assign(value)
-        return Differences(missing, unexpected)
+        return load(self, state, strict)
+
+    def astype(self, dtype: Any) -> Self:
+        """Convert all parameters and buffers that are floating-point, in place; what is made later gets this dtype too.
+
+        Parameters
+        ----------
+        dtype : dtype
+            Floating-point. The dtype of inputs is the caller's affair: with others, the wider one wins.
+
+        Returns
+        -------
+        Layer
+            The layer itself.
+
+        Notes
+        -----
+        Parameters keep their identity, so an optimizer that was made before goes on, and converts its moments
+        at its next step; gradients are forgotten.
+
+        Examples
+        --------
+        >>> import chainrule as cr
+        >>> model = cr.nn.Sequential([cr.nn.Dense(2), cr.nn.ReLU()]).astype("float64").initialize((1, 3))
+        >>> [parameter.dtype.name for parameter in model.parameters()]
+        ['float64', 'float64']
+        """
+        cast(self, dtype)
+        return self
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode (or evaluation mode) for this layer and all inside it."""
@@ -440,32 +463,15 @@ class Layer:
         found = {name: getattr(self, name, missing) for name in signature(type(self)).parameters}
         return {name: value for name, value in found.items() if value is not missing}
 
+    @recursive_repr()
     def __repr__(self) -> str:
         return show(self)
 
 
-class Parameters(Iterable[Tensor]):
-    """The parameters of a layer, looked up anew whenever they are asked for."""
-
-    def __init__(self, layer: Layer) -> None:
-        self._layer = layer
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (parameter for _, parameter in self._layer.named_parameters())
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def available(self) -> tuple[list[Tensor], bool]:
-        """Those that exist now, and whether they are all."""
-        complete = next(self._layer._waiting(), None) is None
-        return [parameter for _, parameter in self._layer._named_tensors("_parameters")], complete
-
-    def __repr__(self) -> str:
-        return f"<parameters of {self._layer.label}>"
-
-
-_MEMBERS = (Tensor, list, tuple, dict)
+_PLAIN = frozenset({bool, int, float, str, type(None), BuiltinFunctionType, FunctionType, np.dtype, InputSpec})
+"""Types of attributes that hold no tensors and are not worth a look."""
+_RECORDS = frozenset({"_parameters", "_buffers", "_regularizers", "_first"})
+_building = RLock()
 
 
 def _lifted(x: Any) -> Any:

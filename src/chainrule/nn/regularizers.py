@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from chainrule.core.errors import ArgumentError
+from chainrule.core.errors import ArgumentError, look_up
 from chainrule.ops.arithmetic import square
 from chainrule.ops.reduction import sum
 from chainrule.ops.rounding import abs
@@ -134,7 +133,4 @@ def fetch(regularizer: Regularizer | str | None) -> Regularizer | None:
     """The regularizer of this name; a regularizer, or None, stays itself."""
     if regularizer is None or isinstance(regularizer, Regularizer):
         return regularizer
-    if regularizer not in NAMES:
-        near = get_close_matches(str(regularizer), NAMES, 1)
-        raise ArgumentError(f"no regularizer {regularizer!r}", mend=f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(NAMES)}")
-    return NAMES[regularizer]
+    return look_up("regularizer", regularizer, NAMES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from chainrule.core.errors import ArgumentError
@@ -30,6 +30,8 @@ class Sequential(Layer):
 
     def __init__(self, layers: Iterable[Callable[..., Any] | str] = (), *, name: str | None = None) -> None:
         super().__init__(name=name)
+        if isinstance(layers, str | Mapping | Layer) or not isinstance(layers, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ArgumentError(f"Sequential: a {type(layers).__name__} is no list of layers", mend="pass a list: nn.Sequential([nn.Dense(10)])")
         self.layers = [get(layer) if isinstance(layer, str) else layer for layer in layers]
         for place, layer in enumerate(self.layers):
             got = f"the class {layer.__name__}" if isinstance(layer, type) else None if callable(layer) else repr(layer)

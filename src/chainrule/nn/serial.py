@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
-from chainrule.core.errors import LayerError
-from chainrule.nn.activations import ACTIVATIONS
+from chainrule.core.errors import ChainruleError, LayerError, look_up
+from chainrule.nn.activations import ACTIVATIONS, Function, get
 from chainrule.nn.initializers import (
     Constant,
     Identity,
@@ -34,23 +33,24 @@ CLASSES: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in _PARTS
 """What `deserialize` may make, by name; `chainrule.nn` enters its layers."""
 
 
-def serialize(layer: Layer) -> dict[str, Any]:
+def serialize(layer: Layer | Function) -> Any:
     """The layer's class and arguments, without its parameters, as data for JSON.
 
     A layer that stands in several places is described where it comes first, with a number under "shared", and named by that number elsewhere.
 
     Parameters
     ----------
-    layer : Layer
+    layer : Layer or callable
+        Or an activation, which is described by its name.
 
     Returns
     -------
-    dict
+    dict, or str for an activation
 
     Raises
     ------
     LayerError
-        If an argument is neither plain data, nor a layer, a known activation or an initializer.
+        If it is no layer or activation, or an argument of it is neither plain data, nor a layer, a known activation or an initializer.
 
     Examples
     --------
@@ -59,27 +59,34 @@ def serialize(layer: Layer) -> dict[str, Any]:
     {'class': 'Dropout', 'config': {'rate': 0.5, 'name': None}}
     >>> cr.nn.deserialize(data)
     Dropout(rate=0.5)
+    >>> cr.nn.serialize(cr.nn.activations.relu)
+    'relu'
     """
-    return _Describer().layer(layer)
+    if not isinstance(layer, Layer) and not callable(layer):
+        raise LayerError(
+            f"no layer or activation, but a {type(layer).__name__}", mend="pass the layer itself, or an activation such as nn.get('relu')"
+        )
+    return _Describer().plain(layer, "the function")
 
 
-def deserialize(data: Mapping[str, Any], custom_objects: Mapping[str, Callable[..., Any]] | None = None) -> Any:
+def deserialize(data: Mapping[str, Any] | str, custom_objects: Mapping[str, Callable[..., Any]] | None = None) -> Any:
     """A new layer as `serialize` described it; its parameters are made anew.
 
     Parameters
     ----------
-    data : mapping
+    data : mapping, or str for an activation
     custom_objects : mapping of str to callable, optional
         Classes and functions of one's own, by name.
 
     Returns
     -------
-    Layer
+    Layer, or a callable for an activation
 
     Raises
     ------
-    LayerError
-        If the data is of another form, or a name is not known. Nothing but the classes listed here and those passed is ever called.
+    ChainruleError
+        If the data is of another form, a name is not known (a `LayerError`), or an argument makes no sense. Nothing but the
+        classes listed here and those passed is ever called.
 
     Examples
     --------
@@ -87,7 +94,12 @@ def deserialize(data: Mapping[str, Any], custom_objects: Mapping[str, Callable[.
     >>> cr.nn.deserialize({"class": "Dense", "config": {"units": 3}})
     Dense(units=3)
     """
-    return _Maker({**CLASSES, **(custom_objects or {})}, custom_objects or {}).layer(data)
+    if isinstance(data, str):
+        return get((custom_objects or {}).get(data, data))
+    try:
+        return _Maker({**CLASSES, **(custom_objects or {})}, custom_objects or {}).layer(data)
+    except RecursionError:
+        raise LayerError("the data is nested too deeply", mend="pass what nn.serialize returned") from None
 
 
 class _Describer:
@@ -132,7 +144,8 @@ class _Describer:
 def _of_dataclass(value: Any, where: str) -> Any:
     if not dataclasses.is_dataclass(value):
         raise LayerError(f"{where} is a {type(value).__name__}, which has no plain form", mend="make it a dataclass")
-    return {"class": type(value).__name__, "config": {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}}
+    config = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {"class": type(value).__name__, "config": {name: item.item() if isinstance(item, np.generic) else item for name, item in config.items()}}
 
 
 class _Maker:
@@ -145,17 +158,17 @@ class _Maker:
 
     def layer(self, data: Any) -> Any:
         name, config, number = (data.get(key) for key in ("class", "config", "shared")) if isinstance(data, Mapping) else (None, None, None)
-        if "class" not in data and number in self._shared:
+        if isinstance(number, int) and name is None and number in self._shared:
             return self._shared[number]
         if not isinstance(name, str) or not isinstance(config, Mapping) or not isinstance(number, int | None):
             raise LayerError("a layer's data needs 'class', a name, and 'config', a mapping", mend="pass what nn.serialize returned")
-        if name not in self._known:
-            near = get_close_matches(name, self._known, 1)
-            hint = f"did you mean {near[0]!r}? If not, pass" if near else "pass"
-            raise LayerError(f"no layer class {name!r}", mend=f"{hint} it by name in custom_objects")
+        kind = look_up("layer class", name, self._known, LayerError, otherwise="pass it by name in custom_objects")
+        arguments = {key: self.value(value) for key, value in config.items()}
         try:
-            made = self._known[name](**{key: self.value(value) for key, value in config.items()})
-        except TypeError as error:
+            made = kind(**arguments)
+        except ChainruleError:
+            raise
+        except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
             raise LayerError(f"{name} cannot be made from its data: {error}", mend="write it with this version's nn.serialize") from None
         if number is not None:
             self._shared[number] = made
@@ -169,8 +182,5 @@ class _Maker:
         if "class" in value or set(value) == {"shared"}:
             return self.layer(value)
         if set(value) == {"function"}:
-            name = value["function"]
-            if name not in self._functions:
-                raise LayerError(f"no function {name!r}", mend="pass it by name in custom_objects")
-            return self._functions[name]
+            return look_up("function", value["function"], self._functions, LayerError, otherwise="pass it by name in custom_objects")
         return {key: self.value(item) for key, item in value.items()}

@@ -91,7 +91,7 @@ class InputSpec:
     @staticmethod
     def got(x: Any) -> str:
         """What came instead, in words."""
-        return str(Aval(tuple(x.shape), x.dtype))
+        return str(Aval(tuple(x.shape), x.dtype)) if hasattr(x, "dtype") else "nothing" if x is None else f"a {type(x).__name__}"
 
 
 _KINDS = {"floating": "fc", "integer": "iu"}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
-from chainrule.core.errors import ArgumentError
+from chainrule.core.errors import look_up
 from chainrule.optim import schedules
 from chainrule.optim.adam import Adam, AdamW
 from chainrule.optim.clipping import clip_by_norm, clip_by_value
@@ -64,7 +62,4 @@ def get(name: str) -> type[Optimizer]:
     >>> cr.optim.get("adam").__name__
     'Adam'
     """
-    if name not in NAMES:
-        near = get_close_matches(str(name), NAMES, 1)
-        raise ArgumentError(f"no optimizer {name!r}", mend=f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(NAMES)}")
-    return NAMES[name]
+    return look_up("optimizer", name, NAMES)

@@ -6,9 +6,8 @@ Each is called with outputs and targets, and gives the mean over the batch unles
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 
-from chainrule.core.errors import ArgumentError
+from chainrule.core.errors import look_up
 from chainrule.nn.losses.classification import kl_divergence, negative_log_likelihood, sigmoid_cross_entropy, softmax_cross_entropy
 from chainrule.nn.losses.margin import hinge, multiclass_hinge, squared_hinge
 from chainrule.nn.losses.regression import huber, mean_absolute_error, mean_squared_error
@@ -51,7 +50,4 @@ def fetch(loss: Loss | str) -> Loss:
     """The loss of this name; a function stays itself."""
     if callable(loss):
         return loss
-    if loss not in LOSSES:
-        near = get_close_matches(str(loss), LOSSES, 1)
-        raise ArgumentError(f"no loss {loss!r}", mend=f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(LOSSES)}")
-    return LOSSES[loss]
+    return look_up("loss", loss, LOSSES)

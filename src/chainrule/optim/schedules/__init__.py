@@ -6,10 +6,9 @@ compiled anew. It counts in Python, and therefore stands outside of a function t
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Protocol
 
-from chainrule.core.errors import ArgumentError
+from chainrule.core.errors import look_up
 from chainrule.optim.optimizer import Optimizer
 from chainrule.optim.schedules.annealing import Cosine, CosineRestarts, OneCycle
 from chainrule.optim.schedules.decay import Constant, ExponentialDecay, Lambda, Piecewise, StepDecay
@@ -72,7 +71,4 @@ def get(name: str) -> OfSteps:
     >>> cr.optim.schedules.get("cosine").__name__
     'Cosine'
     """
-    if name not in NAMES:
-        near = get_close_matches(str(name), NAMES, 1)
-        raise ArgumentError(f"no schedule {name!r}", mend=f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(NAMES)}")
-    return NAMES[name]
+    return look_up("schedule", name, NAMES)
