@@ -227,12 +227,13 @@ def operands(name: str, kinds: str, *xs: Any) -> list[Any]:
     """
     allowed = KINDS[kinds]
     bare = current().interpret is evaluate
-    # The usual case first: one dtype, and numbers beside floats.
+    # The usual case first: one dtype, and numbers beside floats, or whole ones beside integers.
     common: Any = None
-    numbers = False
+    numbers = fractions = False
     for x in xs:
         if x.__class__ is float or x.__class__ is int:
             numbers = True
+            fractions = fractions or x.__class__ is float
         elif not (isinstance(x, BARE) if bare else x.__class__ is Tensor):
             break
         elif common is None:
@@ -240,7 +241,7 @@ def operands(name: str, kinds: str, *xs: Any) -> list[Any]:
         elif x.dtype is not common:
             break
     else:
-        if common is not None and common.kind in allowed and (not numbers or common.kind == "f"):
+        if common is not None and common.kind in allowed and (not numbers or common.kind == "f" or (common.kind in "iu" and not fractions)):
             return [to_dtype(x, common) for x in xs] if numbers else list(xs)
     lifted = [x if x.__class__ in _SCALARS else lift(x) for x in xs]
     dtype = promote(*(x if x.__class__ in _SCALARS else x.dtype for x in lifted))

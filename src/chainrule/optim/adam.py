@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from chainrule.core.aval import float64
 from chainrule.ops.arithmetic import sqrt
 from chainrule.ops.creation import astype
 from chainrule.ops.selection import maximum
-from chainrule.optim.optimizer import Group, Growing, Optimizer, Slots, check_at_least, check_betas, power
+from chainrule.optim.optimizer import Group, Growing, Optimizer, Slots, check_at_least, check_betas
 from chainrule.tensor import Tensor
 
 
@@ -82,8 +83,10 @@ class Adam(Optimizer):
         square = slots["square"].assign(slots["square"] * beta2 + gradient * gradient * (1 - beta2))
         if group["amsgrad"]:
             square = slots["largest"].assign(maximum(slots["largest"], square))
-        root = astype(sqrt(1 - power(beta2, step)), dtype, copy=False)
-        scale = lr * astype(1 / (1 - power(beta1, step)), dtype, copy=False)
+        # In double precision: in single, 1 - 0.999**1 is off by 1e-5.
+        count = astype(step, float64)
+        root = astype(sqrt(1 - beta2**count), dtype, copy=False)
+        scale = lr * astype(1 / (1 - beta1**count), dtype, copy=False)
         return parameter - mean * scale / (sqrt(square) / root + group["eps"])
 
     def decay(self, parameter: Tensor, gradient: Tensor, lr: Tensor, weight_decay: float) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from chainrule.core.aval import Dtype, float64
+from chainrule.core.aval import Dtype
 from chainrule.core.errors import ArgumentError
 from chainrule.core.interp import EVERYDAY, current, no_grad, settings, using
 from chainrule.core.variable import Variable
@@ -248,10 +248,14 @@ class Optimizer(ABC):
                 parameter.grad = None
 
     def _slots_of(self, parameter: Tensor, group: Group) -> Slots:
-        key = id(parameter)
+        key, dtype = id(parameter), parameter.dtype
         if key not in self._slots:
             self._slots[key] = self._begun(parameter, group)
         slots = self._slots[key]
+        for name, slot in slots.items():
+            if slot.dtype != dtype and slot.dtype.kind == dtype.kind:
+                # The parameter was converted since.
+                slots[name] = new(np.asarray(slot._value, dtype))
         tracer = current().tracer
         if tracer is not None:
             for name, slot in slots.items():
@@ -347,11 +351,6 @@ class Optimizer(ABC):
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={self.groups[0][name]!r}" for name in self.groups[0])
         return f"{type(self).__name__}({options})"
-
-
-def power(base: float, exponent: Tensor) -> Tensor:
-    """A number to the power of a count of steps, in double precision: in single, 1 - 0.999**1 is off by 1e-5."""
-    return asarray(np.float64(base)) ** astype(exponent, float64)
 
 
 def check_at_least(name: str, value: Any, least: float) -> None:
