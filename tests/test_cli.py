@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 
 import chainrule as cr
 from chainrule.cli import main
-from chainrule.cli.catalog import NETWORKS
+from chainrule.cli.networks import NETWORKS
 from chainrule.cli.pictures import read_image
 
 SOURCE = Path(__file__).parent.parent / "src"

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from chainrule import nn, training
-from chainrule.cli import catalog
-from chainrule.cli.catalog import Facts, Request
+from chainrule.cli import networks, sources
 from chainrule.cli.pictures import read_image
+from chainrule.cli.sources import Facts, Request
 from chainrule.core.errors import ChainruleError, DataError
 from chainrule.data import Characters
 from chainrule.data.files import read_text
@@ -32,10 +32,10 @@ _KEPT = ("batch_size", "seed", "schedule", "clip_norm", "accumulate", "compile")
 
 def train(given: argparse.Namespace) -> None:
     """Train a network on a data set, and leave a run folder."""
-    given.data = catalog.located(given.data)
+    given.data = sources.located(given.data)
     given.run_dir = _run_dir(given)
     before = _before(given)
-    name = _first(given.model, before.get("network"), catalog.source(given.data).network)
+    name = _first(given.model, before.get("network"), sources.source(given.data).network)
     request = Request(
         data=given.data,
         data_dir=_first(given.data_dir, before.get("data_dir")),
@@ -45,12 +45,12 @@ def train(given: argparse.Namespace) -> None:
         classify=given.classify or bool(before.get("classify")),
         context=_first(given.context, before.get("context")),
     )
-    learned, held_out, facts = catalog.load(request)
-    network, model = catalog.build(name, facts)
-    with catalog.fitting(name, facts):
+    learned, held_out, facts = sources.load(request)
+    network, model = networks.build(name, facts)
+    with networks.fitting(name, facts):
         # A twin: the model's own parameters are drawn from the run's seed.
         network.make(facts).initialize((1, *facts.input_shape), dtype=facts.dtype)
-    settings = _settings(given, before, catalog.settings(given.data, name, facts))
+    settings = _settings(given, before, networks.settings(given.data, name, facts))
     patience = _first(given.patience, before.get("patience"))
     board = given.run_dir / "tensorboard"
     _say(f"{given.data}: {len(learned):,} training and {len(held_out):,} test {_unit(facts)}; {name}; run folder {given.run_dir}")
@@ -59,7 +59,7 @@ def train(given: argparse.Namespace) -> None:
         network.targets(learned),
         network.targets(held_out),
         loss=network.losses[facts.kind],
-        metrics=catalog.metrics(network, facts),
+        metrics=networks.metrics(network, facts),
         run_dir=given.run_dir,
         resume=given.resume,
         progress=False,
@@ -152,11 +152,11 @@ def evaluate(given: argparse.Namespace) -> None:
     config, facts, model = _trained(given.run)
     told: dict[str, Any] = {name: config.get(name) for name in ("data", "seed", "target", "classify", "context")}
     request = Request(**told, data_dir=_first(given.data_dir, config.get("data_dir")), download=given.download)
-    _, held_out, found = catalog.load(request)
+    _, held_out, found = sources.load(request)
     if found != facts:
         raise DataError(f"{request.data} is not what {given.run} was trained on any more", mend="put it back as it was, or train anew")
-    network = catalog.network(config["network"])
-    metrics = catalog.metrics(network, facts)
+    network = networks.network(config["network"])
+    metrics = networks.metrics(network, facts)
     measured = training.evaluate(model, network.targets(held_out), loss=network.losses[facts.kind], metrics=metrics, compile=True)
     _say("   ".join(as_words(f"validation_{name}", value, "test") for name, value in measured.items()) + f"   ({len(held_out):,} {_unit(facts)})")
 
@@ -212,21 +212,21 @@ def summary(given: argparse.Namespace) -> None:
     if Path(given.model, "config.json").is_file():
         _, facts, model = _trained(Path(given.model))
     else:
-        facts = catalog.network(given.model).example
+        facts = networks.network(given.model).example
         changes = {"input_shape": given.input or facts.input_shape, "classes": given.classes or facts.classes}
         facts = replace(facts, **changes)
-        _, model = catalog.build(given.model, facts)
-    with catalog.fitting(given.model, facts):
+        _, model = networks.build(given.model, facts)
+    with networks.fitting(given.model, facts):
         _say(str(model.summary((given.batch, *facts.input_shape), dtype=facts.dtype)))
 
 
 def show(given: argparse.Namespace) -> None:
     """List data sets, networks and runs."""
     _say("data sets:")
-    for name, source in catalog.SOURCES.items():
+    for name, source in sources.SOURCES.items():
         _say(f"  {name:<16} {source.summary}")
     _say("networks:")
-    for name, network in catalog.NETWORKS.items():
+    for name, network in networks.NETWORKS.items():
         _say(f"  {name:<22} {network.summary}")
     _say("runs:" if _runs() else f"runs: none in {RUNS}/")
     for path in _runs():
