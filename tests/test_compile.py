@@ -5,6 +5,7 @@ import gc
 import threading
 import warnings
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -256,6 +257,24 @@ def test_lists_are_watched_item_by_item():
     f(cr.tensor(1.0))
     held["weights"][1] = 5.0
     assert f(cr.tensor(1.0)).item() == 5
+    # However deep it goes.
+    held["self"] = held
+    assert f(cr.tensor(1.0)).item() == 5
+    held["weights"][1] = 6.0
+    assert f(cr.tensor(1.0)).item() == 6
+
+
+def test_default_arguments_are_watched():
+    def scaled(x, *, options, names=set()):  # noqa: B006, it is what may change
+        return x * options["scale"] * (1 + len(names))
+
+    options = {"scale": 2.0}
+    f = cr.compile(partial(scaled, options=options))
+    assert f(cr.tensor(1.0)).item() == 2
+    options["scale"] = 3.0
+    assert f(cr.tensor(1.0)).item() == 3
+    scaled.__kwdefaults__["names"].add("one")
+    assert f(cr.tensor(1.0)).item() == 6
 
 
 def test_layers_in_a_list_may_come_and_go():

@@ -1,9 +1,9 @@
 """What a compiled step takes for granted about the Python around it, and how to tell that it changed.
 
 What the caller's own functions load by name is compared at every call: variables of enclosing functions and modules, and
-attributes of the objects that they reach from there, from ``self`` or from their arguments, lists and dicts item by item. The
+attributes of the objects that they reach from there, from ``self`` or from their arguments, containers item by item. The
 attributes of layers that are called and the options of optimizers are compared only when any of them was set since. Not watched
-are longer containers, sets, slots, and what the library keeps.
+are longer containers, elements of NumPy arrays, slots, and what the library keeps.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from chainrule.core.errors import is_users
 from chainrule.tensor import Tensor
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_CONTAINERS = (list, tuple, dict)
+_CONTAINERS = (list, tuple, dict, set)
 _MOST = 64
 """Longer containers are not compared at every call."""
+_DEEP = 4
+"""Containers inside one another are compared so far down."""
 _LIBRARY = __name__.partition(".")[0]
 
 
@@ -113,7 +115,8 @@ class _Search:
         elif isinstance(value, MethodType):
             self.pending += [("self", value.__self__), (name, value.__func__)]
         elif isinstance(value, partial):
-            self.pending += [(name, x) for x in (value.func, *value.args, *value.keywords.values())]
+            self.pending.append((name, value.func))
+            self.meet_given([*value.args, *value.keywords.values()])
         elif isinstance(value, property):
             self.pending.append((name, value.fget))
         elif isinstance(value, ModuleType):
@@ -143,7 +146,14 @@ class _Search:
         for name in sorted(names & {*function.__globals__}):
             self.enter(name, name, function.__globals__, function.__globals__[name])
         self.loaded |= attributes
-        self.pending += [("", x) for x in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())]
+        self.meet_given([*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()])
+
+    def meet_given(self, values: Iterable[Any]) -> None:
+        """Arguments that are always the same objects: what is in them may change."""
+        for value in values:
+            if value.__class__ in _CONTAINERS:
+                self.enter("a default argument", "", {"": value}, value)
+            self.pending.append(("", value))
 
 
 def _loads(code: CodeType) -> tuple[set[str], set[str]]:
@@ -183,12 +193,14 @@ def _filled(cell: CellType) -> bool:
     return True
 
 
-def kept(value: Any, depth: int = 4) -> Any:
-    """A list or dict as it is now, with those inside; anything else itself."""
+def kept(value: Any, depth: int = _DEEP) -> Any:
+    """A list, dict or set as it is now, with those inside; anything else itself."""
     if not depth or value.__class__ not in _CONTAINERS:
         return value
     if value.__class__ is dict:
         return {key: kept(x, depth - 1) for key, x in value.items()}
+    if value.__class__ is set:
+        return set(value)
     items = [kept(x, depth - 1) for x in value]
     if value.__class__ is list:
         return items
@@ -208,7 +220,7 @@ def same(before: Any, now: Any) -> bool:
     if before.__class__ in (float, complex):
         # -0.0 == 0.0, and NaN != NaN.
         return repr(before) == repr(now)
-    return before.__class__ in _PLAIN and bool(before == now)
+    return before.__class__ in (*_PLAIN, set) and bool(before == now)
 
 
 class Attributes:
@@ -246,11 +258,10 @@ def _snapshot(owner: Any) -> dict[str, Any]:
 _BOOKKEEPING = ("_parameters", "_buffers", "_source", "_known", "_rate", "_stale", "groups", "built")
 
 
-def _is_plain(value: Any) -> bool:
-    if value.__class__ in (list, tuple):
-        return len(value) <= _MOST and all(map(_is_plain, value))
-    if value.__class__ is dict:
-        return len(value) <= _MOST and all(map(_is_plain, value.values()))
+def _is_plain(value: Any, depth: int = _DEEP) -> bool:
+    if value.__class__ in _CONTAINERS:
+        items = value.values() if value.__class__ is dict else value
+        return depth > 0 and not _is_long(value) and all(_is_plain(x, depth - 1) for x in items)
     return value.__class__ in _PLAIN
 
 
