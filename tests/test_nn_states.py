@@ -6,6 +6,7 @@ import copy
 import inspect
 import json
 import pickle
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -115,10 +116,19 @@ def test_a_name_almost_right_is_answered_with_the_right_one(name: str) -> None:
 
 
 def test_a_missing_input_is_refused_by_what_was_wanted() -> None:
-    with pytest.raises(LayerError, match=r"Dense takes \(\.\.\., features\), but got nothing"):
+    with pytest.raises(LayerError, match=r"Dense takes \(\.\.\., features\), but got nothing[\s\S]*mend: reshape"):
         nn.Dense(2)(None)
     with pytest.raises(LayerError, match="but got a tuple"):
         nn.Dense(2)((np.ones(3), np.ones(3)))
+    with pytest.raises(LayerError, match=r"takes \(batch, steps, features\), but got nothing"):
+        nn.MultiHeadAttention(2, 3)(None)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNormalization, nn.LayerNormalization, nn.RMSNormalization, lambda: nn.GroupNormalization(1)])
+def test_a_normalization_wants_the_axis_that_it_is_made_for(kind: Callable[[], nn.Layer]) -> None:
+    for x, got in ((None, "nothing"), (1.0, "float32()")):
+        with pytest.raises(LayerError, match=r"takes \(\.\.\.\) with at least 1 axes, but got " + re.escape(got)):
+            kind()(x)
 
 
 @pytest.mark.parametrize("layers", [nn.Dense(2), "relu", 3, {"a": nn.Dense(2)}], ids=["layer", "name", "number", "dict"])

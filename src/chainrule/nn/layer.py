@@ -87,7 +87,7 @@ class Layer:
         return layer
 
     def __init__(self, *, name: str | None = None, dtype: Any = "float32") -> None:
-        if not isinstance(name, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(name, str | None):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may not check types
             raise ArgumentError(f"{type(self).__name__}: name={name!r}", mend="a name is a string")
         self.name = name
         # None has another meaning for NumPy: double precision.
@@ -152,9 +152,9 @@ class Layer:
 
     def _check(self, inputs: tuple[Any, ...]) -> None:
         specs = self.input_spec if isinstance(self.input_spec, tuple) else (self.input_spec,)
-        for spec, x in zip(specs, inputs, strict=False):
-            # An input that is left out is the layer's affair, unless it is the only one.
-            given = x is not None or len(specs) == 1
+        for place, (spec, x) in enumerate(zip(specs, inputs, strict=False)):
+            # A later input that is left out is the layer's affair.
+            given = x is not None or place == 0
             if spec is not None and given and not (isinstance(x, Tensor) and spec.accepts(x)):
                 raise LayerError(f"{self.label} takes {spec.wanted}, but got {spec.got(x)}", mend=spec.mend)
 

@@ -47,7 +47,12 @@ class _Normalization(Layer):
         super().__init__(name=name, dtype=dtype)
         if not epsilon >= 0:
             raise ArgumentError(f"{type(self).__name__}: epsilon={epsilon}", mend="give a small positive number")
-        self.axis = axis if isinstance(axis, int) else tuple(axis)
+        places = (axis,) if isinstance(axis, int) else tuple(axis)
+        if not places or not all(isinstance(place, int) for place in places):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may not check types
+            raise ArgumentError(f"{type(self).__name__}: axis={axis!r}", mend="give an integer, or several")
+        self.axis = axis if isinstance(axis, int) else places
+        least = max(-place if place < 0 else place + 1 for place in places)
+        self.input_spec = InputSpec(min_ndim=least, mend="give it inputs that have the layer's axis, or make it for another one")
         self.epsilon = epsilon
         self.center = center
         self.scale = scale

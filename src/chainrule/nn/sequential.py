@@ -30,7 +30,7 @@ class Sequential(Layer):
 
     def __init__(self, layers: Iterable[Callable[..., Any] | str] = (), *, name: str | None = None) -> None:
         super().__init__(name=name)
-        if isinstance(layers, str | Mapping | Layer) or not isinstance(layers, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if isinstance(layers, str | Mapping | Layer) or not isinstance(layers, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may not check types
             raise ArgumentError(f"Sequential: a {type(layers).__name__} is no list of layers", mend="pass a list: nn.Sequential([nn.Dense(10)])")
         self.layers = [get(layer) if isinstance(layer, str) else layer for layer in layers]
         for place, layer in enumerate(self.layers):

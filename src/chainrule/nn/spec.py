@@ -61,7 +61,7 @@ class InputSpec:
     axes: Mapping[int, int] = field(default_factory=dict[int, int])
     names: Sequence[str] = ()
     dtype: str | None = None
-    mend: str = ""
+    mend: str = "reshape, permute_dims and astype make another shape, order of axes and dtype"
 
     def accepts(self, x: Any) -> bool:
         """Whether an array or Tensor is as specified."""

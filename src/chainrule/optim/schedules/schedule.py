@@ -89,7 +89,7 @@ class Schedule(ABC):
         ArgumentError
             If it is of another kind of schedule, or of another number of groups; nothing is loaded then.
         """
-        own, given = self.state_dict(), dict(state) if isinstance(state, Mapping) else {}  # pyright: ignore[reportUnnecessaryIsInstance]
+        own, given = self.state_dict(), dict(state) if isinstance(state, Mapping) else {}  # pyright: ignore[reportUnnecessaryIsInstance] - callers may not check types
         known = given.keys() == own.keys() and isinstance(given["initial"], list | tuple)
         if not known or len(given["initial"]) != len(own["initial"]):
             raise ArgumentError(f"{type(self).__name__} has the state {own}, not {state}", mend="make optimizer and schedule as they were")
