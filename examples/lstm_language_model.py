@@ -23,9 +23,9 @@ from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
-from _report import report
 
 import chainrule as cr
+from _report import report
 
 
 def reference() -> str:
