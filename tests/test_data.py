@@ -6,6 +6,7 @@ import builtins
 import gzip
 import struct
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -257,7 +258,14 @@ def test_batches_cannot_be_written_to() -> None:
         images.numpy()[0] = 1
 
 
+def test_rows_of_different_lengths_are_refused() -> None:
+    with pytest.raises(DataError, match="inputs of different lengths"):
+        data.Dataset([[1.0], [2.0, 3.0]], [0, 1])
+
+
 def test_a_loader_refuses_what_makes_no_sense() -> None:
+    with pytest.raises(ArgumentError, match=r"batch_size=2\.5"):
+        data.DataLoader(counting(4), cast("Any", 2.5))
     with pytest.raises(ArgumentError, match="batch_size=0"):
         data.DataLoader(counting(4), 0)
     with pytest.raises(ArgumentError, match="seed=-1"):

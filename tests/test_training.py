@@ -310,6 +310,7 @@ def test_damaged_settings_and_metrics_are_told(tmp_path: Path) -> None:
 
 def test_what_makes_no_sense_is_refused() -> None:
     refused(ArgumentError, "epochs=0", epochs=0)
+    refused(ArgumentError, "epochs=2.5", epochs=2.5)
     refused(ArgumentError, "no loss 'cross_entropy'", loss="cross_entropy")
     refused(ArgumentError, "no optimizer 'adm'", optimizer="adm")
     refused(ArgumentError, "no metric 'acuracy'", metrics=["acuracy"])

@@ -228,9 +228,11 @@ def show(given: argparse.Namespace) -> None:
     _say("networks:")
     for name, network in networks.NETWORKS.items():
         _say(f"  {name:<22} {network.summary}")
-    _say("runs:" if _runs() else f"runs: none in {RUNS}/")
-    for path in _runs():
-        _say(f"  {path!s:<20} {_told(RunFolder(path))}")
+    found = _runs()
+    _say("runs:" if found else f"runs: none in {RUNS}/")
+    width = max((len(str(path)) for path in found), default=0)
+    for path in found:
+        _say(f"  {path!s:<{width}}  {_told(RunFolder(path))}")
 
 
 def _told(folder: RunFolder) -> str:
@@ -239,7 +241,7 @@ def _told(folder: RunFolder) -> str:
         config, records = folder.read_config(), folder.read_metrics()
     except DataError as error:
         return f"damaged: {one_line(error)}"
-    what = f"{config.get('data')}, {config.get('network')}"
+    what = f"{Path(str(config.get('data'))).name}, {config.get('network')}"
     epochs = [record for record in records if record["kind"] == "epoch"]
     if not epochs:
         return f"{what}, no epoch of {config.get('epochs')} done"

@@ -209,7 +209,10 @@ def _plain(array: Array) -> Array:
 
 def _numbers(values: npt.ArrayLike, what: str, name: str) -> Array:
     """A read-only array of numbers with one entry per example."""
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise DataError(f"{name or 'data set'}: {what} of different lengths", mend="give rows of one length: pad or cut them") from None
     if array.dtype.kind not in "iuf" or array.ndim < 1:
         raise DataError(
             f"{name or 'data set'}: {what} of dtype {array.dtype} and shape {array.shape}", mend="give an array of numbers, with one row per example"

@@ -78,8 +78,8 @@ class DataLoader:
         transform: Transform | None = None,
         prefetch: int = 0,
     ) -> None:
-        if batch_size < 1:
-            raise ArgumentError(f"DataLoader: batch_size={batch_size}", mend="it must be at least 1")
+        if batch_size < 1 or batch_size != int(batch_size):
+            raise ArgumentError(f"DataLoader: batch_size={batch_size}", mend="it must be a whole number, at least 1")
         if seed < 0:
             raise ArgumentError(f"DataLoader: seed={seed}", mend="it must not be negative")
         if prefetch < 0:

@@ -15,10 +15,13 @@ _NAMES = ("{prefix}-{kind}-idx{ndim}-ubyte", "{prefix}-{kind}.idx{ndim}-ubyte")
 _CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 # Sizes and SHA-256: TensorFlow Datasets, tensorflow_datasets/url_checksums/{mnist,fashion_mnist}.txt.
-# Addresses: there, and torchvision's torchvision/datasets/mnist.py.
+# Addresses: there, torchvision's torchvision/datasets/mnist.py, and the repository of Fashion-MNIST.
 _HOSTS = {
     "mnist": ("https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/"),
-    "fashion_mnist": ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+    "fashion_mnist": (
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    ),
 }
 _CONTENTS = {
     "mnist": {

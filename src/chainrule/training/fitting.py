@@ -151,8 +151,8 @@ def fit(
     >>> history.last["accuracy"] > 0.9
     True
     """
-    if epochs < 1:
-        raise ArgumentError(f"fit: epochs={epochs}", mend="train at least one epoch")
+    if epochs < 1 or epochs != int(epochs):
+        raise ArgumentError(f"fit: epochs={epochs}", mend="it must be a whole number, at least 1")
     if resume and run_dir is None:
         raise ArgumentError("fit: resume without run_dir", mend="say which run to resume: run_dir=...")
     loader = train if isinstance(train, DataLoader) else DataLoader(train, batch_size, shuffle=True, seed=seed)

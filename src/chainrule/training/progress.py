@@ -21,7 +21,9 @@ _HIDDEN = ("kind", "epoch", "step", "lr", "seconds")
 def as_words(name: str, value: float, held_out: str) -> str:
     """A measurement such as ``test accuracy 98.31%``."""
     words = name.replace("validation_", f"{held_out} ").replace("_", " ")
-    return f"{words} {value:.2%}" if name.endswith("accuracy") else f"{words} {value:.4f}"
+    if name.endswith("accuracy"):
+        return f"{words} {value:.2%}"
+    return f"{words} {value:.4f}" if abs(value) < 1e4 else f"{words} {value:.5g}"
 
 
 def as_time(seconds: float) -> str:
