@@ -83,7 +83,8 @@ from chainrule.tensor import Tensor as Tensor
 
 _NAMESPACES = ("autograd", "errors", "linalg", "random")
 _LATER = ("data", "models", "nn", "optim", "training")
-_OUTSIDE = (*_NAMESPACES, *_LATER, "compile")
+_FOUND_LATER = {"compile": "chainrule.compiler.jit"}
+_OUTSIDE = (*_NAMESPACES, *_LATER, *_FOUND_LATER)
 
 if _TYPE_CHECKING:
     from chainrule import data as data
@@ -95,8 +96,8 @@ if _TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> _Any:
-        if name == "compile":
-            globals()[name] = found = _import_module("chainrule.compiler.jit").compile
+        if name in _FOUND_LATER:
+            globals()[name] = found = getattr(_import_module(_FOUND_LATER[name]), name)
             return found
         if name in _LATER:
             return _import_module(f"chainrule.{name}")
