@@ -221,7 +221,11 @@ def reverse(
     needed = chain.leading_to(ends, [r for r in roots if r is not None], tag) if narrow and ends is not None else None
     carried = any(x._node is not None and x._node.tags & mask for x in (*outputs, *cotangents))
     inside = interp.tracking_only(mask)
-    bare = not carried and mode.interpret is None
+    watch = mode.watch
+    if watch is not None:
+        # Cotangents are looked at when they are complete: what a rule makes on its way, and drops, is its own business.
+        inside = inside.watched(None, None)
+    bare = not carried and inside.interpret is None
 
     def arrive(node: Node, ct: Any) -> Any:
         cell = node.cell
@@ -243,7 +247,7 @@ def reverse(
 
     # Another derivative that flows through the same tape will read what it saved.
     retain = retain or any(root is not None and root.tags & mode.tracking & ~tag for root in roots)
-    label = None if mode.tracer is None else mode.tracer.gradient
+    label = mode.tracer.gradient if mode.tracer is not None else None if watch is None else watch.gradient
     options: dict[str, Any] = {"retain": retain, "arrive": arrive, "wanted": ends, "needed": needed, "label": label}
     if bare:
         seeds = [(r, ct._value) for r, ct in zip(roots, cotangents, strict=True) if r is not None]

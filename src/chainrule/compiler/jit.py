@@ -152,7 +152,8 @@ class Compiled:
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         mode = current()
-        if mode.tracer is not None or mode.interpret is evaluate:
+        if mode.tracer is not None or mode.watch is not None or mode.interpret is evaluate:
+            # Inside another trace it becomes part of that graph; who watches gates sees the caller's own.
             return self.function(*args, **kwargs)
         leaves, structure = tree.flatten((args, kwargs))
         signature = Signature(structure, tuple(self._leaf(x, i, args, kwargs) for i, x in enumerate(leaves)), mode.tracking & BASE)

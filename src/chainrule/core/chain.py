@@ -140,16 +140,10 @@ def sweep(
         inputs = node.inputs
         pulls = primitive.pulls
         if primitive.special or key in masked:
-            if primitive.outputs:
-                ct = ct.complete()
             behind = primitive.masks or key in masked
             if behind:
                 masked.update(-source.order for source in inputs if source is not None)
-                pulls = primitive.masked_pulls
-            if not isinstance(pulls, tuple):
-                pulls = _pulls_of_all(pulls, ct, saved, node, tag, needed)
-            if behind and saved and primitive.partials is None and primitive.masked_vjp is None:
-                pulls = tuple(map(_unspoilt, pulls))
+            ct, pulls = special_pulls(node, ct, saved, tag, needed, behind=behind)
         for source, pull in zip(inputs, pulls):
             if source is None or pull is None or not source.tags & tag or (needed is not None and source not in needed):
                 continue
@@ -175,6 +169,22 @@ def sweep(
     if label is not None:
         label(None, None)
     return found
+
+
+def special_pulls(
+    node: Node, ct: Value, saved: tuple[Any, ...], tag: int, needed: Container[Node] | None, *, behind: bool
+) -> tuple[Value, tuple[Any, ...]]:
+    """The cotangent as a gate's rules take it, and one rule per input, for gates of several outputs or one rule, and ``behind`` masks."""
+    primitive = node.primitive
+    assert primitive is not None
+    if primitive.outputs:
+        ct = ct.complete()
+    pulls = primitive.masked_pulls if behind else primitive.pulls
+    if not isinstance(pulls, tuple):
+        pulls = _pulls_of_all(pulls, ct, saved, node, tag, needed)
+    if behind and saved and primitive.partials is None and primitive.masked_vjp is None:
+        pulls = tuple(map(_unspoilt, pulls))
+    return ct, pulls
 
 
 def leading_to(targets: Iterable[Node], outputs: Iterable[Node], tag: int) -> set[Node]:

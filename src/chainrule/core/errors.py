@@ -131,6 +131,10 @@ class TraceError(ChainruleError, RuntimeError):
     """A function that cannot be written down as a graph, or a traced value used where there is none."""
 
 
+class AnomalyError(ChainruleError, ArithmeticError):
+    """A gate made NaN or infinity out of numbers that were finite, forward or backward."""
+
+
 class FunctionError(ChainruleError, RuntimeError):
     """A custom gate's forward or backward that breaks its contract."""
 

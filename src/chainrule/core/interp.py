@@ -91,6 +91,18 @@ class Tracer(Protocol):
         ...
 
 
+class Watcher(Protocol):
+    """Who looks at every gate while it computes, and at every cotangent; without one nothing is looked at, and nothing is paid."""
+
+    def follow(self, operation: Any) -> None:
+        """What is computed next is this operation of a graph; None: the caller's own again."""
+        ...
+
+    def gradient(self, node: Node | None, ct: Any) -> None:
+        """The complete cotangent of a node, before it is carried on; None: the sweep is over."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Mode:
     """What happens to a gate now; never changed once made.
@@ -115,6 +127,8 @@ class Mode:
         That layer.
     examples : tuple
         While a function is traced for one example of a batch, the number of that example, a traced value, per enclosing batch.
+    watch : Watcher or None
+        Who looks at values and cotangents; the interpreter is then the watcher's own.
     """
 
     tracking: int = BASE
@@ -126,17 +140,22 @@ class Mode:
     scope: tuple[str, ...] = ()
     layer: Any = None
     examples: tuple[Any, ...] = ()
+    watch: Watcher | None = None
 
     def but(self, *, tracking: int, running: int | None = None, opaque: int | None = None, readings: list[None] | None = None) -> Mode:
         """The same mode with other tags; ``readings`` are not handed on."""
         running = self.running if running is None else running
         opaque = self.opaque if opaque is None else opaque
-        return Mode(tracking, self.interpret, running, opaque, readings, self.tracer, self.scope, self.layer, self.examples)
+        return Mode(tracking, self.interpret, running, opaque, readings, self.tracer, self.scope, self.layer, self.examples, self.watch)
 
     def inside(self, name: str, layer: Any) -> Mode:
         """The same mode in a layer of the one in which it was."""
         scope = (*self.scope, *([name] if name else []))
-        return Mode(self.tracking, self.interpret, self.running, self.opaque, self.readings, self.tracer, scope, layer, self.examples)
+        return Mode(self.tracking, self.interpret, self.running, self.opaque, self.readings, self.tracer, scope, layer, self.examples, self.watch)
+
+    def watched(self, watch: Watcher | None, interpret: Interpret | None) -> Mode:
+        """The same mode under the eyes of a watcher; None: of nobody."""
+        return Mode(self.tracking, interpret, self.running, self.opaque, self.readings, self.tracer, self.scope, self.layer, self.examples, watch)
 
 
 class Settings:

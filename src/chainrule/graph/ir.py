@@ -314,13 +314,14 @@ class Graph:
         """All outputs for Tensors in the place of all inputs; nothing is assigned."""
         # Under names of their own: an output may be an input, and what is assigned may be another output.
         env: dict[Variable, Any] = {x: copy(value) if isinstance(value, Tensor) else value for x, value in zip(self.inputs, values, strict=True)}
-        tracer = current().tracer
+        mode = current()
+        told = mode.watch if mode.tracer is None else mode.tracer
         for variable, value in self.constants.items():
             env[variable] = made(value)
         last = self.last_uses()
         for position, node in enumerate(self.nodes):
-            if tracer is not None:
-                tracer.follow(node)
+            if told is not None:
+                told.follow(node)
             out = apply(node.primitive, [env[x] for x in node.inputs], node.params)
             if node.primitive.outputs:
                 env.update(zip(node.outputs, out, strict=True))
@@ -328,8 +329,8 @@ class Graph:
                 env[node.outputs[0]] = out
             for x in last[position]:
                 del env[x]
-        if tracer is not None:
-            tracer.follow(None)
+        if told is not None:
+            told.follow(None)
         return [env[x] for x in self.outputs]
 
     def last_uses(self) -> list[list[Variable]]:

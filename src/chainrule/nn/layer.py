@@ -123,14 +123,16 @@ class Layer:
             if not self.built:
                 self._build(inputs)
             mode = current()
-            if mode.tracer is None:
+            if mode.tracer is None and mode.watch is None:
                 out = self.call(*inputs, **options)
             else:
                 inside = mode.inside(self._name_in(mode.layer), self)
-                mode.tracer.depends(self, ".".join(inside.scope) or self.label)
+                if mode.tracer is not None:
+                    mode.tracer.depends(self, ".".join(inside.scope) or self.label)
                 with using(inside):
                     out = self.call(*inputs, **options)
-                mode.tracer.returning(out, self)
+                if mode.tracer is not None:
+                    mode.tracer.returning(out, self)
             return alias(out) if inputs and out is inputs[0] else out
         except ChainruleError as error:
             _locate(error, self)

@@ -1,0 +1,245 @@
+"""Faults: what made a number NaN or infinite, found by asking the gate's own record for its value and derivative nearby.
+
+A gate says by itself where it is defined: its evaluation (or its derivative rule) is tried around the numbers that failed, until the
+nearest ones that do not are found, and the border between. No gate is known here by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from chainrule.core.aval import Aval
+from chainrule.core.interp import ARRAYS, using
+from chainrule.core.primitive import Primitive
+
+_STEPS = 10.0 ** np.arange(-6, 5)
+_HALVINGS = 60
+
+
+class Fault(NamedTuple):
+    """What a gate made, of what, and what would have been well.
+
+    Attributes
+    ----------
+    kind : {"NaN", "infinite"}
+    element : tuple of int
+        Its place.
+    numbers : dict
+        The inputs there, by name, if the gate works element by element.
+    says, mend : str
+    """
+
+    kind: str
+    element: tuple[int, ...]
+    numbers: dict[str, float]
+    says: str
+    mend: str
+
+
+def elementwise(primitive: Primitive) -> bool:
+    """Whether every output element depends on the inputs' elements at its own place only."""
+    return primitive.partials is not None or primitive.scalar is not None
+
+
+def floats(values: Sequence[Any]) -> list[Any]:
+    """Those of the values that can be NaN or infinite."""
+    return [v for v in map(np.asarray, values) if v.dtype.kind == "f"]
+
+
+def forward_fault(
+    primitive: Primitive, values: Sequence[Any], params: Mapping[str, Any], out: Any, *, nan: bool = True, inf: bool = True
+) -> Fault | None:
+    """What is NaN or infinite in an output without having been so in the inputs; None if nothing is.
+
+    Infinity counts only if all inputs are finite, not empty, and no parameter of the gate is infinite: a mask is none that was made.
+    """
+    array = np.asarray(out)
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return None
+    inputs = floats(values)
+    made = _fresh(np.isnan(array), [np.isnan(v) for v in inputs], primitive) if nan else None
+    kind = "NaN"
+    if made is None or not made.any():
+        if not inf or not inputs or any(not v.size or not np.isfinite(v).all() for v in inputs) or not _finite_params(params):
+            return None
+        made, kind = np.isinf(array), "infinite"
+        if not made.any():
+            return None
+    index = _first(made)
+    name = primitive.name
+    if not elementwise(primitive):
+        return Fault(kind, index, {}, f"{name} made {_what(array[index])}{_at(index)} of {_extremes(primitive, values)}", _broad(kind, values))
+    numbers = numbers_at(primitive, values, index, array.shape)
+    call = f"{name}({', '.join(map(show, numbers.values()))}) is {_what(array[index])}{_at(index)}"
+    border = _border(lambda *xs: _evaluated(primitive, xs, params, values), list(numbers.values()))
+    return Fault(kind, index, numbers, call + _said(border, list(numbers), "it is finite"), _mended(border, list(numbers), kind))
+
+
+def backward_fault(primitive: Primitive, position: int, values: Sequence[Any], params: Mapping[str, Any], ct: Any, share: Any) -> Fault:
+    """Why a finite cotangent became NaN or infinite on its way through a gate; ``values`` are inputs and output, None where unknown."""
+    share = np.asarray(share)
+    made = np.isnan(share) if np.isnan(share).any() else np.isinf(share)
+    kind = "NaN" if np.isnan(share).any() else "infinite"
+    index = _first(made)
+    names = [*primitive.inputs, "out"]
+    if not elementwise(primitive) or primitive.variadic or np.shape(ct) != share.shape:
+        known = [v for v in values if v is not None]
+        return Fault(kind, index, {}, f"the derivative of {primitive.name} is {_what(share[index])}{_at(index)}", _broad(kind, known))
+    numbers = {name: float(_element(v, index, share.shape)) for name, v in zip(names, values, strict=True) if v is not None}
+    given = {name: number for name, number in numbers.items() if name != "out"}
+    shown = given if len(given) == len(primitive.inputs) else numbers
+    at = ", ".join(f"{name} = {show(number)}" for name, number in shown.items())
+    says = f"the derivative of {primitive.name} by {names[position]} where {at} is {_what(share[index])}{_at(index)}"
+    border = _border(lambda *xs: _slope(primitive, position, dict(zip(shown, xs, strict=True)), params, values), list(shown.values()))
+    return Fault(kind, index, shown, says + _said(border, list(shown), "it is finite"), _mended(border, list(shown), kind))
+
+
+def numbers_at(primitive: Primitive, values: Sequence[Any], index: tuple[int, ...], shape: tuple[int, ...]) -> dict[str, float]:
+    """The inputs of an elementwise gate at one element of its output."""
+    names = primitive.inputs if not primitive.variadic else [f"x{i}" for i in range(len(values))]
+    return {name: float(_element(v, index, shape)) for name, v in zip(names, values, strict=True)}
+
+
+def show(number: float) -> str:
+    """A number as a person would write it."""
+    return f"{number:.6g}"
+
+
+def range_of(values: Any) -> str:
+    """``from a to b``, or the one value, of some numbers."""
+    array = np.asarray(values)
+    low, high = float(array.min()), float(array.max())
+    return show(low) if low == high else f"from {show(low)} to {show(high)}"
+
+
+def _fresh(out: Any, inputs: Sequence[Any], primitive: Primitive) -> Any:
+    """Where an output is spoilt by no input; of gates that mix elements, everywhere or nowhere."""
+    if elementwise(primitive):
+        for one in inputs:
+            out = out & ~np.broadcast_to(one, out.shape)
+        return out
+    return out if not any(one.any() for one in inputs) else np.zeros_like(out)
+
+
+def _finite_params(params: Mapping[str, Any]) -> bool:
+    return all(np.isfinite(v) for v in params.values() if isinstance(v, (float, np.floating)))
+
+
+def _first(where: Any) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(where)), where.shape)) if where.ndim else ()
+
+
+def _element(value: Any, index: tuple[int, ...], shape: tuple[int, ...]) -> Any:
+    return np.broadcast_to(value, shape)[index]
+
+
+def _at(index: tuple[int, ...]) -> str:
+    return f" at [{', '.join(map(str, index))}]" if index else ""
+
+
+def _what(number: Any) -> str:
+    return "NaN" if np.isnan(number) else show(float(number)) if np.isfinite(number) else "infinite" if number > 0 else "minus infinite"
+
+
+def _extremes(primitive: Primitive, values: Sequence[Any]) -> str:
+    names = primitive.inputs if not primitive.variadic else [f"input {i}" for i in range(len(values))]
+    parts = []
+    for name, v in zip(names, map(np.asarray, values), strict=True):
+        parts.append(f"{name} {Aval(v.shape, v.dtype)}" + (f" {range_of(v)}" if v.size and v.dtype.kind in "iuf" else ""))
+    return ", ".join(parts)
+
+
+def _broad(kind: str, values: Sequence[Any]) -> str:
+    if kind == "infinite":
+        return "the numbers are beyond the dtype: scale the inputs down (normalise, a smaller learning rate, clipped gradients), or use float64"
+    if any(np.isinf(v).any() for v in floats(values)):
+        return "an infinity came in, and infinity minus or times something is NaN: see where that comes from"
+    return "look at the inputs above: a sum or product of them is not defined"
+
+
+def _evaluated(primitive: Primitive, numbers: Sequence[float], params: Mapping[str, Any], like: Sequence[Any]) -> float:
+    given = [np.asarray(number).astype(np.asarray(v).dtype)[()] for number, v in zip(numbers, like, strict=True)]
+    with np.errstate(all="ignore"):
+        return float(primitive.evaluate(*given, **params))
+
+
+def _slope(primitive: Primitive, position: int, numbers: Mapping[str, float], params: Mapping[str, Any], like: Sequence[Any]) -> float:
+    """The local derivative at these inputs, or where only that is known, at this output."""
+    names = (*primitive.inputs, "out")
+    dtypes = {name: np.asarray(v).dtype for name, v in zip(names, like, strict=True) if v is not None}
+    dtype = next(found for found in dtypes.values() if found.kind == "f")
+    given = {name: np.asarray(number).astype(dtypes[name])[()] for name, number in numbers.items()}
+    with using(ARRAYS), np.errstate(all="ignore"):
+        if "out" not in given:
+            given["out"] = primitive.evaluate(*given.values(), **params)
+        pulls = primitive.pulls
+        pull = pulls[position] if isinstance(pulls, tuple) else None
+        if pull is None:
+            return float("nan")
+        node = SimpleNamespace(params=params, inputs=(None,) * len(primitive.inputs), primitive=primitive)
+        return float(pull(dtype.type(1), tuple(given.get(name) for name in names), node, Aval((), dtype)))
+
+
+class _Border(NamedTuple):
+    """Which input to move, and where finite results begin: "above" or "below" the bound, or anywhere "but at" it."""
+
+    position: int
+    side: str
+    bound: float
+
+
+def _border(f: Callable[..., float], numbers: Sequence[float]) -> _Border | None:
+    """The nearest numbers at which ``f`` is finite, one input moved at a time, the last first: it is the divisor or the exponent."""
+    for position in range(len(numbers) - 1, -1, -1):
+        x = numbers[position]
+        if not np.isfinite(x):
+            continue
+
+        def moved(value: float, position: int = position) -> bool:
+            try:
+                return bool(np.isfinite(f(*numbers[:position], value, *numbers[position + 1 :])))
+            except Exception:
+                return False
+
+        scale = max(1.0, abs(x))
+        for step in _STEPS:
+            up, down = moved(x + step * scale), moved(x - step * scale)
+            if up and down:
+                return _Border(position, "but at", x)
+            if up or down:
+                good = x + step * scale if up else x - step * scale
+                return _Border(position, "above" if up else "below", _bisected(moved, x, good))
+    return None
+
+
+def _bisected(fine: Callable[[float], bool], bad: float, good: float) -> float:
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (bad + good)
+        bad, good = (bad, middle) if fine(middle) else (middle, good)
+    bound = float(f"{good:.4g}")
+    return 0.0 if abs(bound) < 1e-6 else bound
+
+
+def _said(border: _Border | None, names: Sequence[str], finite: str) -> str:
+    if border is None:
+        return ""
+    where = f"everywhere {border.side}" if border.side == "but at" else border.side
+    return f"; {finite} for {names[border.position]} {where} {show(border.bound)}"
+
+
+def _mended(border: _Border | None, names: Sequence[str], kind: str) -> str:
+    if border is None:
+        return "look at the inputs there: none of them alone can be moved a little to mend it"
+    name, bound = names[border.position], show(border.bound)
+    if border.side == "but at":
+        return f"keep {name} away from {bound}: add a small number to it, or put another in its place first, cr.where({name} != {bound}, {name}, 1.0)"
+    if border.side == "above":
+        least = show(border.bound + 1e-6 * max(1.0, abs(border.bound)))
+        guard = f"in a branch, guard what goes into the gate, not only what comes out: cr.where({name} > {bound}, {name}, 1.0)"
+        return f"keep {name} above {bound}: add a small number, or cr.clip({name}, {least}, None); {guard}"
+    smaller = "subtract the largest first, as cr.softmax and cr.logsumexp do, scale it down"
+    return f"keep {name} below {bound}: {smaller}, or cr.clip({name}, None, {bound})"

@@ -1,0 +1,129 @@
+"""Watching: gates compute and record as ever, and where each was called, under which name and in which layer, is written down.
+
+A watched block runs gate by gate, in the caller's own code, compiled functions too. Nothing here judges what it sees: that is
+for whoever watches (`anomaly`, `explain`); where nobody does, nothing is paid.
+"""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from chainrule.core.chain import ITEM
+from chainrule.core.interp import Mode, current, using
+from chainrule.core.node import Node
+from chainrule.core.primitive import Primitive
+from chainrule.graph.naming import caller, unnamed
+from chainrule.tape import bind
+
+_DEPTH = 3
+
+
+class Place(NamedTuple):
+    """Where a gate was called: the name of its value, the layer's path, and the caller's line as (file, number)."""
+
+    name: str = ""
+    layer: str = ""
+    line: tuple[str, int] = ("", 0)
+
+    @property
+    def code(self) -> str:
+        """``file:number: code``, or '' if the line is not known."""
+        file, number = self.line
+        if not number:
+            return ""
+        code = linecache.getline(file, number).strip()
+        return f"{file}:{number}" + (f": {code}" if code else "")
+
+
+class Record(NamedTuple):
+    """One gate as it was computed: its place, and inputs and outputs as arrays or NumPy scalars."""
+
+    place: Place
+    inputs: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+
+
+NOWHERE = Place()
+
+# A record lives as long as its node, so that a tape that was made under watch can be explained later.
+_records: WeakKeyDictionary[Node, Record] = WeakKeyDictionary()
+
+
+def record_of(node: Node | None) -> Record | None:
+    """What was seen of the gate that made a node, if somebody watched."""
+    return None if node is None else _records.get(node)
+
+
+def place_of(node: Node | None) -> Place:
+    """Where the gate of a node was called, if somebody watched."""
+    record = record_of(node)
+    return NOWHERE if record is None else record.place
+
+
+class Watch:
+    """Sees every gate and every complete cotangent; a subclass does something about it."""
+
+    def __init__(self) -> None:
+        self._operation: Any = None
+
+    def apply(self, primitive: Primitive, inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
+        """The interpreter of a watched block."""
+        place = self._here()
+        with using(current().watched(None, None)), np.errstate(all="ignore"):
+            out = bind(primitive, inputs, params)
+        outputs = out if primitive.outputs else (out,)
+        for one in outputs:
+            node = one._node
+            if node is not None:
+                whole = node.inputs[0] if node.primitive is ITEM else None
+                for seen in (node,) if whole is None else (node, whole):
+                    _records[seen] = Record(place, tuple(x._value for x in inputs), tuple(x._value for x in outputs))
+        self.computed(primitive, inputs, params, outputs, place)
+        return out
+
+    def _here(self) -> Place:
+        operation = self._operation
+        if operation is not None:
+            name = "" if len(operation.outputs) != 1 or unnamed(operation.outputs[0]) else operation.output.name
+            return Place(name, ".".join(operation.scope), operation.line)
+        names, line = caller(_DEPTH)
+        return Place(names[0] if len(names) == 1 else "", ".".join(current().scope), line)
+
+    def follow(self, operation: Any) -> None:
+        """What comes next is an operation of a graph; None: the caller's own."""
+        self._operation = operation
+
+    def computed(self, primitive: Primitive, inputs: Sequence[Any], params: Mapping[str, Any], outputs: Sequence[Any], place: Place) -> None:
+        """A gate was computed; inputs and outputs are Tensors."""
+
+    def gradient(self, node: Node | None, ct: Any) -> None:
+        """The complete cotangent of a node; None: the sweep is over."""
+
+
+class Namer(Watch):
+    """Keeps tensors under the names that the caller's code gives them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.named: dict[str, Any] = {}
+
+    def computed(self, primitive: Primitive, inputs: Sequence[Any], params: Mapping[str, Any], outputs: Sequence[Any], place: Place) -> None:
+        if place.name and len(outputs) == 1:
+            self.named[place.name] = outputs[0]
+
+
+@contextmanager
+def watching(watch: Watch) -> Generator[None]:
+    """Inside the block gates go by way of ``watch``; while a function is traced nothing is computed, so nothing is watched."""
+    mode: Mode = current()
+    if mode.tracer is not None:
+        yield
+        return
+    with using(mode.watched(watch, watch.apply)):
+        yield
