@@ -1,0 +1,256 @@
+"""Flat gradient code in C99: every gate, compiled by the system's compiler, computes what the system computes."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import chainrule as cr
+from chainrule import nn
+from chainrule.core import tree
+from chainrule.core.errors import ArgumentError, GradientError
+from chainrule.core.primitive import TABLE, functions
+from chainrule.graph.ir import Graph
+from chainrule.view.source import Listing, listed
+from chainrule.view.targets import c
+from gates import Case, Gate
+
+CC = shutil.which("cc")
+FLAGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"]
+needs_cc = pytest.mark.skipif(CC is None, reason="there is no C compiler here: apt install gcc")
+
+LINEAR_ALGEBRA = {"adjugate", "cholesky", "det", "eigh", "eigvalsh", "inv", "pinv", "qr", "slogdet", "solve", "svd", "svdvals"}
+CONTROL_FLOW = {"cond", "scan", "while_loop"}
+RANDOM = {"fold_in", "random_bits"}
+UNPRINTED = LINEAR_ALGEBRA | CONTROL_FLOW | RANDOM
+"""Gates that have no loops yet; every other one is printed."""
+
+
+def compiled(folder: Path, text: str, *flags: str) -> ctypes.CDLL:
+    (folder / "code.c").write_text(text)
+    library = folder / "code.so"
+    done = subprocess.run(
+        [str(CC), *FLAGS, *flags, "-shared", "-fPIC", "-o", library, folder / "code.c", "-lm"], check=False, capture_output=True, text=True
+    )
+    assert not done.returncode, done.stderr[:5000]
+    return ctypes.CDLL(str(library))
+
+
+def run_c(function: Any, listing: Listing, values: Sequence[Any]) -> list[Any]:
+    """The outputs of the compiled function, with the caller's memory around them untouched."""
+    arrays = [np.ascontiguousarray(value, x.dtype).reshape(x.shape) for value, x in zip(values, listing.graph.inputs, strict=True)]
+    outs = [np.full(x.size + 2, 7).astype(x.dtype) for x in listing.graph.outputs]
+    given = [array.ctypes.data_as(ctypes.c_void_p) if array.shape else np.ctypeslib.as_ctypes_type(array.dtype)(array[()]) for array in arrays]
+    function.restype = None
+    function(*given, *(ctypes.c_void_p(out.ctypes.data + out.itemsize) for out in outs))
+    for out in outs:
+        assert out[0] == out[-1] == np.full((), 7).astype(out.dtype), "written beyond its end"
+    return [out[1:-1].reshape(x.shape) for out, x in zip(outs, listing.graph.outputs, strict=True)]
+
+
+def expected_of(listing: Listing, values: Sequence[Any]) -> list[Any]:
+    """The outputs as the system computes them."""
+    return [np.asarray(out) for out in listing.graph.run(*values)]
+
+
+class Drawn:
+    """A sample of a gate and its gradient as a listing, and values for its inputs.
+
+    Masks among the arguments stay constants, unless there is nothing else: the shape of a result may depend on them.
+    """
+
+    def __init__(self, case: Case, name: str) -> None:
+        self.case = case
+        arrays = [i for i, leaf in enumerate(case.leaves) if isinstance(leaf, (np.ndarray, np.generic))]
+        places = [i for i in arrays if case.leaves[i].dtype.kind != "b"] or arrays
+
+        def run(*given: Any) -> Any:
+            at = dict(zip(places, given, strict=True))
+            args, kwargs = case.structure.rebuild(at.get(i, leaf) for i, leaf in enumerate(case.leaves))
+            return tuple(functions.asarray(out) for out in tree.leaves(case.gate.function(*args, **kwargs)))
+
+        run.__name__ = name
+        values = [case.leaves[i] for i in places]
+        self.listing = listing_of(cr.trace(run, *values))
+        rng = np.random.default_rng(3)
+        self.values = [*values, *(rng.normal(size=x.shape).astype(x.dtype) for x in self.listing.graph.inputs[len(values) :])]
+
+
+def listing_of(graph: Graph) -> Listing:
+    """Both passes; where there is no gradient the forward one."""
+    try:
+        return listed(graph)
+    except GradientError:
+        names = {x: x.name for x in (*graph.inputs, *(x for node in graph.nodes for x in node.outputs))}
+        names |= {x: x.name for x, value in graph.constants.items() if np.ndim(value)}
+        return Listing(graph, len(graph.nodes), names, graph.outputs, (), ())
+
+
+def samples(gate: str) -> list[Drawn]:
+    """A gate's samples but for complex ones, of which neither target has any."""
+    cases = Gate(TABLE[gate], getattr(functions, gate)).cases()
+    real = [case for case in cases if all(leaf.dtype.kind != "c" for leaf in case.leaves if isinstance(leaf, (np.ndarray, np.generic)))]
+    return [Drawn(case, f"{gate}_{case.index}") for case in real]
+
+
+def close(got: Sequence[Any], expected: Sequence[Any]) -> None:
+    """Equal but for the order in which sums are added."""
+    for one, other in zip(got, expected, strict=True):
+        single = other.dtype.itemsize < 8
+        np.testing.assert_allclose(one, other, rtol=2e-5 if single else 1e-9, atol=2e-6 if single else 1e-11)
+
+
+GATES = sorted(TABLE)
+PRINTED = [gate for gate in GATES if gate not in UNPRINTED]
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, list[Drawn]]:
+    return {gate: samples(gate) for gate in PRINTED}
+
+
+@pytest.fixture(scope="module")
+def library(drawn: dict[str, list[Drawn]], tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """All samples of all gates, in one translation unit."""
+    text = "\n".join(c.write(sample.listing) for sample in chain(*drawn.values()))
+    return compiled(tmp_path_factory.mktemp("gates"), text)
+
+
+@needs_cc
+@pytest.mark.parametrize("gate", PRINTED)
+def test_a_gate_and_its_gradient_compute_in_c_what_they_compute_here(gate: str, drawn: dict[str, list[Drawn]], library: ctypes.CDLL) -> None:
+    for sample in drawn[gate]:
+        with sample.case:
+            function = getattr(library, sample.listing.graph.name)
+            close(run_c(function, sample.listing, sample.values), expected_of(sample.listing, sample.values))
+
+
+@pytest.mark.parametrize("gate", sorted(LINEAR_ALGEBRA | RANDOM))
+def test_a_gate_that_has_no_loops_is_refused_by_name(gate: str) -> None:
+    sample = samples(gate)[0]
+    with pytest.raises(ArgumentError, match=rf"'c' cannot print the gate {gate}\(") as caught:
+        c.write(sample.listing)
+    assert caught.value.mend
+
+
+def test_control_flow_and_complex_numbers_are_refused_by_name() -> None:
+    def repeated(x: Any) -> Any:
+        return cr.scan(lambda carry, _: (carry * 2.0, carry), x, None, length=3)[0]
+
+    with pytest.raises(ArgumentError, match="cannot print the gate scan"):
+        c.write(listed(repeated, 1.0))
+    with pytest.raises(ArgumentError, match=r"cannot print the gate multiply.* it has no complex128"):
+        c.write(listing_of(cr.trace(lambda x: x * x, np.array([1j, 2.0]))))
+
+
+def neuron(w0: Any, x0: Any, w1: Any, x1: Any, w2: Any) -> Any:
+    s0 = w0 * x0
+    s1 = w1 * x1
+    s2 = s0 + s1
+    s3 = s2 + w2
+    return 1.0 / (1.0 + cr.exp(-s3))
+
+
+def sigmoid_neuron(w0: Any, x0: Any, w1: Any, x1: Any, w2: Any) -> Any:
+    s0 = w0 * x0
+    s1 = w1 * x1
+    s2 = s0 + s1
+    s3 = s2 + w2
+    L = cr.sigmoid(s3)
+    return L  # noqa: RET504 - the name is what is looked at
+
+
+@needs_cc
+@pytest.mark.parametrize("f", [neuron, sigmoid_neuron])
+def test_the_lectures_neuron_in_c_has_the_lectures_numbers(f: Any, tmp_path: Path) -> None:
+    values = (2.0, -1.0, -3.0, -2.0, -3.0)
+    listing = listed(f, *values)
+    out = run_c(getattr(compiled(tmp_path, c.write(listing)), f.__name__), listing, values)
+    np.testing.assert_allclose(out, [0.731059, -0.196612, 0.393224, -0.393224, -0.589836, 0.196612], rtol=1e-5)
+
+
+def test_c_reads_as_the_function_was_written() -> None:
+    text = c.write(listed(sigmoid_neuron, 2.0, -1.0, -3.0, -2.0, -3.0))
+    code = [line.strip().split("  /*")[0] for line in text.splitlines()]
+    forward, backward = code.index("/* Forward. */"), code.index("/* Backward. */")
+    assert code[forward + 1 : forward + 6] == [
+        "const float s0 = w0 * x0;",
+        "const float s1 = w1 * x1;",
+        "const float s2 = s0 + s1;",
+        "const float s3 = s2 + w2;",
+        "L[0] = 1.0f / (1.0f + expf(-s3));",
+    ]
+    assert code[backward + 1] == "const float grad_L = 1.0f;"
+    assert code[-3:-1] == ["grad_w0[0] = grad_s0 * x0;", "grad_x0[0] = grad_s0 * w0;"]
+    assert "#include <math.h>" in code
+    assert "malloc" not in text
+
+
+def perceptron() -> tuple[Any, list[Any]]:
+    cr.manual_seed(0)
+    model = nn.Sequential([nn.Dense(8, activation="relu"), nn.Dense(3)])
+    x, labels = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32), np.array([0, 2, 1, 1, 0])
+    model(x)
+    return (lambda x, labels: nn.losses.softmax_cross_entropy(model(x), labels)), [x, labels]
+
+
+def lenet() -> tuple[Any, list[Any]]:
+    cr.manual_seed(0)
+    model = cr.models.lenet()
+    x, labels = np.random.default_rng(0).normal(size=(2, 28, 28, 1)).astype(np.float32), np.array([3, 7])
+    model(x)
+    return (lambda x, labels: nn.losses.softmax_cross_entropy(model(x), labels)), [x, labels]
+
+
+@needs_cc
+@pytest.mark.parametrize("network", [perceptron, lenet])
+def test_a_network_in_c_has_the_systems_loss_and_gradients(network: Any, tmp_path: Path) -> None:
+    loss, data = network()
+    loss.__name__ = "loss"
+    graph = cr.trace(loss, *data)
+    listing = listed(graph)
+    values = [*data, *(np.asarray(one) for one in graph.read())]
+    out = run_c(compiled(tmp_path, c.write(listing), "-O1").loss, listing, values)
+    parameters = [source.tensor for source in graph.captured]
+    value = loss(*data)
+    gradients = cr.autograd.grad(value, parameters)
+    assert len(out) == 1 + len(parameters)
+    close(out, [np.asarray(value), *map(np.asarray, gradients)])
+
+
+@needs_cc
+def test_no_access_is_out_of_bounds_and_nothing_is_undefined(drawn: dict[str, list[Drawn]], tmp_path: Path) -> None:
+    """Run as a program, since the address sanitizer wants to be loaded first."""
+    chosen = [sample for gate in PRINTED for sample in drawn[gate][:2]]
+    parts = [c.write(sample.listing) for sample in chosen]
+    calls = [line for sample in chosen for line in call_in_c(sample)]
+    program = "\n".join([*parts, "int main(void)", "{", *calls, "return 0;", "}", ""])
+    (tmp_path / "code.c").write_text(program)
+    command = [str(CC), "-std=c99", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-o", tmp_path / "code", tmp_path / "code.c", "-lm"]
+    built = subprocess.run(command, check=False, capture_output=True, text=True)
+    if built.returncode and "cannot find" in built.stderr:
+        pytest.skip("the C compiler has no sanitizers here: apt install libasan8 libubsan1")
+    assert not built.returncode, built.stderr[:5000]
+    ran = subprocess.run([tmp_path / "code"], check=False, capture_output=True, text=True)
+    assert not ran.returncode, ran.stderr[:3000]
+
+
+def call_in_c(sample: Drawn) -> list[str]:
+    """A call with arrays of their exact size."""
+    syntax, lines, given = c.C(), ["{"], []
+    for i, (x, value) in enumerate(zip(sample.listing.graph.inputs, sample.values, strict=True)):
+        words = [syntax.number(number, x.dtype) for number in np.asarray(value, x.dtype).reshape(-1).tolist()] or ["0"]
+        lines.append(f"static const {c.TYPES[x.dtype.name]} in{i}[{len(words)}] = {{{', '.join(words)}}};")
+        given.append(f"in{i}" if x.shape else f"in{i}[0]")
+    for i, x in enumerate(sample.listing.graph.outputs):
+        lines.append(f"static {c.TYPES[x.dtype.name]} out{i}[{max(x.size, 1)}];")
+        given.append(f"out{i}")
+    return [*lines, f"{sample.listing.graph.name}({', '.join(given)});", "}"]
