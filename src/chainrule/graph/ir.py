@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from importlib import import_module
 from operator import itemgetter
 from typing import Any, Protocol
 
@@ -378,6 +379,10 @@ class Graph:
     def text(self, *, lines: bool = False) -> str:
         """The graph as code; with ``lines``, each with the file and line that it comes from."""
         return render(self, lines=lines)
+
+    def source(self, *, target: str = "numpy", wrt: Sequence[str] | None = None) -> str:
+        """The graph and its gradient as flat code; see `chainrule.source`."""
+        return import_module("chainrule").source(self, target=target, wrt=wrt)
 
     def verify(self) -> Graph:
         """Check that every value is defined once and before its uses, and has the shape and dtype that its gate gives it.

@@ -93,7 +93,7 @@ sigmoid = unary(
     "Logistic function, elementwise: 1 / (1 + exp(-x)), without overflow.",
     kinds="real floating",
     eval=_sigmoid,
-    partial=lambda out: out * (1.0 - out),
+    partial=lambda out: (1.0 - out) * out,
     scalar=lambda k, x: 1.0 / (1.0 + k.exp(-x)),
     numpy=_sigmoid_source,
     onnx="Sigmoid",

@@ -8,7 +8,7 @@ computed here, and nothing that runs reads this.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -95,7 +95,7 @@ def refused(target: str, node: Operation, why: str = "") -> ArgumentError:
 
 @public
 def source(f: Callable[..., Any] | Graph, /, *examples: Any, target: str = "numpy", wrt: Sequence[str] | None = None) -> str:
-    """A function and its gradient as flat code: forward statements, then the backward pass, gate by gate.
+    '''A function and its gradient as flat code: forward statements, then the backward pass, gate by gate.
 
     Parameters
     ----------
@@ -132,8 +132,26 @@ def source(f: Callable[..., Any] | Graph, /, *examples: Any, target: str = "nump
     ...     s = w * x
     ...     y = cr.tanh(s)
     ...     return y
-    >>> print(cr.source(neuron, 2.0, -1.0))  # doctest: +SKIP
-    """
+    >>> print(cr.source(neuron, 2.0, -1.0), end="")
+    """neuron and its gradient, gate by gate: value, gradients = neuron(w, x)"""
+    <BLANKLINE>
+    import numpy as np
+    <BLANKLINE>
+    <BLANKLINE>
+    @np.errstate(all="ignore")
+    def neuron(w, x):
+        """w: float32(), x: float32()"""
+        s = w * x  # float32()
+        y = np.tanh(s)  # float32()
+    <BLANKLINE>
+        # The backward pass is the forward pass reversed.
+        grad_y = 1  # float32()
+        grad_s = grad_y * (1 - y * y)  # float32()
+        grad_w = grad_s * x  # float32()
+        grad_x = grad_s * w  # float32()
+    <BLANKLINE>
+        return y, {"w": grad_w, "x": grad_x}
+    '''
     if target not in TARGETS:
         raise ArgumentError(f"there is no target {target!r}", mend=f"choose among {', '.join(map(repr, TARGETS))}")
     write: Callable[[Listing], str] = import_module(TARGETS[target]).write
@@ -253,8 +271,7 @@ class _Steps:
         for (start, value, ct), (stop, _, _) in pairwise(marks):
             stands = self._reach(value, ct)
             for node in made.nodes[start:stop]:
-                inputs = tuple(stands.get(x, x) for x in node.inputs)
-                self.nodes.append(Operation(node.primitive, inputs, node.params, node.outputs, node.scope, node.line))
+                self.nodes.append(replace(node, inputs=tuple(stands.get(x, x) for x in node.inputs)))
             if value is not None:
                 self._hand_on(value)
 
@@ -280,13 +297,14 @@ class _Steps:
 
     def _call(self, value: Variable, ct: Variable, origin: Variable) -> None:
         """Give a gradient that is another value's too a name of its own, in a statement, unless the value has none."""
-        if unnamed(value) and ct not in self.made.constants:
+        if (unnamed(value) and ct not in self.made.constants) or self.names.get(origin) == f"grad_{value.name}":
             self._gradient[value] = origin
             return
         own = self._gradient[value] = Variable(ct.aval)
         self._name(own, f"grad_{value.name}")
         maker = self._made_by.get(value)
-        self.nodes.append(Operation(TABLE["positive"], (origin,), {}, (own,), *((maker.scope, maker.line) if maker is not None else ())))
+        made = Operation(TABLE["positive"], (origin,), {}, (own,))
+        self.nodes.append(made if maker is None else replace(made, scope=maker.scope, line=maker.line))
 
     def end(self, value: Variable, ct: Variable) -> Variable:
         return self._gradient.get(value, ct)
@@ -304,7 +322,7 @@ class _Steps:
     ) -> Listing:
         made = self.made
         outputs = (*values, *(g for _, g in gradients), *(x for _, x in updates))
-        nodes = _needed(self.nodes, outputs)
+        nodes = _needed(_plain_sums(self.nodes), outputs)
         forward = set(self.nodes[: self.turn])
         turn = sum(node in forward for node in nodes)
         used = {x for node in nodes for x in node.inputs} | set(outputs)
@@ -322,6 +340,20 @@ class _Steps:
         _, arguments = tree.flatten((0.0,) * len(made.inputs))
         graph = Graph(made.name, made.inputs, tuple(nodes), outputs, constants, arguments, results, {})
         return Listing(graph, turn, self.names, values, gradients, updates)
+
+
+def _plain_sums(nodes: Sequence[Operation]) -> list[Operation]:
+    """Un-broadcasting as one sum, where it was a sum that keeps its axes and a reshape that drops them."""
+    made = {node.outputs[0]: node for node in nodes if node.primitive.name == "sum" and node.params["keepdims"]}
+    plain: list[Operation] = []
+    for node in nodes:
+        behind = made.get(node.inputs[0]) if node.primitive.name == "reshape" else None
+        if behind is not None:
+            axis, x = behind.params["axis"], behind.inputs[0]
+            if node.params["shape"] == tuple(size for i, size in enumerate(x.shape) if i not in axis):
+                node = replace(behind, params={**behind.params, "keepdims": False}, outputs=node.outputs)
+        plain.append(node)
+    return plain
 
 
 def _needed(nodes: Sequence[Operation], outputs: Sequence[Variable]) -> list[Operation]:
