@@ -8,7 +8,7 @@ computed here, and nothing that runs reads this.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -67,6 +67,8 @@ class Listing:
         What is differentiated by, an input, and its gradient; inputs that the result does not depend on are left out.
     updates : tuple of (str, Variable)
         What the function assigns to tensors outside (running statistics, a generator's state), by name.
+    reached : Mapping of Variable to Variable
+        The gradient of every value of the forward pass that the backward pass comes to.
     """
 
     graph: Graph
@@ -75,6 +77,7 @@ class Listing:
     values: tuple[Variable, ...]
     gradients: tuple[tuple[Variable, Variable], ...]
     updates: tuple[tuple[str, Variable], ...]
+    reached: Mapping[Variable, Variable] = field(default_factory=dict[Variable, Variable])
 
     @property
     def forward(self) -> tuple[Operation, ...]:
@@ -297,7 +300,7 @@ class _Steps:
 
     def _call(self, value: Variable, ct: Variable, origin: Variable) -> None:
         """Give a gradient that is another value's too a name of its own, in a statement, unless the value has none."""
-        if (unnamed(value) and ct not in self.made.constants) or self.names.get(origin) == f"grad_{value.name}":
+        if (unnamed(value) and origin not in self.made.constants) or self.names.get(origin) == f"grad_{value.name}":
             self._gradient[value] = origin
             return
         own = self._gradient[value] = Variable(ct.aval)
@@ -339,7 +342,9 @@ class _Steps:
         _, results = tree.flatten((0.0,) * len(outputs))
         _, arguments = tree.flatten((0.0,) * len(made.inputs))
         graph = Graph(made.name, made.inputs, tuple(nodes), outputs, constants, arguments, results, {})
-        return Listing(graph, turn, self.names, values, gradients, updates)
+        there = {*made.inputs, *constants, *(x for node in nodes for x in node.outputs)}
+        reached = {x: ct for x, ct in self._gradient.items() if x in there and ct in there}
+        return Listing(graph, turn, self.names, values, gradients, updates, reached)
 
 
 def _plain_sums(nodes: Sequence[Operation]) -> list[Operation]:

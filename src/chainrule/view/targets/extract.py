@@ -138,8 +138,10 @@ def literal(value: Any) -> str:
         return f"np.dtype({str(value)!r})"
     if isinstance(value, np.ndarray):
         return _array(value)
+    if isinstance(value, np.floating):
+        return f"np.{value.dtype}({_digits(value)})"
     if isinstance(value, np.generic):
-        return f"np.{value.dtype.type.__name__}({value.item()!r})" if np.isfinite(value) else f"np.{value.dtype}('{value}')"
+        return f"np.{value.dtype.type.__name__}({value.item()!r})"
     if isinstance(value, np.ufunc):
         return f"np.{value.__name__}"
     if value.__class__ in (tuple, list):

@@ -27,6 +27,8 @@ from chainrule.view.targets.written import Lines, Written, call, single
 INDENT = "    "
 _WIDE = 100
 """Characters of an expression that takes in no more."""
+_FEW = 4
+"""Values of one gate whose shapes are told."""
 
 
 def write(listing: Listing) -> str:
@@ -130,8 +132,8 @@ class _Body:
             raise refused("numpy", node, f"it needs {error}") from None
         note = ", ".join(str(x.aval) for x in node.outputs)
         if node.primitive.outputs:
-            targets = ", ".join(self.names[x] for x in node.outputs) + "," * (len(node.outputs) == 1)
-            return [f"{targets} = {found}  # {note}"]
+            targets = ", ".join(self.names[x] if self.uses[x] else "_" for x in node.outputs) + "," * (len(node.outputs) == 1)
+            return [f"{targets} = {found}" + f"  # {note}" * (len(node.outputs) <= _FEW)]
         out = node.output
         if out not in self.shown and self.uses[out] == 1 and len(found.text) <= _WIDE // 2:
             self.inside[out] = found
