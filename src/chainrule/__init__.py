@@ -83,7 +83,12 @@ from chainrule.tensor import Tensor as Tensor
 
 _NAMESPACES = ("autograd", "errors", "linalg", "random")
 _LATER = ("data", "models", "nn", "optim", "training")
-_FOUND_LATER = {"compile": "chainrule.compiler.jit", "source": "chainrule.view.source", "detect_anomaly": "chainrule.view.anomaly"}
+_FOUND_LATER = {
+    "compile": "chainrule.compiler.jit",
+    "detect_anomaly": "chainrule.view.anomaly",
+    "draw": "chainrule.view.draw",
+    "source": "chainrule.view.source",
+}
 _OUTSIDE = (*_NAMESPACES, *_LATER, *_FOUND_LATER)
 
 if _TYPE_CHECKING:
@@ -93,8 +98,9 @@ if _TYPE_CHECKING:
     from chainrule import optim as optim
     from chainrule import training as training
     from chainrule.compiler.jit import compile as compile
-    from chainrule.view.source import source as source
     from chainrule.view.anomaly import detect_anomaly as detect_anomaly
+    from chainrule.view.draw import draw as draw
+    from chainrule.view.source import source as source
 else:
 
     def __getattr__(name: str) -> _Any:

@@ -19,7 +19,7 @@ import numpy as np
 
 from chainrule.core import tree
 from chainrule.core.aval import Aval, promote
-from chainrule.core.errors import ArgumentError, ChainruleError, TraceError
+from chainrule.core.errors import ArgumentError, ChainruleError, MissingExtraError, TraceError
 from chainrule.core.interp import current, no_grad
 from chainrule.core.primitive import Primitive, functions
 from chainrule.core.variable import Variable
@@ -383,6 +383,17 @@ class Graph:
     def source(self, *, target: str = "numpy", wrt: Sequence[str] | None = None) -> str:
         """The graph and its gradient as flat code; see `chainrule.source`."""
         return import_module("chainrule").source(self, target=target, wrt=wrt)
+
+    def draw(self, *examples: Tree, **options: Any) -> Any:
+        """A picture of the graph, with values and gradients if there are examples; see `chainrule.draw`."""
+        return import_module("chainrule").draw(self, *examples, **options)
+
+    def _repr_svg_(self) -> str | None:
+        """What Jupyter shows; without Graphviz it shows the text."""
+        try:
+            return self.draw().svg
+        except MissingExtraError:
+            return None
 
     def verify(self) -> Graph:
         """Check that every value is defined once and before its uses, and has the shape and dtype that its gate gives it.
