@@ -87,6 +87,8 @@ _FOUND_LATER = {
     "compile": "chainrule.compiler.jit",
     "detect_anomaly": "chainrule.view.anomaly",
     "draw": "chainrule.view.draw",
+    "explain": "chainrule.view.explain",
+    "explore": "chainrule.view.explorer.page",
     "source": "chainrule.view.source",
 }
 _OUTSIDE = (*_NAMESPACES, *_LATER, *_FOUND_LATER)
@@ -100,6 +102,8 @@ if _TYPE_CHECKING:
     from chainrule.compiler.jit import compile as compile
     from chainrule.view.anomaly import detect_anomaly as detect_anomaly
     from chainrule.view.draw import draw as draw
+    from chainrule.view.explain import explain as explain
+    from chainrule.view.explorer.page import explore as explore
     from chainrule.view.source import source as source
 else:
 

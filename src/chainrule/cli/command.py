@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Never
 
-from chainrule.cli import actions
+from chainrule.cli import actions, exploring
 from chainrule.core.errors import ChainruleError
 from chainrule.training import Interrupted
 from chainrule.training.blas import blas_threads
@@ -44,11 +44,16 @@ _SUMMARY = """examples:
   chainrule summary resnet --input 32x32x3 --batch 64     for other images
   chainrule summary runs/digits                           the network of a run
 """
+_EXPLORE = """examples:
+  chainrule explore neuron.py:neuron w=2 x=-1             a page of a function at these arguments
+  chainrule explore model.py:loss x=batch.npy -o loss.html
+"""
 _EXAMPLES = """examples:
   chainrule train digits
   chainrule evaluate runs/digits
   chainrule predict runs/digits seven.png
   chainrule summary lenet
+  chainrule explore neuron.py:neuron w=2 x=-1
   chainrule list
 
 chainrule COMMAND --help has more of them.
@@ -149,6 +154,14 @@ def _parser() -> argparse.ArgumentParser:
     tell.add_argument("--batch", type=_count, default=1, metavar="N", help="inputs at once (1)")
     tell.add_argument("--classes", type=_count, metavar="N", help="how many")
     tell.set_defaults(command=actions.summary)
+
+    look = commands.add_parser(
+        "explore", help="a page in which a function and its gradient are stepped through", epilog=_EXPLORE, formatter_class=plain
+    )
+    look.add_argument("function", metavar="FILE.py:FUNCTION", help="what is traced; it returns one real scalar")
+    look.add_argument("arguments", nargs="*", metavar="NAME=VALUE", help="a number, a list, or a .npy file; defaults of the function need none")
+    look.add_argument("-o", "--output", type=Path, default=Path("explore.html"), metavar="FILE", help="the page (explore.html)")
+    look.set_defaults(command=exploring.explore)
 
     show = commands.add_parser("list", help="list data sets, networks and runs", epilog=_EXAMPLES, formatter_class=plain)
     show.set_defaults(command=actions.show)

@@ -1,0 +1,367 @@
+"""The facts of an explorer page: everything that it shows, as one tree of plain values.
+
+What each field means is written in `docs/explorer.md`. All numbers come from `run`, all formulas from `formulas`, all places
+from `layouts`; here they are only put together. NaN and infinities are words, as JSON has no such numbers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chainrule.core.variable import Variable
+from chainrule.graph.ir import Operation
+from chainrule.graph.naming import unnamed
+from chainrule.view.explorer import formulas
+from chainrule.view.explorer.layouts import layouts
+from chainrule.view.explorer.run import Run, jacobians, microseconds, numeric
+from chainrule.view.patterns import pattern, sign
+from chainrule.view.picture_values import Step, Value
+
+VERSION = 1
+KEPT = 4096
+"""Of larger tensors only every so many-th element is in the page."""
+TIMED = 400
+"""Graphs of more gates are timed once, not the best of several."""
+
+Data = dict[str, Any]
+
+
+@dataclass
+class Picture:
+    """The graph as it is drawn: gates, and explicit branches, joined by wires."""
+
+    nodes: list[Data] = field(default_factory=list[Data])
+    wires: list[Data] = field(default_factory=list[Data])
+    copies: dict[Variable, str] = field(default_factory=dict[Variable, str])
+
+
+class Facts:
+    """Names and roles of a run's variables, shared by all parts of the page."""
+
+    def __init__(self, done: Run, kinds: Mapping[Variable, str]) -> None:
+        self.done = done
+        self.graph = done.graph
+        self.kinds = kinds
+        self.numbers = {x for x in self.graph.constants if x.ndim == 0}
+        self.names = self._named()
+        self.nodes = [node for node in self.graph.nodes if any(i not in self.numbers for i in node.inputs) or node.outputs]
+        self.ids = [self.names[node.outputs[0]] for node in self.nodes]
+        self.slots = [[i for i, x in enumerate(node.inputs) if x not in self.numbers] for node in self.nodes]
+        self.uses: dict[Variable, list[tuple[int, int]]] = {}
+        for place, node in enumerate(self.nodes):
+            for slot, i in enumerate(self.slots[place]):
+                self.uses.setdefault(node.inputs[i], []).append((place, slot))
+        self.makers = {x: place for place, node in enumerate(self.nodes) for x in node.outputs}
+        outside = [x for x in (*self.graph.inputs, *self.graph.constants) if x not in self.numbers]
+        self.leaves = [x for x in outside if x in self.uses or x in self.graph.parameters or x is done.output]
+
+    def _named(self) -> dict[Variable, str]:
+        names = {x: x.name for x in (*self.graph.inputs, *(o for n in self.graph.nodes for o in n.outputs), *self.graph.constants)}
+        output = self.done.output
+        if unnamed(output) and self.graph.name.isidentifier() and self.graph.name not in names.values():
+            names[output] = self.graph.name
+        names.update({x: formulas.number_of(self.graph.constants[x]) for x in self.numbers})
+        return names
+
+    def down(self, place: int, slot: int) -> Any:
+        """The gradient that a gate sends to an operand that is shown, or None."""
+        return self.done.down.get((place, self.slots[place][slot]))
+
+    def group(self, place: int) -> str | None:
+        scope = self.nodes[place].scope
+        return scope[0].replace(" ", "_") if scope else None
+
+    def label(self, x: Variable) -> str:
+        """The name without that of the layer in whose box it stands."""
+        name, home = self.names[x], self.home(x) if x in self.leaves else None
+        prefix = "" if home is None else home.replace(".", "_") + "_"
+        return name[len(prefix) :] if prefix and name.startswith(prefix) and len(name) > len(prefix) else name
+
+    def home(self, x: Variable) -> str | None:
+        """The layer that a leaf belongs to: that of all gates that read it."""
+        if self.kinds.get(x) != "parameter":
+            return None
+        found = {self.group(place) for place, _ in self.uses.get(x, ())}
+        return found.pop() if len(found) == 1 else None
+
+
+def page_data(done: Run, kinds: Mapping[Variable, str], function: Callable[..., Any], title: str | None = None) -> Data:
+    """The page's data.
+
+    Parameters
+    ----------
+    done : Run
+    kinds : Mapping
+        "input", "parameter" or "data" for each input of the graph.
+    function : callable
+        Whose source is shown.
+    title : str, optional
+        The function's name if not given.
+    """
+    facts = Facts(done, kinds)
+    picture = _picture(facts)
+    gates, steps_back = _gates(facts, picture)
+    code, steps = _code(facts, picture, steps_back)
+    groups = _groups(facts, picture)
+    said = (inspect.getdoc(function) or "").strip().split("\n\n")[0].replace("\n", " ")
+    arguments = ", ".join(x.name for x in done.graph.parameters)
+    data = {
+        "version": VERSION, "title": title or done.graph.name.replace("_", " "), "subtitle": said or f"{done.graph.name}({arguments})", "note": "",
+        "output": facts.names[done.output], "vars": _variables(facts), "gates": gates, "nodes": picture.nodes, "wires": picture.wires,
+        "groups": groups, "code": code, "steps": steps, "source": _source(facts, function), "layouts": {}, "live": False,
+    }  # fmt: skip
+    data["layouts"] = layouts(data)
+    return plain(data)
+
+
+def plain(value: Any) -> Any:
+    """A tree that JSON can hold: numbers with six digits, NaN and infinities in words."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return float(f"{value:.6g}") + 0.0
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _variables(facts: Facts) -> Data:
+    done = facts.done
+    checked = numeric(done, list(done.grad))
+    shown = [*facts.leaves, *(x for node in facts.nodes for x in node.outputs)]
+    return {facts.names[x]: _variable(facts, x, checked.get(x)) for x in shown}
+
+
+def _variable(facts: Facts, x: Variable, checked: Any) -> Data:
+    value, grad = facts.done.value[x], facts.done.grad.get(x)
+    told: Data = {
+        "kind": facts.kinds.get(x, "computed" if x in facts.makers else "data"), "label": facts.label(x),
+        "dtype": str(x.dtype), "shape": list(x.shape), "bytes": x.nbytes,
+        "value": _flat(value), "grad": _flat(grad), "numeric": _flat(checked), "error": None,
+        "stats": {"value": _stats(value), "grad": _stats(grad)}, "absent": "" if grad is not None else _absent(facts, x),
+    }  # fmt: skip
+    if checked is not None and grad is not None and grad.size:
+        told["error"] = float(np.max(np.abs(grad - checked)))
+    if value.size > KEPT:
+        strides = _strides(x.shape)
+        told["kept"] = {"shape": [math.ceil(n / s) for n, s in zip(x.shape, strides, strict=True)], "strides": strides}
+    return told
+
+
+def _absent(facts: Facts, x: Variable) -> str:
+    """Why there is no gradient, in words."""
+    if x.dtype.kind != "f":
+        return f"{x.dtype} has no gradient"
+    if x not in facts.done.tracked:
+        return "this is data: no gradient is asked for" if x not in facts.makers else "it depends on nothing that is differentiated"
+    if x not in facts.uses:
+        return "it is not used, so it has no gradient"
+    return "no path to the output passes a gradient on"
+
+
+def _strides(shape: Sequence[int]) -> list[int]:
+    strides = [1] * len(shape)
+    while math.prod(math.ceil(n / s) for n, s in zip(shape, strides, strict=True)) > KEPT:
+        widest = max(range(len(shape)), key=lambda i: shape[i] / strides[i])
+        strides[widest] += 1
+    return strides
+
+
+def _flat(array: Any) -> list[float] | None:
+    if array is None:
+        return None
+    if array.size > KEPT:
+        array = array[tuple(slice(None, None, stride) for stride in _strides(array.shape))]
+    if array.dtype.kind == "c":
+        array = np.abs(array)
+    return [x if isinstance(x, float) else int(x) for x in np.ravel(array).tolist()]
+
+
+def _stats(array: Any) -> Data | None:
+    """What the whole tensor is like, although perhaps not all of it is in the page."""
+    if array is None or not array.size or array.dtype.kind == "c":
+        return None
+    numbers = array.astype(np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    return {
+        "count": int(array.size), "low": float(finite.min()) if finite.size else None, "high": float(finite.max()) if finite.size else None,
+        "zeros": int(np.sum(numbers == 0)), "nan": int(np.isnan(numbers).sum()), "inf": int(np.isinf(numbers).sum()),
+        "norm": float(np.sqrt(np.sum(finite * finite))),
+    }  # fmt: skip
+
+
+def _picture(facts: Facts) -> Picture:
+    """Nodes and wires, with an explicit copy wherever a value is used more than once."""
+    picture, names = Picture(), facts.names
+    for x in facts.leaves:
+        picture.nodes.append({"id": f"leaf:{names[x]}", "kind": "leaf", "var": names[x], "group": facts.home(x)})
+    for place, node in enumerate(facts.nodes):
+        picture.nodes.append({"id": facts.ids[place], "kind": "gate", "var": names[node.outputs[0]], "group": facts.group(place)})
+    output = facts.done.output
+    picture.nodes.append({"id": "out:", "kind": "out", "var": names[output], "group": None})
+    ends: dict[Variable, list[tuple[str, int]]] = {x: [(facts.ids[p], slot) for p, slot in used] for x, used in facts.uses.items()}
+    ends.setdefault(output, []).append(("out:", 0))
+    for x, to in ends.items():
+        start = facts.ids[facts.makers[x]] if x in facts.makers else f"leaf:{names[x]}"
+        if len(to) > 1:
+            copy = picture.copies[x] = f"copy:{names[x]}"
+            group = facts.group(facts.makers[x]) if x in facts.makers else facts.home(x)
+            picture.nodes.append({"id": copy, "kind": "copy", "var": names[x], "group": group})
+            picture.wires.append(_wire(start, copy, 0, names[x]))
+            start = copy
+        picture.wires += [_wire(start, end, slot, names[x]) for end, slot in to]
+    return picture
+
+
+def _wire(start: str, end: str, slot: int, name: str) -> Data:
+    return {"id": f"{start}>{end}.{slot}", "from": start, "to": end, "slot": slot, "var": name}
+
+
+def _gates(facts: Facts, picture: Picture) -> tuple[Data, dict[int, formulas.Backward]]:
+    gates: Data = {}
+    backs: dict[int, formulas.Backward] = {}
+    for place, node in enumerate(facts.nodes):
+        gates[facts.ids[place]], backs[place] = _gate(facts, place, node)
+    for x, copy in picture.copies.items():
+        feeds = [wire["id"] for wire in picture.wires if wire["from"] == copy]
+        gates[copy] = {
+            "op": "copy", "title": "branch", "glyph": "", "pattern": "copy adds", "inputs": [facts.names[x]], "output": facts.names[x],
+            "outputs": [facts.names[x]], "forward": facts.names[x], "local": ["1"], "back": [], "zero": [], "jacobian": [None],
+            "down": [_flat(facts.done.grad.get(x))], "time": [0, 0], "line": "", "branches": feeds,
+        }  # fmt: skip
+    return gates, backs
+
+
+def _gate(facts: Facts, place: int, node: Operation) -> tuple[Data, formulas.Backward]:
+    names, done = facts.names, facts.done
+    shown = facts.slots[place]
+    open_slots = [i for slot, i in enumerate(shown) if facts.down(place, slot) is not None]
+    upstream = f"grad_{names[node.outputs[0]]}"
+    told = formulas.Backward()
+    tables: dict[int, Any] = {}
+    if open_slots and not node.primitive.outputs:
+        told = formulas.backward(facts.graph, node, open_slots, names, upstream)
+        tables = jacobians(done, place, open_slots)
+    elif open_slots:
+        call = f"{node.primitive.name}_vjp({', '.join(f'grad_{names[x]}' for x in node.outputs)})"
+        told.results = [f"{call}[{i}]" for i in open_slots]
+        told.locals = [None for _ in open_slots]
+    factors = dict(zip(open_slots, told.locals, strict=True))
+    backs = dict(zip(open_slots, told.results, strict=True))
+    operands = [names[x] for x in node.inputs]
+    step = Step(node.primitive, tuple(_value(facts, x) for x in node.inputs), tuple(_value(facts, x) for x in node.outputs), node.params, node.scope)
+    glyph = sign(step)
+    repeat = 5 if len(facts.nodes) <= TIMED else 1
+    return {
+        "op": node.primitive.name, "title": formulas.title(node), "glyph": glyph if len(glyph) <= 22 else f"{glyph[:21]}…",
+        "pattern": f"{node.primitive.name.replace('_', ' ')} {pattern(step) or 'mixes'}",
+        "inputs": [names[node.inputs[i]] for i in shown], "output": names[node.outputs[0]], "outputs": [names[x] for x in node.outputs],
+        "forward": formulas.forward(node, names), "local": [factors.get(i) for i in shown], "back": [backs.get(i) for i in shown],
+        "zero": [formulas.reason(factors.get(i), operands) for i in shown], "jacobian": [tables.get(i) for i in shown],
+        "down": [_flat(facts.down(place, slot)) for slot in range(len(shown))], "time": microseconds(done, place, open_slots, repeat),
+        "line": _line(node),
+    }, told  # fmt: skip
+
+
+def _value(facts: Facts, x: Variable) -> Value:
+    kind = "constant" if x in facts.graph.constants else "argument" if x in facts.graph.parameters else "outside" if x in facts.kinds else "computed"
+    return Value(facts.names[x], x.shape, kind, facts.done.value.get(x), facts.done.grad.get(x))
+
+
+def _line(node: Operation) -> str:
+    return f"{Path(node.line[0]).name}:{node.line[1]}" if node.line[1] > 0 else ""
+
+
+def _code(facts: Facts, picture: Picture, backs: Mapping[int, formulas.Backward]) -> tuple[list[Data], list[Data]]:
+    """Flat lines, and the steps that walk over them: one per gate forward, one per gate and branch backward."""
+    names, done = facts.names, facts.done
+    code: list[Data] = []
+    steps: list[Data] = [{"phase": "start", "node": None, "lines": []}]
+    for place, node in enumerate(facts.nodes):
+        left = ", ".join(names[x] for x in node.outputs)
+        code.append({"phase": "forward", "text": f"{left} = {formulas.forward(node, names)}", "var": names[node.outputs[0]]})
+        steps.append({"phase": "forward", "node": facts.ids[place], "lines": [len(code) - 1]})
+    into = {(wire["to"], wire["slot"]): wire["id"] for wire in picture.wires}
+    output = done.output
+    waiting = {x: [p for p, slot in facts.uses[x] if facts.down(p, slot) is not None] for x in picture.copies if x in facts.uses}
+    terms: dict[Variable, list[str]] = {x: [] for x in picture.copies}
+    seed = f"grad_{names[output]}" + ("_out" if output in picture.copies else "")
+    if output in picture.copies:
+        terms[output].append(seed)
+    code.append({"phase": "backward", "text": f"{seed} = 1.0", "wire": into["out:", 0]})
+    steps.append({"phase": "seed", "node": "out:", "lines": [len(code) - 1]})
+    for place in reversed(range(len(facts.nodes))):
+        node, told = facts.nodes[place], backs[place]
+        lines: list[int] = []
+        open_slots = [slot for slot in range(len(facts.slots[place])) if facts.down(place, slot) is not None]
+        for slot, result in zip(open_slots, told.results, strict=True):
+            x = node.inputs[facts.slots[place][slot]]
+            target = f"grad_{names[x]}"
+            if x in picture.copies:
+                twice = sum(p == place for p, _ in facts.uses[x]) > 1
+                target += f"_{facts.ids[place]}" + (f"_{slot}" if twice else "")
+                terms[x].append(target)
+            wire = into[facts.ids[place], slot]
+            if not lines:
+                for name, text in told.lines:
+                    code.append({"phase": "backward", "text": f"{name} = {text}", "wire": wire, "between": True})
+                    lines.append(len(code) - 1)
+            code.append({"phase": "backward", "text": f"{target} = {result}", "wire": wire})
+            lines.append(len(code) - 1)
+        if lines:
+            steps.append({"phase": "backward", "node": facts.ids[place], "lines": lines})
+        for x in dict.fromkeys(node.inputs):
+            if x in waiting and terms[x] and x in done.grad and place == min(waiting[x], default=-1):
+                wire = into[picture.copies[x], 0]
+                code.append({"phase": "backward", "text": f"grad_{names[x]} = {' + '.join(terms[x])}", "wire": wire})
+                steps.append({"phase": "backward", "node": picture.copies[x], "lines": [len(code) - 1]})
+    return code, steps
+
+
+def _groups(facts: Facts, picture: Picture) -> list[Data]:
+    found: list[Data] = []
+    for group in dict.fromkeys(node["group"] for node in picture.nodes if node["group"] is not None):
+        inside = [place for place in range(len(facts.nodes)) if facts.group(place) == group]
+        parameters = sum(x.size for x in facts.leaves if facts.home(x) == group)
+        detail = f"{_count(len(inside), 'gate')}, {_count(parameters, 'parameter')}" if parameters else _count(len(inside), "gate")
+        found.append({"id": group, "label": group, "detail": detail})
+    return found
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
+def _source(facts: Facts, function: Callable[..., Any]) -> list[Data]:
+    """The user's lines that the gates come from: of each file the function's own, or those between the first and the last."""
+    spans: dict[str, list[int]] = {}
+    for node in facts.nodes:
+        if node.line[1] > 0:
+            spans.setdefault(node.line[0], []).append(node.line[1])
+    own = inspect.unwrap(function)
+    try:
+        lines, first = inspect.getsourcelines(own)
+        spans.setdefault(inspect.getsourcefile(own) or "", []).extend([max(first, 1), max(first, 1) + len(lines) - 1])
+    except (OSError, TypeError):
+        pass
+    return [found for path, numbers in spans.items() if (found := _excerpt(path, numbers))]
+
+
+def _excerpt(path: str, numbers: Iterable[int]) -> Data | None:
+    lines = [line.rstrip("\n") for line in linecache.getlines(path)]
+    first, last = min(numbers), min(max(numbers), len(lines))
+    if not lines or last < first or last - first > 600:
+        return None
+    return {"file": Path(path).name, "first": first, "lines": lines[first - 1 : last]}
