@@ -38,7 +38,8 @@ class _Detector(Watch):
     def computed(self, primitive: Primitive, inputs: Sequence[Any], params: Mapping[str, Any], outputs: Sequence[Any], place: Place) -> None:
         values = [x._value for x in inputs]
         for out in outputs:
-            fault = forward_fault(primitive, values, params, out._value, nan=self._nan, inf=self._inf)
+            labels = [place_of(x._node).name for x in inputs]
+            fault = forward_fault(primitive, values, params, out._value, labels, nan=self._nan, inf=self._inf)
             if fault is not None:
                 raise _error("forward", primitive, fault, [Aval(v.shape, v.dtype) for v in values], place)
 
@@ -69,7 +70,8 @@ class _Detector(Watch):
                 if source is node and self._wrong(raw) and user.primitive is not None:
                     record = record_of(user)
                     values = known_inputs(user, saved) if record is None else [*record.inputs, record.outputs[0]]
-                    self._end(user.primitive, backward_fault(user.primitive, position, values, user.params, ct, raw), user)
+                    labels = [place_of(one).name for one in user.inputs]
+                    self._end(user.primitive, backward_fault(user.primitive, position, values, user.params, ct, raw, labels), user)
         if users and users[0].primitive is not None:
             says = "gradients of several uses of one value are finite, and their sum is not"
             self._end(users[0].primitive, Fault("infinite", (), {}, says, "scale the loss or the inputs down, or use float64"), users[0])

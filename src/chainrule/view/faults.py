@@ -51,11 +51,19 @@ def floats(values: Sequence[Any]) -> list[Any]:
 
 
 def forward_fault(
-    primitive: Primitive, values: Sequence[Any], params: Mapping[str, Any], out: Any, *, nan: bool = True, inf: bool = True
+    primitive: Primitive,
+    values: Sequence[Any],
+    params: Mapping[str, Any],
+    out: Any,
+    labels: Sequence[str] = (),
+    *,
+    nan: bool = True,
+    inf: bool = True,
 ) -> Fault | None:
     """What is NaN or infinite in an output without having been so in the inputs; None if nothing is.
 
-    Infinity counts only if all inputs are finite, not empty, and no parameter of the gate is infinite: a mask is none that was made.
+    ``labels`` are the caller's names of the inputs, where there are some. Infinity counts only if all inputs are finite and not
+    empty, and no parameter of the gate is infinite: a mask is none that was made.
     """
     array = np.asarray(out)
     if array.dtype.kind != "f" or np.isfinite(array).all():
@@ -73,35 +81,41 @@ def forward_fault(
     name = primitive.name
     if not elementwise(primitive):
         return Fault(kind, index, {}, f"{name} made {_what(array[index])}{_at(index)} of {_extremes(primitive, values)}", _broad(kind, values))
-    numbers = numbers_at(primitive, values, index, array.shape)
+    names = input_names(primitive, len(values), labels)
+    numbers = {name: float(_element(v, index, array.shape)) for name, v in zip(names, values, strict=True)}
     call = f"{name}({', '.join(map(show, numbers.values()))}) is {_what(array[index])}{_at(index)}"
     border = _border(lambda *xs: _evaluated(primitive, xs, params, values), list(numbers.values()))
-    return Fault(kind, index, numbers, call + _said(border, list(numbers), "it is finite"), _mended(border, list(numbers), kind))
+    return Fault(kind, index, numbers, call + _said(border, names), _mended(border, names))
 
 
-def backward_fault(primitive: Primitive, position: int, values: Sequence[Any], params: Mapping[str, Any], ct: Any, share: Any) -> Fault:
+def backward_fault(
+    primitive: Primitive, position: int, values: Sequence[Any], params: Mapping[str, Any], ct: Any, share: Any, labels: Sequence[str] = ()
+) -> Fault:
     """Why a finite cotangent became NaN or infinite on its way through a gate; ``values`` are inputs and output, None where unknown."""
     share = np.asarray(share)
     made = np.isnan(share) if np.isnan(share).any() else np.isinf(share)
     kind = "NaN" if np.isnan(share).any() else "infinite"
     index = _first(made)
-    names = [*primitive.inputs, "out"]
     if not elementwise(primitive) or primitive.variadic or np.shape(ct) != share.shape:
         known = [v for v in values if v is not None]
         return Fault(kind, index, {}, f"the derivative of {primitive.name} is {_what(share[index])}{_at(index)}", _broad(kind, known))
-    numbers = {name: float(_element(v, index, share.shape)) for name, v in zip(names, values, strict=True) if v is not None}
+    own = [*primitive.inputs, "out"]
+    names = dict(zip(own, [*input_names(primitive, len(primitive.inputs), labels), "its result"], strict=True))
+    numbers = {name: float(_element(v, index, share.shape)) for name, v in zip(own, values, strict=True) if v is not None}
     given = {name: number for name, number in numbers.items() if name != "out"}
-    shown = given if len(given) == len(primitive.inputs) else numbers
+    used = given if len(given) == len(primitive.inputs) else numbers
+    shown = {names[name]: number for name, number in used.items()}
     at = ", ".join(f"{name} = {show(number)}" for name, number in shown.items())
-    says = f"the derivative of {primitive.name} by {names[position]} where {at} is {_what(share[index])}{_at(index)}"
-    border = _border(lambda *xs: _slope(primitive, position, dict(zip(shown, xs, strict=True)), params, values), list(shown.values()))
-    return Fault(kind, index, shown, says + _said(border, list(shown), "it is finite"), _mended(border, list(shown), kind))
+    says = f"the derivative of {primitive.name} by {names[own[position]]} where {at} is {_what(share[index])}{_at(index)}"
+    border = _border(lambda *xs: slope(primitive, position, dict(zip(used, xs, strict=True)), params, values), list(used.values()))
+    return Fault(kind, index, shown, says + _said(border, list(shown)), _mended(border, list(shown)))
 
 
-def numbers_at(primitive: Primitive, values: Sequence[Any], index: tuple[int, ...], shape: tuple[int, ...]) -> dict[str, float]:
-    """The inputs of an elementwise gate at one element of its output."""
-    names = primitive.inputs if not primitive.variadic else [f"x{i}" for i in range(len(values))]
-    return {name: float(_element(v, index, shape)) for name, v in zip(names, values, strict=True)}
+def input_names(primitive: Primitive, count: int, labels: Sequence[str] = ()) -> list[str]:
+    """What to call the inputs of a gate: by the caller's own names if all are different, else by the record's."""
+    own = [f"x{i}" for i in range(count)] if primitive.variadic else list(primitive.inputs)
+    names = [label or name for label, name in zip(labels, own, strict=True)] if labels else own
+    return names if len(set(names)) == len(names) else own
 
 
 def show(number: float) -> str:
@@ -167,7 +181,7 @@ def _evaluated(primitive: Primitive, numbers: Sequence[float], params: Mapping[s
         return float(primitive.evaluate(*given, **params))
 
 
-def _slope(primitive: Primitive, position: int, numbers: Mapping[str, float], params: Mapping[str, Any], like: Sequence[Any]) -> float:
+def slope(primitive: Primitive, position: int, numbers: Mapping[str, float], params: Mapping[str, Any], like: Sequence[Any]) -> float:
     """The local derivative at these inputs, or where only that is known, at this output."""
     names = (*primitive.inputs, "out")
     dtypes = {name: np.asarray(v).dtype for name, v in zip(names, like, strict=True) if v is not None}
@@ -224,14 +238,14 @@ def _bisected(fine: Callable[[float], bool], bad: float, good: float) -> float:
     return 0.0 if abs(bound) < 1e-6 else bound
 
 
-def _said(border: _Border | None, names: Sequence[str], finite: str) -> str:
+def _said(border: _Border | None, names: Sequence[str]) -> str:
     if border is None:
         return ""
     where = f"everywhere {border.side}" if border.side == "but at" else border.side
-    return f"; {finite} for {names[border.position]} {where} {show(border.bound)}"
+    return f"; it is finite for {names[border.position]} {where} {show(border.bound)}"
 
 
-def _mended(border: _Border | None, names: Sequence[str], kind: str) -> str:
+def _mended(border: _Border | None, names: Sequence[str]) -> str:
     if border is None:
         return "look at the inputs there: none of them alone can be moved a little to mend it"
     name, bound = names[border.position], show(border.bound)

@@ -15,6 +15,8 @@ from chainrule.core.interp import ARRAYS, BASE, using
 from chainrule.core.node import Node
 from chainrule.view.watching import record_of
 
+NOTHING: Mapping[Any, Any] = {}
+
 
 class Edge(NamedTuple):
     """What one gate hands on to one of its inputs; ``raw`` before it is summed to the input's shape."""
@@ -91,8 +93,10 @@ class Sweep:
             for edge in self.edges:
                 self.users.setdefault(edge.source, []).append(edge)
 
-    def carry(self, start: Mapping[Node, Any], *, learn: bool = False) -> tuple[dict[Node, Any], list[Edge]]:
-        """Carry cotangents back from some nodes, as the backward pass would."""
+    def carry(
+        self, start: Mapping[Node, Any], *, learn: bool = False, opened: Mapping[tuple[Node, int], Any] = NOTHING
+    ) -> tuple[dict[Node, Any], list[Edge]]:
+        """Carry cotangents back from some nodes as the backward pass would, but for inputs that are ``opened`` where a mask says."""
         cts = dict(start)
         edges: list[Edge] = []
         for node in reversed(self.nodes):
@@ -107,6 +111,9 @@ class Sweep:
                 with using(ARRAYS), np.errstate(all="ignore"):
                     if raw.shape != source.shape:
                         share = chain.unbroadcast(raw, source.shape)
+                    mask = opened.get((node, position))
+                    if mask is not None:
+                        share = np.where(mask, ct if np.shape(ct) == source.shape else 1.0, share)
                     cts[source] = share if source not in cts else cts[source] + share
                 edges.append(Edge(node, position, source, ct, raw, share))
         return cts, edges

@@ -1,0 +1,382 @@
+"""Causes: which gates made a gradient zero, small, NaN or infinite, and why, asked of their records at the values that they saw.
+
+A gate is tried with a random gradient: what comes out zero then is closed by the gate itself and not by what stands behind it. Whether
+that is why the tensor's own gradient is zero is tried as well: the gate is opened, and the gradient carried on. No gate is known here
+by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from chainrule.core import chain
+from chainrule.core.aval import Aval
+from chainrule.core.interp import ARRAYS, using
+from chainrule.core.node import Node
+from chainrule.view.faults import Fault, backward_fault, elementwise, floats, forward_fault, input_names, range_of, show, slope
+from chainrule.view.paths import Edge, Sweep, norm, shares_of
+from chainrule.view.watching import place_of
+
+SATURATED = 1e-4
+"""A local derivative below this closes a gate as good as 0 does."""
+_CANCELLED = 1e-5
+_MOST = 5
+_TRIED = 12
+
+_OPEN = "keep its inputs where it has a slope (normalise them, smaller weights or learning rate, another bias), or use a gate that has one everywhere"
+_MENDS = {
+    "flat": f"{_OPEN}: cr.leaky_relu, cr.gelu",
+    "saturated": f"{_OPEN}; for probabilities let the loss take the values before the gate (cr.sigmoid_cross_entropy, cr.softmax_cross_entropy)",
+    "stationary": "a step away from there it has a slope: begin at other values, or add a little noise",
+    "not taken": "it is right if that input should not count there; if it should, look at what chooses",
+    "times zero": "give the other factor a value that is not 0: weights that all begin at 0, or a mask, keep everything in front of them at 0",
+    "not read": "it is right if these elements should not count; if they should, look at the index or the slice",
+    "not chosen": "it is right for an extreme; a mean, or cr.logsumexp, gives every element a share",
+    "cancelled": "the loss does not change in this direction: drop one of the terms, or look at their signs",
+}
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One gate's part in what a gradient is.
+
+    Attributes
+    ----------
+    says : str
+        What it did, with its numbers.
+    kind : str
+        In a word or two: "flat", "saturated", "not taken", "times zero", "not read", "not chosen", "cancelled", "NaN", "infinite", "cut" or another.
+    gate, name, layer, line : str
+        The gate, the name of its value, the layer's path and the caller's line; '' where unknown.
+    elements : int
+        How many of the tensor's elements it answers for; 0 if that is not said.
+    mend : str
+    """
+
+    says: str
+    kind: str
+    gate: str = ""
+    name: str = ""
+    layer: str = ""
+    line: str = ""
+    elements: int = 0
+    mend: str = ""
+
+
+def made(node: Node | None, says: str, kind: str, mend: str, elements: int = 0) -> Cause:
+    """The cause that lies at the gate of a node."""
+    place = place_of(node)
+    return Cause(says, kind, gate_name(node), place.name, place.layer, place.code, elements, mend)
+
+
+def gate_name(node: Node | None) -> str:
+    """The gate that made a node; of one output among several, the gate that has them; '' for a leaf."""
+    while node is not None and node.primitive is chain.ITEM:
+        (node,) = node.inputs
+    return "" if node is None or node.primitive is None else node.primitive.name
+
+
+def labels(inputs: Sequence[Node | None]) -> list[str]:
+    """The caller's own names of a gate's inputs, '' where there is none."""
+    return [place_of(node).name for node in inputs]
+
+
+def called(node: Node | None) -> str:
+    """A gate as a person would point at it: ``h = relu(...)``."""
+    name = place_of(node).name
+    return f"{name} = {gate_name(node)}(...)" if name else f"{gate_name(node)}(...)"
+
+
+# Zero.
+
+
+def closing(sweep: Sweep, target: Node) -> list[Cause]:
+    """What closed the elements of the target's gradient that are zero or next to it, the most important first.
+
+    A gate answers for an element if that stays closed while all other gates are open.
+    """
+    on_path = sweep.leading_to(target)
+    gradient = np.asarray(sweep.cts[target])
+    zero = gradient == 0 if (gradient == 0).any() else np.ones_like(gradient, dtype=bool)
+    found = [closed for edge in sweep.edges if edge.source in on_path and edge.user in on_path and (closed := _closed(sweep, edge)) is not None]
+    found = sorted(found, key=lambda closed: -closed.inner.sum())[:_TRIED]
+    masks = {(closed.edge.user, closed.edge.position): closed.inner for closed in found}
+    # Open gates carry about 1: what is next to nothing beside that counts as nothing.
+    open_wide = _arriving(sweep, target, masks)
+    least = SATURATED * float(open_wide.max(initial=0.0))
+    answers: list[tuple[_Closed, Any]] = []
+    for closed in found:
+        others = {key: mask for key, mask in masks.items() if key != (closed.edge.user, closed.edge.position)}
+        answers.append((closed, zero & (open_wide > least) & (_arriving(sweep, target, others) <= least)))
+    # What stands still at 0 does so because something else made that 0.
+    firm = [pair for pair in answers if pair[0].kind != "stationary"]
+    taken = np.any([mask for _, mask in firm], axis=0) if firm else np.zeros_like(zero)
+    kept = firm + [(closed, mask) for closed, mask in answers if closed.kind == "stationary" and (mask & ~taken).any()]
+    kept.sort(key=lambda pair: (-int(pair[1].sum()), -pair[0].edge.source.order))
+    told = [made(closed.edge.user, closed.says, closed.kind, _MENDS[closed.kind], int(mask.sum())) for closed, mask in kept if mask.any()]
+    return (told or _unused(sweep, on_path))[:_MOST]
+
+
+def _unused(sweep: Sweep, on_path: set[Node]) -> list[Cause]:
+    """Gates of several results, of which the loss uses some."""
+    found: list[Cause] = []
+    for node in reversed(sweep.nodes):
+        parts = sweep.cts.get(node)
+        if node in on_path and isinstance(parts, chain.Parts) and len(parts.parts) < parts.count:
+            says = f"only {len(parts.parts)} of the {parts.count} results of {called(node)} are used for the loss"
+            found.append(made(node, says, "not used", _MENDS["not read"]))
+    return found
+
+
+def _arriving(sweep: Sweep, target: Node, opened: Mapping[tuple[Node, int], Any]) -> Any:
+    """The absolute gradient that arrives at the target if some gates are opened."""
+    cts, _ = sweep.carry({sweep.root: sweep.cts[sweep.root]}, opened=opened)
+    return np.abs(np.asarray(cts.get(target, 0.0)))
+
+
+class _Closed(NamedTuple):
+    """Which elements of an input a gate closes, in what way, and in words."""
+
+    edge: Edge
+    inner: Any
+    kind: str
+    says: str
+
+
+def _closed(sweep: Sweep, edge: Edge) -> _Closed | None:
+    """None if a gate closes nothing by itself."""
+    if isinstance(edge.ct, (tuple, chain.Parts)):
+        return None
+    ct = np.asarray(edge.ct)
+    probe = np.random.default_rng(0).uniform(0.5, 1.5, ct.shape).astype(ct.dtype)
+    raw = _tried(sweep, edge, probe)
+    if raw is None or not np.isfinite(raw).all():
+        return None
+    gate = edge.user.primitive
+    assert gate is not None
+    by_element = elementwise(gate) and raw.shape == ct.shape
+    small = np.abs(raw) <= SATURATED * probe if by_element else raw == 0
+    if not small.any():
+        return None
+    inner = small if raw.shape == edge.source.shape else _all_of(small, edge.source.shape)
+    largest = float(np.max(np.abs(raw[small] / probe[small]))) if by_element else 0.0
+    kind = _kind(sweep, edge, small, largest, by_element=by_element)
+    says = f"{called(edge.user)} {_PHRASES[kind]} at {_share(small)}" + _numbers(sweep, edge, small, kind, largest, by_element=by_element)
+    return _Closed(edge, inner, kind, says)
+
+
+_PHRASES = {
+    "flat": "passes nothing on",
+    "saturated": "is saturated",
+    "not taken": "does not take this input",
+    "stationary": "stands still",
+    "times zero": "multiplies by zero",
+    "not read": "never reads its input",
+    "not chosen": "chose other elements than those",
+}
+
+
+def _kind(sweep: Sweep, edge: Edge, small: Any, largest: float, *, by_element: bool) -> str:
+    gate = edge.user.primitive
+    assert gate is not None
+    if by_element:
+        if gate.masks:
+            return "not taken"
+        rule = None if gate.partials is None else gate.partials[edge.position]
+        if gate.multilinear or (isinstance(rule, str) and rule != "out"):
+            return "times zero"
+        if rule is None and not largest:
+            return "flat"
+        return "stationary" if _sloped_nearby(sweep, edge, small) else "saturated"
+    return "times zero" if gate.multilinear else "not read" if gate.transpose is not None else "not chosen"
+
+
+def _sloped_nearby(sweep: Sweep, edge: Edge, small: Any) -> bool:
+    """Whether an elementwise gate has a slope a step away from the first element that it closed."""
+    gate, known = edge.user.primitive, sweep.inputs_of(edge.user)
+    assert gate is not None
+    if gate.variadic or any(v is None for v in known[:-1]):
+        return False
+    place = np.unravel_index(int(np.argmax(small)), small.shape) if small.ndim else ()
+    numbers = {name: float(np.broadcast_to(v, small.shape)[place]) for name, v in zip(gate.inputs, known, strict=False)}
+    name = gate.inputs[edge.position]
+    numbers[name] += 0.01 * max(1.0, abs(numbers[name]))
+    return abs(slope(gate, edge.position, numbers, edge.user.params, known)) > SATURATED
+
+
+def _numbers(sweep: Sweep, edge: Edge, small: Any, kind: str, largest: float, *, by_element: bool) -> str:
+    """What a gate's inputs were at the elements that it closed."""
+    if not by_element:
+        return ""
+    gate = edge.user.primitive
+    assert gate is not None
+    told: list[str] = []
+    if kind in ("flat", "saturated", "stationary"):
+        told.append(f"its local derivative there is {'0' if not largest else f'at most {largest:.2g}'}")
+    known = sweep.inputs_of(edge.user)
+    names = [*input_names(gate, len(edge.user.inputs), labels(edge.user.inputs)), "its result"]
+    given = known[:-1] if any(v is not None for v in known[:-1]) else known
+    for position, (name, value) in enumerate(zip(names, given, strict=False)):
+        if value is None or (kind == "times zero" and position == edge.position):
+            continue
+        there = np.broadcast_to(value, small.shape)[small]
+        if there.dtype.kind == "b" and (there == there[0]).all():
+            told.append(f"{name} is {bool(there[0])}")
+        elif there.dtype.kind in "fiu" and not np.isfinite(there).all():
+            told.append(f"{name} is not finite there" + (", and its gradient carried on as 0" if position == edge.position else ""))
+        elif there.dtype.kind in "fiu" and kind != "not taken":
+            told.append(f"{name} is {range_of(there)}")
+    return f": {', '.join(told)}" if told else ""
+
+
+def _tried(sweep: Sweep, edge: Edge, ct: Any) -> Any:
+    node = edge.user
+    for position, _, raw in shares_of(node, ct if ct.shape else ct[()], node.saved or (), behind=node in sweep.behind):
+        if position == edge.position and hasattr(raw, "shape") and raw.shape is not None:
+            return np.asarray(raw)
+    return None
+
+
+def _all_of(small: Any, shape: tuple[int, ...]) -> Any:
+    """Where all that was summed to one element is closed."""
+    with using(ARRAYS):
+        return np.asarray(chain.unbroadcast((~small).astype(np.float32), shape)) == 0
+
+
+def _share(where: Any) -> str:
+    """``124 of 128 elements, which are 31 of 32 rows``."""
+    count, size = int(where.sum()), where.size
+    if where.ndim == 0:
+        return "its only element"
+    if count == size:
+        return f"all {size} elements"
+    text = f"{count} of {size} elements"
+    if where.ndim > 1:
+        for axis, word in ((0, "rows"), (where.ndim - 1, "columns")):
+            whole = np.moveaxis(where, axis, 0).reshape(where.shape[axis], -1).all(axis=1)
+            if whole.any():
+                text += f", all of {int(whole.sum())} of {whole.size} {word}"
+    return text
+
+
+def cancelling(sweep: Sweep, target: Node) -> list[Cause]:
+    """Where shares that are not zero add up to nothing, along several paths or inside of one gate."""
+    on_path = sweep.leading_to(target)
+    found: list[Cause] = []
+    for node in (node for node in reversed(sweep.nodes) if node in on_path):
+        edges = [edge for edge in sweep.users.get(node, []) if not isinstance(edge.share, chain.Parts)]
+        total = sweep.cts.get(node)
+        if len(edges) > 1 and total is not None and not isinstance(total, chain.Parts):
+            parts = sum(np.abs(np.asarray(edge.share)) for edge in edges)
+            gone = (np.abs(np.asarray(total)) <= _CANCELLED * parts) & (parts > 0)
+            if gone.any():
+                found.append(_sum_of_paths(node, edges, gone, target))
+        for edge in edges:
+            if _cancels_inside(sweep, edge):
+                says = f"the terms of {called(edge.user)}'s derivative cancel: its value does not change in the direction of this gradient"
+                found.append(made(edge.user, says, "cancelled", _MENDS["cancelled"]))
+    return found[:_MOST]
+
+
+def _sum_of_paths(node: Node, edges: Sequence[Edge], gone: Any, target: Node) -> Cause:
+    place = tuple(int(i) for i in np.unravel_index(int(np.argmax(gone)), gone.shape)) if gone.ndim else ()
+    terms = ", ".join(f"{float(np.asarray(edge.share)[place]):+.4g} by way of {called(edge.user)}" for edge in edges)
+    where = f" at [{', '.join(map(str, place))}]" if place else ""
+    what = "its uses" if node is target else f"the uses of {place_of(node).name or called(node)}"
+    says = f"the gradients of {what} cancel at {_share(gone)}; for example{where}: {terms}"
+    return made(edges[0].user, says, "cancelled", _MENDS["cancelled"], int(gone.sum()) if node is target else 0)
+
+
+def _cancels_inside(sweep: Sweep, edge: Edge) -> bool:
+    if isinstance(edge.ct, (tuple, chain.Parts)) or edge.user.primitive is None or elementwise(edge.user.primitive) or not np.any(edge.ct):
+        return False
+    ct = np.asarray(edge.ct)
+    if ct.size < 2:
+        return False
+    probe = np.random.default_rng(0).uniform(-1.5, 1.5, ct.shape).astype(ct.dtype)
+    raw = _tried(sweep, edge, probe)
+    if raw is None:
+        return False
+    return norm(edge.raw) <= _CANCELLED * norm(ct) * norm(raw) / norm(probe)
+
+
+# NaN and infinity.
+
+
+def spoiling(sweep: Sweep, target: Node) -> list[Cause]:
+    """The first gate that made NaN or infinity: forward, if the loss itself is spoilt, else backward, with what was spoilt forward beneath it."""
+    if not np.isfinite(sweep.values[sweep.root]).all():
+        found = first_forward(sweep)
+        if found is not None:
+            return [found]
+    on_path = sweep.leading_to(target)
+    for edge in sweep.edges:
+        if edge.source not in on_path or edge.user.primitive is None or _finite(edge.raw) or not _finite(edge.ct):
+            continue
+        known = sweep.inputs_of(edge.user)
+        fault = backward_fault(edge.user.primitive, edge.position, known, edge.user.params, edge.ct, edge.raw, labels(edge.user.inputs))
+        causes = [_of_fault(edge.user, f"backward, at {called(edge.user)}: ", fault)]
+        if any(not np.isfinite(v).all() for v in floats([v for v in known if v is not None])):
+            beneath = first_forward(sweep)
+            causes += [] if beneath is None else [beneath]
+        return causes
+    says = "the gradients of several uses are finite, and their sum is not"
+    return [Cause(says, "infinite", mend="scale the loss or the inputs down, or use float64")]
+
+
+def first_forward(sweep: Sweep) -> Cause | None:
+    """The first gate in the forward pass that made NaN or infinity of finite inputs."""
+    for node in sweep.nodes:
+        gate, value = node.primitive, sweep.values.get(node)
+        if value is None:
+            continue
+        if gate is None:
+            if not _finite(value):
+                return Cause(f"a tensor that was given, {Aval(node.shape, node.dtype)}, is not finite itself", "NaN", mend="look at the data")
+            continue
+        if _finite(value) or gate is chain.ITEM or gate.outputs:
+            continue
+        known = sweep.inputs_of(node)[:-1]
+        if all(v is not None for v in known):
+            fault = forward_fault(gate, known, node.params, value, labels(node.inputs))
+            if fault is not None:
+                return _of_fault(node, f"forward, at {called(node)}: ", fault)
+        elif all(_finite(v) for v in known if v is not None) and all(_finite(sweep.values.get(s, 0.0)) for s in node.inputs if s is not None):
+            kind = "NaN" if np.isnan(value).any() else "infinite"
+            says = f"forward, at {called(node)}: its value is {kind}, and what is known of its inputs is finite"
+            return made(node, says, kind, "look at its inputs")
+    return None
+
+
+def _of_fault(node: Node, before: str, fault: Fault) -> Cause:
+    return made(node, before + fault.says, fault.kind, fault.mend)
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, chain.Parts):
+        return all(_finite(part) for part in value.parts.values())
+    if isinstance(value, tuple):
+        return all(_finite(part) for part in value if part is not None)
+    return bool(np.isfinite(value).all())
+
+
+# Size.
+
+
+def steepest(path: Sequence[tuple[Node, Any]], *, smallest: bool) -> list[Cause]:
+    """The gates on a path that shrink the gradient most, or stretch it."""
+    sizes = [norm(ct) for _, ct in path]
+    ratios = [(after / before if before else 1.0, node) for before, after, (node, _) in zip(sizes, sizes[1:], path, strict=False)]
+    word, kind = ("shrinks", "vanishing") if smallest else ("stretches", "exploding")
+    mend = (
+        "larger initial weights, a normalisation between layers, or a way around them (residual connections)"
+        if smallest
+        else "smaller initial weights or inputs, a normalisation between layers, or a limit on the gradient (clip_norm)"
+    )
+    ranked = sorted(ratios, key=lambda pair: pair[0], reverse=not smallest)
+    told = [(ratio, node) for ratio, node in ranked if (ratio < 0.5 if smallest else ratio > 2.0)][:3]
+    return [made(node, f"{called(node)} {word} the gradient to {show(ratio)} times its norm", kind, mend) for ratio, node in told]
