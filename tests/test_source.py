@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 import zlib
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from chainrule.tensor import Tensor
 from chainrule.view.source import Listing, listed, source
 from chainrule.view.targets import helpers, phrases
 from chainrule.view.targets.numpy import _Body, _Module
+from gates import CUT
 from test_models import every_model, made, total
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -219,11 +221,15 @@ def samples_of(primitive: Primitive) -> list[tuple[Graph, list[Any]]]:
     return [(graph, arrays) for graph, arrays in found if not any(node.params.get("length") == 0 for node in graph.nodes)]
 
 
+def differentiable(graph: Graph) -> bool:
+    reals = all(any(x.dtype.kind == "f" for x in some) for some in (graph.returned, graph.parameters))
+    return reals and not any(node.primitive.name in CUT for node in graph.nodes)
+
+
 @pytest.mark.parametrize("name", sorted(TABLE))
 def test_every_gate_prints_as_code_that_gives_its_values_and_gradients(name: str) -> None:
     for graph, arrays in samples_of(TABLE[name]):
-        differentiable = any(x.dtype.kind == "f" for x in graph.returned) and any(x.dtype.kind == "f" for x in graph.parameters)
-        if not differentiable or name in ("stop_gradient", "nextafter"):
+        if not differentiable(graph):
             continue
         listing = listed(graph)
         rng = np.random.default_rng(1)
@@ -283,6 +289,59 @@ def test_checkpoints_leave_no_trace_in_the_code() -> None:
 def test_every_phrase_and_helper_belongs_to_a_gate() -> None:
     own = {name for name, one in vars(helpers).items() if getattr(one, "__module__", "") == helpers.__name__ and not name.startswith("_")}
     assert {*own, *phrases.PHRASES} <= {*TABLE, "while_loop_back"}
+
+
+# Formulas
+
+
+def test_the_neuron_as_formulas() -> None:
+    text = source(neuron, *NEURON, target="latex")
+    assert text == (GOLDEN / "source_neuron.tex.txt").read_text()
+    assert r"L &= \frac{1}{1 + e^{-s_{3}}}" in text
+    assert r"\frac{\partial L}{\partial s_{3}} &= \left(1 - L\right) \, L" in text
+    assert r"\bar{w}_{0} &= \bar{s}_{0} \, x_{0}" in text
+
+
+def test_matrices_are_upright_and_bold_and_multiplied_without_a_sign() -> None:
+    def f(X: Any, W: Any, beta: Any) -> Any:
+        H = X @ W + beta
+        return cr.sum(cr.tanh(H))
+
+    text = source(f, np.ones((2, 3)), np.ones((3, 2)), np.ones(2), target="latex")
+    assert r"&= \mathbf{X} \, \mathbf{W} \\" in text
+    assert r" + \boldsymbol{\beta}" in text
+    assert r"\bar{\mathbf{W}} &= \mathbf{X}^{\top} \, \bar{" in text
+
+
+def balanced(text: str) -> bool:
+    """Braces, delimiters and environments all close in the order in which they open."""
+    open_ones: list[str] = []
+    for found in re.finditer(r"\\begin\{(\w+\*?)\}|\\end\{(\w+\*?)\}|\\left|\\right|\\[{}]|[{}]", text):
+        word = found.group()
+        if word in ("{", r"\left") or word.startswith(r"\begin"):
+            open_ones.append(found.group(1) or word)
+        elif word in ("}", r"\right") or word.startswith(r"\end"):
+            wanted = found.group(2) or {"}": "{", r"\right": r"\left"}[word]
+            open_ones = open_ones[:-1] if open_ones[-1:] == [wanted] else ["never closed", *open_ones]
+    return not open_ones
+
+
+@pytest.mark.parametrize("name", sorted(name for name, gate in TABLE.items() if gate.scalar is not None))
+def test_every_elementwise_gate_is_a_formula_that_tex_can_read(name: str) -> None:
+    for graph, _ in samples_of(TABLE[name]):
+        if differentiable(graph):
+            text = source(graph, target="latex")
+            assert balanced(text)
+            assert "None" not in text
+            # An equation has one sign to align at, but for those inside of cases.
+            rows = re.sub(r"\\begin\{cases\}.*\\end\{cases\}", "", text).splitlines()
+            assert all(row.count("&") == 1 for row in rows if row.startswith("  "))
+
+
+@every_model
+def test_every_network_is_formulas_that_tex_can_read(name: str) -> None:
+    model, inputs = made(name)
+    assert balanced(source(lambda *inputs: total(model(*inputs)), *inputs, target="latex"))
 
 
 # What cannot be
