@@ -122,7 +122,7 @@ class _Drawing:
     def __init__(self, program: Program, fold: Fold, *, values: bool, gradients: bool) -> None:
         self.diagram = Diagram(program.name)
         self._values, self._gradients = values, gradients
-        self._ids: dict[Unit | Value, str] = {}
+        self._ids: dict[Unit, str] = {}
         self._groups: dict[Unit, tuple[Box, ...]] = {}
         self._unit: dict[Step, Unit] = {}
         root = boxes(program)
@@ -178,7 +178,7 @@ class _Drawing:
             return units == {self._made[x]} and isinstance(self._made[x], Box)
         return x.kind != "argument" and len(units) == 1 and isinstance(next(iter(units)), Box)
 
-    def _id(self, thing: Unit | Value) -> str:
+    def _id(self, thing: Unit) -> str:
         return self._ids.setdefault(thing, f"n{len(self._ids)}")
 
     def _add_unit(self, unit: Unit, group: tuple[Box, ...], hidden: Iterable[Value]) -> None:
@@ -195,7 +195,7 @@ class _Drawing:
         text, note = sign(unit), pattern(unit)
         wide = text_width(text, SIZES["sign"])
         shape = (float(ROUND), float(ROUND)) if wide <= ROUND - 8 else (wide + 22, ROUND - 6.0)
-        size = (max(shape[0], text_width(note, SIZES["badge"])), shape[1] + 2 * (SIZES["badge"] + 4)) if note else shape
+        size = (max(shape[0], text_width(note, SIZES["badge"]) + 8), shape[1] + 2 * (SIZES["badge"] + 4)) if note else shape
         self.diagram.nodes.append(Node(self._id(unit), "gate", text, note, shape, size, group))
 
     def _connect(self, x: Value) -> None:
@@ -206,30 +206,37 @@ class _Drawing:
         if made is None:
             # A parameter stands in the frame that uses it.
             group = () if x.kind == "argument" else _common(groups)
-            tail = self._leaf(x, group)
+            tail = "" if x.kind == "constant" else self._leaf(x, group)
         else:
             tail, group = self._id(made), self._groups[made]
         # Data run in a line, parameters and numbers join it.
         heavy = x.kind == "computed" or (x.kind == "argument" and x.shape != ())
-        if len(uses) > 1:
+        # A number is written wherever it is used, and only where gradients meet do they add.
+        branching = len(uses) > 1 and x.kind != "constant"
+        if branching:
+            note = "adds" if x.gradient is not None or x.value is None else ""
+            size = (text_width(note, SIZES["badge"]) + 4, 10 + 2.0 * (SIZES["badge"] + 4)) if note else (10.0, 10.0)
             branch = f"b{len(self.diagram.wires)}"
-            wide = text_width("adds", SIZES["badge"])
-            self.diagram.nodes.append(Node(branch, "branch", "", "adds", (10.0, 10.0), (wide, 10 + 2.0 * (SIZES["badge"] + 4)), group))
+            self.diagram.nodes.append(Node(branch, "branch", "", note, (10.0, 10.0), size, group))
             self._wire(tail, branch, self._above(x), self._below(x.gradient), group, heavy=heavy)
             tail = branch
         for use, inner in zip(uses, groups, strict=True):
+            if x.kind == "constant":
+                tail, group = self._leaf(x, inner), inner
             head = self._out(x) if use.unit is None else self._id(use.unit)
-            above = () if len(uses) > 1 else self._above(x)
+            above = () if branching else self._above(x)
             self._wire(tail, head, above, self._below(_total(use.shares)), _common([group, inner]), heavy=heavy)
 
     def _wire(self, tail: str, head: str, above: tuple[Line, ...], below: tuple[Line, ...], group: tuple[Box, ...], *, heavy: bool) -> None:
         self.diagram.wires.append(Wire(f"s{len(self.diagram.wires)}", tail, head, above, below, group, heavy))
 
     def _leaf(self, x: Value, group: tuple[Box, ...]) -> str:
-        text = shortened(_inside_frame(x.name, group)) or ("constant" if x.kind == "constant" else "·")
+        known = x.kind == "constant" and x.shape == () and x.value is not None
+        text = number(np.asarray(x.value).item()) if known else shortened(_inside_frame(x.name, group)) or "·"
         size = (text_width(text, SIZES["leaf"]) + 8, SIZES["leaf"] + 12.0)
-        self.diagram.nodes.append(Node(self._id(x), "leaf", text, "", size, size, group))
-        return self._id(x)
+        name = f"l{len(self.diagram.nodes)}"
+        self.diagram.nodes.append(Node(name, "leaf", text, "", size, size, group))
+        return name
 
     def _out(self, x: Value) -> str:
         name = f"o{len(self.diagram.nodes)}"
@@ -240,6 +247,8 @@ class _Drawing:
 
     def _above(self, x: Value) -> tuple[Line, ...]:
         named = (Line("name", shortened(x.name)),) if x.name and x.kind == "computed" and x not in self._ends else ()
+        if x.kind == "constant" and x.shape == ():
+            return ()
         if x.value is None or not self._values:
             return (*named, Line("shape", _shape(x.shape)))
         return (*named, _shown(x.value, "value"))
@@ -302,7 +311,7 @@ def number(x: Any) -> str:
         return "0"
     size = abs(x)
     text = f"{x:.2f}" if 0.005 <= size < 10_000 else f"{x:.4f}" if 0.0001 <= size < 0.005 else f"{x:.1e}" if np.isfinite(x) else str(x)
-    return text.replace("-", "−").replace("inf", "∞").replace("nan", "NaN")
+    return text.replace("e-0", "e-").replace("-", "−").replace("inf", "∞").replace("nan", "NaN")
 
 
 def shortened(name: str) -> str:

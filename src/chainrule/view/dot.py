@@ -62,7 +62,8 @@ def _node(node: Node, palette: Palette | None) -> str:
         return f'{node.id} [{_room(node.shape)}, style="rounded,{style}", fillcolor="{palette.box}", label=<<b>{escape(node.text)}</b>{small}>];'
     # Below the sign stands what the gate does to a gradient.
     shape = "shape=circle, fixedsize=true" if node.shape[0] == node.shape[1] else 'style="rounded"'
-    note = f", xlabel={_quoted(node.note)}" * bool(node.note)
+    small = f'<font point-size="{SIZES["badge"]}" color="{palette.soft}">{escape(node.note)}</font>'
+    note = f", xlabel=<{small}>" * bool(node.note)
     return f"{node.id} [{_room(node.shape)}, {shape}, label={_quoted(node.text)}{note}];"
 
 

@@ -6,7 +6,7 @@ Both say the same, shape by shape: pixels are what Graphviz's own renderer makes
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from math import atan2, cos, hypot, radians, sin
 from typing import Any
@@ -16,54 +16,15 @@ import numpy as np
 from chainrule.view.diagram import CELL, SIZES, Diagram, Line, Node, Wire, text_width
 from chainrule.view.layout import Placed, Point
 from chainrule.view.palettes import MATHS, PLAIN, Palette
+from chainrule.view.rows import around, wrapped
+from chainrule.view.shapes import Area, Curve, Item, Text, moved
 
 MARGIN = 18
+WIDTH = 1500
+"""A longer picture is set in rows."""
+
 GAP = 4
 """Between a wire and what is written beside it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A line of text; x and y are its middle."""
-
-    x: float
-    y: float
-    text: str
-    size: int
-    color: str
-    italic: bool = False
-    bold: bool = False
-
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom in no common font larger than this."""
-        half = text_width(self.text, self.size) * (1.06 if self.bold else 1.0) / 2
-        return self.x - half, self.y - 0.5 * self.size, self.x + half, self.y + 0.5 * self.size
-
-
-@dataclass(frozen=True, slots=True)
-class Area:
-    """A rectangle with round corners, by its middle; a circle if they are round enough."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    radius: float
-    fill: str
-    stroke: str = ""
-    dashed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """A chain of cubic Bézier curves."""
-
-    points: tuple[Point, ...]
-    color: str
-
-
-Item = Text | Area | Curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +44,20 @@ def scene(diagram: Diagram, placed: Placed, palette: Palette) -> Scene:
     items: list[Item] = []
     for place, group in enumerate(diagram.frames):
         left, top, wide, high = placed.frames[f"cluster_{place}"]
-        items.append(Area(left + wide / 2, top + high / 2, wide, high, 10, palette.wash, palette.line))
-        items.append(Text(left + wide / 2, top + 14, group[-1].label, SIZES["frame"], palette.soft, bold=True))
-    items += [Curve(tuple(_path(wire, placed, nodes, arrivals)), palette.wire) for wire in diagram.wires]
+        items.append(Area(left + wide / 2, top + high / 2, wide - 6, high - 6, 10, palette.wash, palette.line))
+        items.append(Text(left + wide / 2, top + 16, group[-1].label, SIZES["frame"], palette.soft, bold=True))
+    for wire in diagram.wires:
+        # Straight from the tail, its first bends, and straight to and through the seat; there it can be cut.
+        joint = len(placed.curves[wire.tail, wire.id]) + 8
+        items.append(Curve(tuple(_path(wire, placed, nodes, arrivals)), palette.wire, joint))
     for node in diagram.nodes:
         items += _node(node, placed.nodes[node.id], palette)
     for wire in diagram.wires:
         items += _seat(wire, placed.nodes[wire.id], palette)
-    moved = tuple(_moved(item) for item in items)
-    return Scene(placed.size[0] + 2 * MARGIN, placed.size[1] + 2 * MARGIN, moved, diagram.name)
-
-
-def _moved(item: Item) -> Item:
-    if isinstance(item, Curve):
-        return Curve(tuple((round(x + MARGIN, 1), round(y + MARGIN, 1)) for x, y in item.points), item.color)
-    return replace(item, x=round(item.x + MARGIN, 1), y=round(item.y + MARGIN, 1))
+    items = wrapped(items, WIDTH)
+    left, top, right, bottom = around(items)
+    shifted = tuple(moved(item, MARGIN - left, MARGIN - top) for item in items)
+    return Scene(round(right - left + 2 * MARGIN, 1), round(bottom - top + 2 * MARGIN, 1), shifted, diagram.name)
 
 
 def _arrivals(diagram: Diagram, placed: Placed, nodes: dict[str, Node]) -> dict[str, tuple[Point, Point]]:
