@@ -142,6 +142,7 @@ def differentiated_by(listing: Listing) -> list[str]:
         (lambda a, b: a / (b * a), "a / (b * a)"),
         (lambda a, b: (a + b) * a, "(a + b) * a"),
         (lambda a, b: (-a) ** 2, "(-a) ** 2"),
+        (lambda a, b: a + -b, "a - b"),
         (lambda a, b: -(a**2), "-a ** 2"),
         (lambda a, b: -(a * b), "-(a * b)"),
         (lambda a, b: (a % b) * a, "a % b * a"),

@@ -60,6 +60,8 @@ def infix(left: Written, sign: str, right: Written) -> Written:
     level = LEVELS[sign]
     if sign == "**":
         return Written(f"{left.at(ATOM)} ** {right.at(UNARY)}", POWER)
+    if sign == "+" and right.level == UNARY and right.text.startswith("-"):
+        return infix(left, "-", Written(right.text[1:], POWER))
     flows = sign in "*+" and right.chain == sign
     tight = COMPARISON + 1 if level == COMPARISON else level
     text = f"{left.at(tight)} {sign} {right.at(level if flows else level + 1)}"
