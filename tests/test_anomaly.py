@@ -49,6 +49,16 @@ def test_overflow_names_the_bound_of_the_dtype() -> None:
     says(caught(cr.exp, cr.tensor([800.0], dtype=cr.float64)), "below 709.8")
 
 
+def test_a_product_that_overflows_names_the_bound_for_its_factor_or_both_factors_of_a_gradient() -> None:
+    says(caught(cr.multiply, cr.tensor([1e38]), cr.tensor([1e30])), "multiply(1e+38, 1e+30) is infinite", "x2 below 3.403")
+
+    def step() -> None:
+        x, y = cr.tensor(1e-30, requires_grad=True), cr.tensor(1e30)
+        (x * y).backward(cr.tensor(1e38))
+
+    says(caught(step), "the gradient 1e+38 times the derivative 1e+30 of multiply", "float64")
+
+
 def test_a_product_of_matrices_that_overflows_is_told_by_its_extremes() -> None:
     text = caught(cr.matmul, cr.tensor([[1e30, -2.0]]), cr.tensor([[1e30], [1.0]]))
     says(text, "matmul made infinite at [0, 0]", "from -2 to 1e+30", "float64")
@@ -115,6 +125,51 @@ def test_fit_stops_at_the_loss_that_is_not_a_number() -> None:
     model = nn.Sequential([Log(), nn.Dense(1)])
     train = cr.data.Dataset(x, np.ones((8, 1), np.float32))
     says(caught(lambda: fit(model, train, loss="mean_squared_error", epochs=1, batch_size=4, progress=False)), "log(-1)", "layers.0 (Log)")
+
+
+def test_a_training_step_that_is_compiled_is_watched_as_well() -> None:
+    w = cr.tensor([1.0, 0.0], requires_grad=True)
+    optimizer = cr.optim.SGD([w], lr=0.1)
+
+    @cr.compile
+    def step() -> Any:
+        optimizer.zero_grad()
+        loss = cr.sqrt(w).sum()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    says(caught(step), "backward", "sqrt", "infinite at [1]", "loss = cr.sqrt(w).sum()")
+    assert w.tolist() == [1.0, 0.0]
+
+
+def test_a_second_derivative_and_a_custom_gate_are_watched() -> None:
+    class Log(cr.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            return cr.log(*args)
+
+        @staticmethod
+        def backward(ctx: Any, *cts: Any) -> Any:
+            return cts[0]
+
+    says(caught(Log.apply, cr.tensor([-1.0])), "log(-1)", "return cr.log(*args)")
+    says(caught(cr.checkpoint(cr.log), cr.tensor([-1.0], requires_grad=True)), "NaN")
+
+    def twice(x: Any) -> None:
+        (g,) = cr.autograd.grad([(x**1.5).sum()], [x], create_graph=True)
+        assert g is not None
+        g.sum().backward()
+
+    says(caught(twice, cr.tensor([0.0, 1.0], requires_grad=True)), "backward", "infinite at [0]")
+
+
+def test_a_gradient_that_was_not_finite_to_begin_with_is_the_callers_own() -> None:
+    x = cr.tensor([1.0, 2.0], requires_grad=True)
+    with cr.detect_anomaly():
+        (2.0 * x).backward(cr.tensor([np.inf, 1.0]))
+    assert x.grad is not None
+    assert x.grad.tolist() == [np.inf, 2.0]
 
 
 def test_infinities_that_were_given_and_extremes_of_nothing_pass() -> None:

@@ -199,6 +199,27 @@ def test_of_gates_in_a_row_all_that_keep_an_element_closed_are_told() -> None:
     assert {cause.gate: cause.elements for cause in found.causes} == {"relu": 2, "clip": 1}
 
 
+def test_of_gates_side_by_side_each_that_would_open_an_element_is_told() -> None:
+    found = cr.explain(lambda x: (cr.relu(x) + cr.relu(2.0 * x)).sum(), cr.tensor([-1.0, 3.0]))
+    assert [(cause.gate, cause.elements) for cause in found.causes] == [("relu", 1), ("relu", 1)]
+    found = cr.explain(lambda x: (x * x).sum(), cr.tensor([0.0, 3.0]))
+    assert [(cause.gate, cause.kind) for cause in found.causes] == [("multiply", "times zero")]
+
+
+def test_a_custom_gate_whose_rule_gives_zeros_is_named() -> None:
+    class Stuck(cr.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            return cr.exp(*args)
+
+        @staticmethod
+        def backward(ctx: Any, *cts: Any) -> Any:
+            return cts[0] * 0.0
+
+    found = cr.explain(lambda x: Stuck.apply(x).sum(), cr.ones(3))
+    assert (found.causes[0].gate, found.causes[0].kind) == ("Stuck", "closed")
+
+
 def test_pooling_and_dead_units_name_their_layers() -> None:
     model = nn.Sequential([nn.Dense(4, bias_initializer=nn.initializers.Constant(-100.0)), nn.ReLU(), nn.Dense(1)])
     found = cr.explain(lambda x: model(x).sum(), cr.ones((3, 2)))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.core.aval import Aval
+from chainrule.core.chain import Parts
 from chainrule.core.errors import AnomalyError, ArgumentError
 from chainrule.core.node import Node
 from chainrule.core.primitive import Primitive
@@ -64,6 +65,9 @@ class _Detector(Watch):
     def _blame(self, node: Node) -> None:
         """Raise for the gate, already carried back, whose share made this cotangent NaN or infinite."""
         users = [user for user in self._swept if node in user.inputs]
+        if not all(_finite(self._swept[user][0]) for user in users):
+            # What came was not finite already: that was told, or let through.
+            return
         for user in users:
             ct, saved = self._swept[user]
             for position, source, raw in shares_of(user, ct, saved, behind=user in self._masked):
@@ -82,6 +86,12 @@ class _Detector(Watch):
         self._swept.clear()
         self._masked.clear()
         raise _error("backward", primitive, fault, avals, place_of(node))
+
+
+def _finite(ct: Any) -> bool:
+    if isinstance(ct, Parts):
+        return all(_finite(part) for part in ct.parts.values())
+    return bool(np.isfinite(getattr(ct, "_value", ct)).all())
 
 
 def _error(direction: str, primitive: Primitive, fault: Fault, avals: Sequence[Aval], place: Place) -> AnomalyError:

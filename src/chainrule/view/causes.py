@@ -35,6 +35,7 @@ _MENDS = {
     "not taken": "it is right if that input should not count there; if it should, look at what chooses",
     "times zero": "give the other factor a value that is not 0: weights that all begin at 0, or a mask, keep everything in front of them at 0",
     "not read": "it is right if these elements should not count; if they should, look at the index or the slice",
+    "closed": "look at its derivative rule and at what goes in: by that its value does not depend on these elements",
     "not chosen": "it is right for an extreme; a mean, or cr.logsumexp, gives every element a share",
     "cancelled": "the loss does not change in this direction: drop one of the terms, or look at their signs",
 }
@@ -97,27 +98,37 @@ def called(node: Node | None) -> str:
 def closing(sweep: Sweep, target: Node) -> list[Cause]:
     """What closed the elements of the target's gradient that are zero or next to it, the most important first.
 
-    A gate answers for an element if that stays closed while all other gates are open.
+    A gate answers for an element if that stays closed while all other gates are open, or else if opening it alone opens that.
     """
     on_path = sweep.leading_to(target)
     gradient = np.asarray(sweep.cts[target])
     zero = gradient == 0 if (gradient == 0).any() else np.ones_like(gradient, dtype=bool)
     found = [closed for edge in sweep.edges if edge.source in on_path and edge.user in on_path and (closed := _closed(sweep, edge)) is not None]
     found = sorted(found, key=lambda closed: -closed.inner.sum())[:_TRIED]
-    masks = {(closed.edge.user, closed.edge.position): closed.inner for closed in found}
+    masks = {closed.key: closed.inner for closed in found}
     # Open gates carry about 1: what is next to nothing beside that counts as nothing.
-    open_wide = _arriving(sweep, target, masks)
-    least = SATURATED * float(open_wide.max(initial=0.0))
-    answers: list[tuple[_Closed, Any]] = []
-    for closed in found:
-        others = {key: mask for key, mask in masks.items() if key != (closed.edge.user, closed.edge.position)}
-        answers.append((closed, zero & (open_wide > least) & (_arriving(sweep, target, others) <= least)))
+    wide = _arriving(sweep, target, masks)
+    least = SATURATED * float(wide.max(initial=0.0))
+    open_to = zero & (wide > least)
+    answers = [open_to & (_arriving(sweep, target, {key: m for key, m in masks.items() if key != closed.key}) <= least) for closed in found]
+    rest = open_to & ~np.any(answers, axis=0) if found else open_to
+    if rest.any():
+        # Closed on several ways side by side: each gate would open it alone.
+        answers = [
+            mask | (rest & (_arriving(sweep, target, {closed.key: closed.inner}) > least)) for closed, mask in zip(found, answers, strict=True)
+        ]
     # What stands still at 0 does so because something else made that 0.
-    firm = [pair for pair in answers if pair[0].kind != "stationary"]
-    taken = np.any([mask for _, mask in firm], axis=0) if firm else np.zeros_like(zero)
-    kept = firm + [(closed, mask) for closed, mask in answers if closed.kind == "stationary" and (mask & ~taken).any()]
+    firm = [mask for closed, mask in zip(found, answers, strict=True) if closed.kind != "stationary"]
+    taken = np.any(firm, axis=0) if firm else np.zeros_like(zero)
+    kept = [(c, mask) for c, mask in zip(found, answers, strict=True) if (mask if c.kind != "stationary" else mask & ~taken).any()]
     kept.sort(key=lambda pair: (-int(pair[1].sum()), -pair[0].edge.source.order))
-    told = [made(closed.edge.user, closed.says, closed.kind, _MENDS[closed.kind], int(mask.sum())) for closed, mask in kept if mask.any()]
+    # x * x closes both ways to x.
+    first = {(closed.edge.user, closed.edge.source): (closed, mask) for closed, mask in reversed(kept)}
+    told = [
+        made(closed.edge.user, closed.says, closed.kind, _MENDS[closed.kind], int(mask.sum()))
+        for closed, mask in kept
+        if first[closed.edge.user, closed.edge.source][0] is closed
+    ]
     return (told or _unused(sweep, on_path))[:_MOST]
 
 
@@ -146,21 +157,27 @@ class _Closed(NamedTuple):
     kind: str
     says: str
 
+    @property
+    def key(self) -> tuple[Node, int]:
+        return self.edge.user, self.edge.position
+
 
 def _closed(sweep: Sweep, edge: Edge) -> _Closed | None:
     """None if a gate closes nothing by itself."""
-    if isinstance(edge.ct, (tuple, chain.Parts)):
+    gate, ct = edge.user.primitive, edge.ct
+    assert gate is not None
+    if gate is chain.ITEM:
         return None
-    ct = np.asarray(edge.ct)
-    probe = np.random.default_rng(0).uniform(0.5, 1.5, ct.shape).astype(ct.dtype)
+    probe = _like(ct, 0.5)
     raw = _tried(sweep, edge, probe)
     if raw is None or not np.isfinite(raw).all():
         return None
-    gate = edge.user.primitive
-    assert gate is not None
-    by_element = elementwise(gate) and raw.shape == ct.shape
+    by_element = elementwise(gate) and raw.shape == np.shape(probe)
     small = np.abs(raw) <= SATURATED * probe if by_element else raw == 0
     if not small.any():
+        return None
+    if isinstance(ct, chain.Parts) and len(ct.parts) < ct.count and not (edge.raw[~small] == 0).any():
+        # Results that the loss does not use say more.
         return None
     inner = small if raw.shape == edge.source.shape else _all_of(small, edge.source.shape)
     largest = float(np.max(np.abs(raw[small] / probe[small]))) if by_element else 0.0
@@ -176,6 +193,7 @@ _PHRASES = {
     "stationary": "stands still",
     "times zero": "multiplies by zero",
     "not read": "never reads its input",
+    "closed": "passes nothing on, whatever arrives,",
     "not chosen": "chose other elements than those",
 }
 
@@ -192,7 +210,12 @@ def _kind(sweep: Sweep, edge: Edge, small: Any, largest: float, *, by_element: b
         if rule is None and not largest:
             return "flat"
         return "stationary" if _sloped_nearby(sweep, edge, small) else "saturated"
-    return "times zero" if gate.multilinear else "not read" if gate.transpose is not None else "not chosen"
+    if gate.multilinear or gate.transpose is not None:
+        return "times zero" if gate.multilinear else "not read"
+    known = sweep.inputs_of(edge.user)
+    value, out = known[edge.position], known[-1]
+    chooses = value is not None and out is not None and not gate.outputs and bool(np.isin(out, value).all())
+    return "not chosen" if chooses else "closed"
 
 
 def _sloped_nearby(sweep: Sweep, edge: Edge, small: Any) -> bool:
@@ -233,9 +256,18 @@ def _numbers(sweep: Sweep, edge: Edge, small: Any, kind: str, largest: float, *,
     return f": {', '.join(told)}" if told else ""
 
 
+def _like(ct: Any, least: float) -> Any:
+    """A random gradient of a form, from ``least`` to 1.5."""
+    if isinstance(ct, chain.Parts):
+        return chain.Parts({index: _like(part, least) for index, part in ct.parts.items()}, ct.count)
+    array = np.asarray(ct)
+    return np.random.default_rng(0).uniform(least, 1.5, array.shape).astype(array.dtype)[()]
+
+
 def _tried(sweep: Sweep, edge: Edge, ct: Any) -> Any:
+    """What a gate hands on to an input of another gradient."""
     node = edge.user
-    for position, _, raw in shares_of(node, ct if ct.shape else ct[()], node.saved or (), behind=node in sweep.behind):
+    for position, _, raw in shares_of(node, ct, node.saved or (), behind=node in sweep.behind):
         if position == edge.position and hasattr(raw, "shape") and raw.shape is not None:
             return np.asarray(raw)
     return None
@@ -292,12 +324,12 @@ def _sum_of_paths(node: Node, edges: Sequence[Edge], gone: Any, target: Node) ->
 
 
 def _cancels_inside(sweep: Sweep, edge: Edge) -> bool:
-    if isinstance(edge.ct, (tuple, chain.Parts)) or edge.user.primitive is None or elementwise(edge.user.primitive) or not np.any(edge.ct):
+    if isinstance(edge.ct, chain.Parts) or edge.user.primitive is None or elementwise(edge.user.primitive) or not np.any(edge.ct):
         return False
     ct = np.asarray(edge.ct)
     if ct.size < 2:
         return False
-    probe = np.random.default_rng(0).uniform(-1.5, 1.5, ct.shape).astype(ct.dtype)
+    probe = _like(ct, -1.5)
     raw = _tried(sweep, edge, probe)
     if raw is None:
         return False

@@ -7,6 +7,7 @@ nearest ones that do not are found, and the border between. No gate is known her
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from chainrule.core.interp import ARRAYS, using
 from chainrule.core.primitive import Primitive
 
 _STEPS = 10.0 ** np.arange(-6, 5)
-_HALVINGS = 60
+_HALVINGS = 200
 
 
 class Fault(NamedTuple):
@@ -106,8 +107,13 @@ def backward_fault(
     used = given if len(given) == len(primitive.inputs) else numbers
     shown = {names[name]: number for name, number in used.items()}
     at = ", ".join(f"{name} = {show(number)}" for name, number in shown.items())
+    f = partial(_slope_at, primitive, position, list(used), params, values)
+    factor, before = f(*used.values()), float(np.asarray(ct)[index])
+    if np.isfinite(factor):
+        says = f"the gradient {show(before)} times the derivative {show(factor)} of {primitive.name} by {names[own[position]]} where {at}"
+        return Fault(kind, index, shown, f"{says} is {_what(share[index])}{_at(index)}", _broad(kind, []))
     says = f"the derivative of {primitive.name} by {names[own[position]]} where {at} is {_what(share[index])}{_at(index)}"
-    border = _border(lambda *xs: slope(primitive, position, dict(zip(used, xs, strict=True)), params, values), list(used.values()))
+    border = _border(f, list(used.values()))
     return Fault(kind, index, shown, says + _said(border, list(shown)), _mended(border, list(shown)))
 
 
@@ -181,6 +187,10 @@ def _evaluated(primitive: Primitive, numbers: Sequence[float], params: Mapping[s
         return float(primitive.evaluate(*given, **params))
 
 
+def _slope_at(primitive: Primitive, position: int, names: Sequence[str], params: Mapping[str, Any], like: Sequence[Any], *numbers: float) -> float:
+    return slope(primitive, position, dict(zip(names, numbers, strict=True)), params, like)
+
+
 def slope(primitive: Primitive, position: int, numbers: Mapping[str, float], params: Mapping[str, Any], like: Sequence[Any]) -> float:
     """The local derivative at these inputs, or where only that is known, at this output."""
     names = (*primitive.inputs, "out")
@@ -233,6 +243,8 @@ def _border(f: Callable[..., float], numbers: Sequence[float]) -> _Border | None
 def _bisected(fine: Callable[[float], bool], bad: float, good: float) -> float:
     for _ in range(_HALVINGS):
         middle = 0.5 * (bad + good)
+        if middle in (bad, good):
+            break
         bad, good = (bad, middle) if fine(middle) else (middle, good)
     bound = float(f"{good:.4g}")
     return 0.0 if abs(bound) < 1e-6 else bound
