@@ -108,6 +108,16 @@ def test_unbroadcasting_is_the_sum_that_it_is() -> None:
     assert "grad_c = grad_y.sum(axis=1, keepdims=True)  # float64(2, 1)" in text
 
 
+def test_layers_stand_under_their_paths_in_both_passes() -> None:
+    model, inputs = made("mlp")
+    lines = source(lambda x: total(model(x)), *inputs).splitlines()
+    paths = [line.strip() for line in lines if line.startswith("    # layers.")]
+    assert paths[0] == "# layers.0"
+    assert paths.count("# layers.1") == 2
+    start = lines.index("    # layers.1")
+    assert "layers_1_kernel" in lines[start + 1]
+
+
 def test_a_result_that_is_no_scalar_takes_its_gradient_as_an_argument() -> None:
     def f(x: Any) -> Any:
         y = cr.exp(x)

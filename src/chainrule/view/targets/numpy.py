@@ -40,9 +40,9 @@ def write(listing: Listing) -> str:
     shown |= {x for x, name in names.items() if name.startswith("grad_")}
     body = _Body(module, listing.graph, names, shown)
     lines = list(body.constants())
-    lines += [line for node in listing.forward for line in body.statement(node)]
+    lines += body.statements(listing.forward)
     lines += ["", "# The backward pass is the forward pass reversed."] if listing.backward else []
-    lines += [line for node in listing.backward for line in body.statement(node)]
+    lines += body.statements(listing.backward)
     values = ", ".join(map(body.name, listing.values))
     result = [values if len(listing.values) == 1 else f"({values})", _dict({names[x]: body.name(g) for x, g in listing.gradients})]
     result += [_dict({name: body.name(x) for name, x in listing.updates})] * bool(listing.updates)
@@ -94,12 +94,12 @@ class _Module:
             names = {x: _own(x.name) for x in (*graph.inputs, *(x for node in graph.nodes for x in node.outputs))}
             names |= {x: _own(x.name) for x in graph.constants}
             body = _Body(self, graph, names, set(graph.outputs))
-            lines = [*body.constants(), *(line for node in graph.nodes for line in body.statement(node))]
+            lines = [*body.constants(), *body.statements(graph.nodes)]
             lines.append(f"return ({', '.join(map(body.name, graph.outputs))}{',' * (len(graph.outputs) == 1)})")
             found = self.definitions.unique(name)
             self._inner[id(graph)] = (graph, found)
             self.definitions.texts.append(
-                "\n".join([f"def {found}({', '.join(names[x] for x in graph.inputs)}):", *(INDENT + line for line in lines)])
+                "\n".join([f"def {found}({', '.join(names[x] for x in graph.inputs)}):", *((INDENT + line).rstrip() for line in lines)])
             )
         return self._inner[id(graph)][1]
 
@@ -123,6 +123,18 @@ class _Body:
         if x in self.graph.constants and not np.ndim(self.graph.constants[x]):
             return literal(x.dtype.type(self.graph.constants[x]))
         return self.inside[x].text if x in self.inside else self.names[x]
+
+    def statements(self, nodes: Iterable[Operation]) -> list[str]:
+        """The lines of gates, with the path of the layer above those that belong to one."""
+        lines: list[str] = []
+        path = ""
+        for node in nodes:
+            found, inside = self.statement(node), ".".join(node.scope)
+            if found and inside != path:
+                lines += [f"# {inside}"] if inside else [""]
+                path = inside
+            lines += found
+        return lines
 
     def statement(self, node: Operation) -> list[str]:
         """The line of a gate; none if it stands inside another one's."""
