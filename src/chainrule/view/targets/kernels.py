@@ -139,7 +139,8 @@ def _spread(w: Writer, out: Variable, into: Any, x: Variable) -> None:
 @writes("pad")
 def _pad(w: Writer, node: Operation) -> None:
     (x,), out = node.inputs, node.output
-    w.fill(out, node.params["value"])
+    if out.size > x.size:
+        w.fill(out, node.params["value"])
     inside = tuple(slice(before, before + size) for size, (before, _) in zip(x.shape, node.params["widths"], strict=True))
     _spread(w, out, numbered(out.shape)[inside], x)
 

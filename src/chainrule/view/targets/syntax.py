@@ -108,6 +108,10 @@ class Syntax:
     def declare(self, name: str, dtype: Any, *, mutable: bool) -> str:
         raise NotImplementedError
 
+    def initial(self, name: str, value: Expr) -> str:
+        """What a declared name is."""
+        return self.text(value)
+
     def alias(self, statement: Alias) -> str:
         raise NotImplementedError
 
@@ -123,7 +127,7 @@ class Syntax:
                 yield from (INDENT + line for line in self.lines(one.body))
                 yield "}"
             elif isinstance(one, Declare):
-                yield f"{self.declare(one.name, one.value.dtype, mutable=one.mutable)} = {self.text(one.value)};"
+                yield f"{self.declare(one.name, one.value.dtype, mutable=one.mutable)} = {self.initial(one.name, one.value)};"
             elif isinstance(one, Alias):
                 yield self.alias(one)
             else:
