@@ -191,6 +191,48 @@ def test_names_that_python_or_the_module_needs_are_not_taken() -> None:
         np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-12)
 
 
+def test_a_step_of_a_loop_may_call_its_values_as_gates_too() -> None:
+    def f(h: Any, xs: Any) -> Any:
+        def step(h: Any, x: Any) -> Any:
+            sigmoid = cr.sigmoid(h * x)
+            return cr.sigmoid(sigmoid + h), sigmoid
+
+        h = cr.sigmoid(h)
+        last, every = cr.scan(step, h, xs)
+        return last + cr.sum(every)
+
+    given = (np.array(0.5), np.array([1.0, -2.0, 0.3]))
+    value, gradients = loaded(source(f, *given), "f")(*given)
+    expected, slopes = cr.value_and_grad(f, argnums=(0, 1))(*given)
+    np.testing.assert_allclose(value, expected.numpy(), rtol=1e-13)
+    for found, wanted in zip(gradients.values(), slopes, strict=True):
+        np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-12)
+
+
+def test_a_layer_prints_as_its_vector_jacobian_product() -> None:
+    layer = cr.nn.Dense(2, activation="relu")
+    x = np.array([[1.0, -2.0, 3.0]], np.float32)
+    text = source(layer, x)
+    seed = np.array([[1.0, 2.0]], np.float32)
+    value, gradients = loaded(text, "Dense")(x, *(p.detach().numpy() for p in layer.parameters()), seed)
+    out = layer(x)
+    out.backward(seed)
+    np.testing.assert_allclose(value, out.detach().numpy(), rtol=1e-6)
+    for found, parameter in zip(gradients.values(), layer.parameters(), strict=True):
+        assert parameter.grad is not None
+        np.testing.assert_allclose(found, parameter.grad.numpy(), rtol=1e-6)
+
+
+def test_a_result_may_be_an_argument_and_a_result_twice() -> None:
+    def f(x: Any) -> Any:
+        y = x * 2.0
+        return x, y, y
+
+    value, gradients = loaded(source(f, np.ones(2)), "f")(np.ones(2), np.full(2, 10.0), np.full(2, 1.0), np.full(2, 3.0))
+    assert [one.tolist() for one in value] == [[1.0, 1.0], [2.0, 2.0], [2.0, 2.0]]
+    assert gradients["x"].tolist() == [18.0, 18.0]
+
+
 def test_a_function_may_be_called_as_a_gate_that_it_uses() -> None:
     def sigmoid(x: Any) -> Any:
         return cr.sigmoid(x)

@@ -128,6 +128,9 @@ def source(f: Callable[..., Any] | Graph, /, *examples: Any, target: str = "nump
     The result's own gradient is 1 if it is one scalar; else an argument ``grad_<result>`` of the code's function: the code is the
     vector-Jacobian product.
 
+    What the function takes from outside (parameters, a generator's state) are further arguments, under the names that the program
+    gives them; random numbers are printed as what they are, a function of that state, so that the code draws what the library draws.
+
     Examples
     --------
     >>> import chainrule as cr
@@ -270,7 +273,7 @@ class _Steps:
         self._gradient: dict[Variable, Variable] = {}
         # What the backward pass computes may take a value's name, once.
         self._free = {x for node in made.nodes[self.turn :] for x in node.outputs}
-        marks = [*tracer.reached, (len(made.nodes), None, None)]
+        marks = [(self.turn, None, None), *tracer.reached, (len(made.nodes), None, None)]
         for (start, value, ct), (stop, _, _) in pairwise(marks):
             stands = self._reach(value, ct)
             for node in made.nodes[start:stop]:

@@ -30,7 +30,7 @@ class Definitions:
     Parameters
     ----------
     names : iterable of str
-        Names that none of them may have.
+        Of variables, which none of them may have.
 
     Attributes
     ----------
@@ -48,16 +48,24 @@ class Definitions:
         self.texts: list[str] = []
         self._named: dict[int, tuple[Any, str]] = {}
         self._same: dict[str, str] = {}
-        self._taken = {"np", *dir(builtins), *names}
+        self._taken = {"np", *dir(builtins)}
+        self._kept = set(names)
 
     def unique(self, name: str) -> str:
         """A name that nothing else in the module has."""
         found, count = name, 1
-        while found in self._taken:
+        while found in self._taken or found in self._kept:
             count += 1
             found = f"{name}_{count}"
         self._taken.add(found)
         return found
+
+    def local(self, name: str) -> str:
+        """A name for a variable of a function, which nothing in the module has or will have."""
+        while name in self._taken:
+            name += "_"
+        self._kept.add(name)
+        return name
 
     def add(self, name: str, text: str) -> str:
         """The name of a definition, whose text has a blank ``{name}`` for it; the same for the same text."""

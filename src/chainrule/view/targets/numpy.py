@@ -91,8 +91,8 @@ class _Module:
     def inner(self, graph: Graph, name: str) -> str:
         """The name of the function that an inner graph becomes."""
         if id(graph) not in self._inner:
-            names = {x: _own(x.name) for x in (*graph.inputs, *(x for node in graph.nodes for x in node.outputs))}
-            names |= {x: _own(x.name) for x in graph.constants}
+            inside = (*graph.inputs, *graph.constants, *(x for node in graph.nodes for x in node.outputs))
+            names = {x: self.definitions.local(_own(x.name)) for x in inside}
             body = _Body(self, graph, names, set(graph.outputs))
             lines = [*body.constants(), *body.statements(graph.nodes)]
             lines.append(f"return ({', '.join(map(body.name, graph.outputs))}{',' * (len(graph.outputs) == 1)})")
