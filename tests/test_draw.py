@@ -73,6 +73,12 @@ def language() -> Picture:
     return cr.draw(lambda tokens: nn.losses.softmax_cross_entropy(model(tokens), tokens), tokens)
 
 
+def transformer() -> Picture:
+    model = models.transformer(12)
+    tokens = np.random.default_rng(0).integers(0, 12, (2, 5))
+    return cr.draw(lambda tokens: nn.losses.softmax_cross_entropy(model(tokens), tokens), tokens)
+
+
 def from_history() -> Picture:
     w = [cr.tensor(number, requires_grad=True) for number in (2.0, -3.0, -3.0)]
     loss = cr.sigmoid(w[0] * -1.0 + w[1] * -2.0 + w[2])
@@ -90,6 +96,7 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "residual": of_network(models.resnet(classes=3), 2, 32, 32, 3),
     "digits": of_network(digits_network(), 4, 8, 8, 1),
     "lstm": language,
+    "transformer": transformer,
 }
 
 
@@ -274,6 +281,17 @@ def test_a_long_picture_is_set_in_rows_of_a_pages_width() -> None:
     assert len(gates) == 20
     assert gates == sorted(gates)
     assert len({y for y, _ in gates}) == 2
+
+
+def test_wires_that_go_on_in_the_next_row_hang_together() -> None:
+    picture = PICTURES["transformer"]().scene
+    wires = [item for item in picture.items if isinstance(item, Curve)]
+    whole = PICTURES["E2"]().scene
+    assert len([item for item in whole.items if isinstance(item, Curve)]) == 13
+    starts, ends = {wire.points[0] for wire in wires}, {wire.points[-1] for wire in wires}
+    turned = [wire for wire in wires if wire.points[0][0] > wire.points[-1][0]]
+    assert turned
+    assert all(wire.points[0] in ends and wire.points[-1] in starts for wire in turned)
 
 
 def test_the_picture_is_saved_as_what_its_name_says(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def _run(graph: Graph, examples: Sequence[Any], made: Mapping[Variable, Value], 
     if structure != graph.arguments:
         says = f"{graph.name} was traced with arguments {tree.describe(graph.arguments)}, not {tree.describe(structure)}"
         raise ArgumentError(says, mend="nest the examples as the function's arguments are")
-    with using(EVERYDAY):
+    with using(EVERYDAY), np.errstate(all="ignore"):
         given = [*(graph._fitting(leaf, x) for leaf, x in zip(leaves, graph.parameters, strict=True)), *graph.read()]
         env = {x: _fresh(tensor) for x, tensor in zip(graph.inputs, given, strict=True)}
         env |= {x: new(value) for x, value in graph.constants.items()}
