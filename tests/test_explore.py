@@ -266,3 +266,17 @@ def test_the_command_writes_a_page(tmp_path, capsys):
     assert main(["explore", f"{tmp_path / 'small.py'}:g"]) == 2
     assert "choose among f" in capsys.readouterr().err
     assert main(["explore", "nowhere.py:f"]) == 2
+
+
+def test_a_large_graph_is_cut_into_boxes_and_opens_folded():
+    def chain(x):
+        for _ in range(300):
+            x = cr.tanh(x) * 1.01
+        return x
+
+    data = explored(chain, 1.0)
+    names = [group["id"] for group in data["groups"]]
+    assert names[0] == "gates_1_to_80"
+    assert "" not in data["layouts"]
+    assert all(len(layout["nodes"]) < 200 for layout in data["layouts"].values())
+    assert {node["group"] for node in data["nodes"] if node["kind"] == "gate"} == set(names)

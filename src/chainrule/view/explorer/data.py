@@ -20,7 +20,7 @@ from chainrule.core.variable import Variable
 from chainrule.graph.ir import Operation
 from chainrule.graph.naming import unnamed
 from chainrule.view.explorer import formulas
-from chainrule.view.explorer.layouts import layouts
+from chainrule.view.explorer.layouts import UNFOLDED, layouts
 from chainrule.view.explorer.run import Run, jacobians, microseconds, numeric
 from chainrule.view.patterns import pattern, sign
 from chainrule.view.picture_values import Step, Value
@@ -29,7 +29,9 @@ VERSION = 1
 KEPT = 4096
 """Of larger tensors only every so many-th element is in the page."""
 TIMED = 400
-"""Graphs of more gates are timed once, not the best of several."""
+"""Graphs of more gates are timed once, not the best of several, and only their inputs are checked numerically."""
+MOST_BOXES = 40
+"""Into so many boxes at most a large graph without layers is cut."""
 
 Data = dict[str, Any]
 
@@ -55,6 +57,8 @@ class Facts:
         self.nodes = [node for node in self.graph.nodes if any(i not in self.numbers for i in node.inputs) or node.outputs]
         self.ids = [self.names[node.outputs[0]] for node in self.nodes]
         self.slots = [[i for i, x in enumerate(node.inputs) if x not in self.numbers] for node in self.nodes]
+        self.outside = sum(not node.scope for node in self.nodes)
+        self.together = max(UNFOLDED // 2, len(self.nodes) // MOST_BOXES + 1)
         self.uses: dict[Variable, list[tuple[int, int]]] = {}
         for place, node in enumerate(self.nodes):
             for slot, i in enumerate(self.slots[place]):
@@ -76,8 +80,14 @@ class Facts:
         return self.done.down.get((place, self.slots[place][slot]))
 
     def group(self, place: int) -> str | None:
+        """The box that a gate stands in: its layer; in a large graph, gates outside of layers in the order in which they run."""
         scope = self.nodes[place].scope
-        return scope[0].replace(" ", "_") if scope else None
+        if scope:
+            return scope[0].replace(" ", "_")
+        if self.outside <= UNFOLDED:
+            return None
+        first = place // self.together * self.together + 1
+        return f"gates_{first}_to_{min(first + self.together - 1, len(self.nodes))}"
 
     def label(self, x: Variable) -> str:
         """The name without that of the layer in whose box it stands."""
@@ -139,7 +149,8 @@ def plain(value: Any) -> Any:
 
 def _variables(facts: Facts) -> Data:
     done = facts.done
-    checked = numeric(done, list(done.grad))
+    small = len(facts.nodes) <= TIMED
+    checked = numeric(done, [x for x in done.grad if small or x not in facts.makers])
     shown = [*facts.leaves, *(x for node in facts.nodes for x in node.outputs)]
     return {facts.names[x]: _variable(facts, x, checked.get(x)) for x in shown}
 
@@ -336,7 +347,7 @@ def _groups(facts: Facts, picture: Picture) -> list[Data]:
         inside = [place for place in range(len(facts.nodes)) if facts.group(place) == group]
         parameters = sum(x.size for x in facts.leaves if facts.home(x) == group)
         detail = f"{_count(len(inside), 'gate')}, {_count(parameters, 'parameter')}" if parameters else _count(len(inside), "gate")
-        found.append({"id": group, "label": group, "detail": detail})
+        found.append({"id": group, "label": group.replace("_", " ") if group.startswith("gates_") else group, "detail": detail})
     return found
 
 

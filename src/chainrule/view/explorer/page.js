@@ -243,7 +243,7 @@ function paint() {
     item.querySelector(".line").style.stroke = width ? tone : "";
     item.querySelector(".line").style.strokeOpacity = width ? 0.55 : "";
   }
-  const times = Object.values(G.gates).map((g) => g.time[0] + g.time[1]), slow = Math.max(...times);
+  const times = Object.values(G.gates).map((g) => g.time[0] + g.time[1]), slow = high(times);
   for (const [id, item] of Object.entries(dom.nodes)) {
     const n = node[id], on = step.node && nodeOf(step.node) === id;
     const done = !n || n.kind === "leaf" || (n.kind === "out" ? t >= SEED : t >= (valueAt[n.var] ?? 0));
@@ -265,8 +265,8 @@ function paint() {
 }
 const count = (v, is) => (v ? v.filter(is).length : 0);
 const bytes = (n) => (n < 1024 ? `${n} B` : n < 1048576 ? `${(n / 1024).toFixed(1)} KiB` : `${(n / 1048576).toFixed(1)} MiB`);
-const topBytes = Math.max(1, ...Object.values(G.vars).map((v) => v.bytes));
-const topNorm = () => Math.max(...G.wires.map((w) => norm(wireGrad(w)) ?? 0)) || 1;
+const topBytes = Object.values(G.vars).reduce((a, v) => Math.max(a, v.bytes), 1);
+const topNorm = () => high(G.wires.map((w) => norm(wireGrad(w)) ?? 0)) || 1;
 
 /* ---------- the travelling value or gradient ---------- */
 let flight = 0;
@@ -403,12 +403,14 @@ function tipWire(e, w, item) {
 }
 
 /* ---------- the code ---------- */
+const stepOfLine = [];
+G.steps.forEach((s, i) => s.lines.forEach((line) => (stepOfLine[line] = i)));
 function drawCode() {
   const box = $("flat");
   let phase = "";
   G.code.forEach((line, i) => {
     if (line.phase !== phase) { phase = line.phase; box.append(make("h3", {}, phase === "forward" ? "Forward" : "Backward, the same lines reversed")); }
-    const at = G.steps.findIndex((s) => s.lines.includes(i));
+    const at = stepOfLine[i];
     const text = escape(line.text).replace(/grad_\w+/g, '<span class="gr">$&</span>');
     line.at = at;
     line.dom = make("button", { class: `code ${phase === "backward" ? "back" : ""}`, onclick: () => go(at), title: `Go to step ${at}` },
@@ -416,11 +418,14 @@ function drawCode() {
     box.append(line.dom);
   });
 }
-function paintCode() {
+function paintCode(fresh = false) {
   const now = G.steps[state.step].lines;
   G.code.forEach((line, i) => {
-    line.dom.classList.toggle("now", now.includes(i));
-    line.dom.classList.toggle("todo", line.at > state.step);
+    const seen = line.at <= state.step, here = now.includes(i);
+    if (line.seen === seen && !line.here && !here && !fresh) return;
+    line.seen = seen; line.here = here;
+    line.dom.classList.toggle("now", here);
+    line.dom.classList.toggle("todo", !seen);
     if (now.includes(i)) line.dom.setAttribute("aria-current", "step"); else line.dom.removeAttribute("aria-current");
     const note = line.dom.lastChild, w = line.wire && wire[line.wire], v = G.vars[line.var ?? w.var], data = w ? wireGrad(w) : v.value;
     note.textContent = line.at > state.step || line.between || !data ? "" : v.shape.length ? shape(v.shape) : num(data[0]);
@@ -715,7 +720,7 @@ function rerun() {
     g.down = r.local[id].map((d) => [r.grad[g.output] * d]);
   }
   state.why = null;
-  paint(); paintCode(); panel(); says(); tables();
+  paint(); paintCode(true); panel(); says(); if (!$("tables").hidden) tables();
 }
 
 /* ---------- steps ---------- */
@@ -815,6 +820,7 @@ function tables() {
       G.steps.map((s, i) => [i, s.phase, s.node && G.gates[s.node] ? `${escape(G.gates[s.node].title)} (${G.gates[s.node].output})` : "", s.lines.map((l) => `<code>${escape(G.code[l].text)}</code>`).join("<br>")])));
 }
 function toggleTables(on = $("tables").hidden) {
+  if (on) tables();
   $("tables").hidden = !on; document.body.classList.toggle("tables", on);
   $("table").setAttribute("aria-pressed", on); $("table").textContent = on ? "Graph" : "Tables";
   if (on) $("tables").focus();
@@ -829,7 +835,7 @@ function overlay(name) { state.overlay = name; $("overlay").value = name; paint(
 function tab(name) {
   $("main").dataset.tab = name;
   document.querySelectorAll(".tabs button").forEach((b) => b.setAttribute("aria-selected", b.dataset.tab === name));
-  if (name === "code") paintCode();
+  if (name === "code") paintCode(true);
 }
 
 /* ---------- keys ---------- */
@@ -873,7 +879,7 @@ $("palette").addEventListener("click", palette); $("theme").addEventListener("cl
 $("keys").addEventListener("click", () => $("help").showModal());
 document.querySelectorAll(".tabs button").forEach((b) => b.addEventListener("click", () => tab(b.dataset.tab)));
 addEventListener("resize", () => { fit(); });
-addEventListener("beforeprint", () => { const b = bounds(); graph.setAttribute("viewBox", `${b.x} ${b.y} ${b.w} ${b.h}`); });
+addEventListener("beforeprint", () => { tables(); const b = bounds(); graph.setAttribute("viewBox", `${b.x} ${b.y} ${b.w} ${b.h}`); });
 addEventListener("afterprint", () => fit());
-drawCode(); drawSource(); tab("gate"); setLabels(); foldLabel(); tables(); draw(); overlay(state.overlay);
+drawCode(); drawSource(); tab("gate"); setLabels(); foldLabel(); draw(); overlay(state.overlay);
 go(state.step, false);
