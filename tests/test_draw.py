@@ -189,6 +189,12 @@ def test_a_loss_is_drawn_from_its_history_and_nothing_changes() -> None:
     assert {"5.00", "3.00"} <= set(texts(cr.draw(loss), "gradient"))
 
 
+def test_a_history_knows_what_each_use_of_a_value_sends_back() -> None:
+    x, y = cr.tensor(2.0, requires_grad=True), cr.tensor(3.0, requires_grad=True)
+    drawn = texts(cr.draw(branches(x, y)), "gradient")
+    assert sorted(drawn) == sorted(texts(PICTURES["branches"](), "gradient"))
+
+
 def test_a_tensor_without_history_is_refused() -> None:
     with pytest.raises(ArgumentError, match="no history"):
         cr.draw(cr.tensor(1.0))

@@ -19,7 +19,7 @@ import numpy as np
 from chainrule.core import chain, tree
 from chainrule.core.errors import ArgumentError, LayerError
 from chainrule.core.interp import ARRAYS, BASE, EVERYDAY, using
-from chainrule.core.node import Node
+from chainrule.core.node import Node, leaf, make
 from chainrule.core.primitive import Primitive, functions
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, State
@@ -264,20 +264,18 @@ def _gradients(loss: Tensor, nodes: Sequence[Node], made: Mapping[Node, Value], 
             value.gradient = arrived[node]
     with using(ARRAYS), np.errstate(all="ignore"):
         for node, step in steps.items():
-            step.shares = [_share(node, source, uses, arrived) for source in node.inputs]
+            sent = _sent(node, arrived) if any(uses[source] > 1 for source in node.inputs if source is not None) else None
+            step.shares = [arrived.get(x) if x is not None and uses[x] == 1 else sent and sent[i] for i, x in enumerate(node.inputs)]
 
 
-def _share(node: Node, source: Node | None, uses: Mapping[Node, int], arrived: Mapping[Node, Array]) -> Array | None:
-    """What a gate sends back to one input; unknown if it has the same input twice."""
-    if source is None or node not in arrived or source not in arrived:
+def _sent(node: Node, arrived: Mapping[Node, Array]) -> list[Array | None] | None:
+    """What a gate alone sends back to each input: that of a gate like it, whose inputs are leaves that nobody else uses."""
+    if node not in arrived:
         return None
-    if uses[source] == 1:
-        return arrived[source]
-    if node.inputs.count(source) > 1 or node.primitive is None or node.primitive.outputs:
-        return None
-    ways = {node, source}
-    found = chain.sweep([(node, arrived[node])], BASE, wrap=None, retain=True, arrive=lambda node, ct: ct, wanted={source: None}, needed=ways)
-    return found.get(source)
+    ends = [None if x is None else leaf(x.shape, x.dtype, x.tags, None) for x in node.inputs]
+    like = make(node.primitive, tuple(ends), node.saved or (), node.params, node.tags, node.shape, node.dtype)
+    found = chain.sweep([(like, arrived[node])], BASE, wrap=None, retain=True, arrive=lambda node, ct: ct, wanted=dict.fromkeys(filter(None, ends)))
+    return [None if end is None else found.get(end) for end in ends]
 
 
 def held_by(names: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
