@@ -337,6 +337,11 @@ def test_every_network_prints_as_code_that_gives_its_loss_and_gradients(name: st
         np.testing.assert_allclose(found, outside[key].numpy(), rtol=1e-13, err_msg=key)
 
 
+def test_the_gradient_is_printed_where_nothing_is_recorded_too() -> None:
+    with cr.no_grad():
+        assert source(neuron, *NEURON) == (GOLDEN / "source_neuron.py.txt").read_text()
+
+
 def test_checkpoints_leave_no_trace_in_the_code() -> None:
     f = cr.checkpoint(lambda x: cr.sum(cr.sin(cr.exp(x))))
     value, gradients = loaded(source(lambda x: f(x), np.ones(2)), "f")(np.ones(2))

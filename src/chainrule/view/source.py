@@ -19,7 +19,7 @@ from chainrule.autodiff.checkpoint import opened, without_barriers
 from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, GradientError
-from chainrule.core.interp import BASE
+from chainrule.core.interp import BASE, enable_grad
 from chainrule.core.node import Node
 from chainrule.core.primitive import TABLE, public
 from chainrule.core.variable import Variable
@@ -164,6 +164,7 @@ def source(f: Callable[..., Any] | Graph, /, *examples: Any, target: str = "nump
     return write(listed(f, *examples, wrt=wrt))
 
 
+@enable_grad()
 def listed(f: Callable[..., Any] | Graph, /, *examples: Any, wrt: Sequence[str] | None = None) -> Listing:
     """The statements of a function and its gradient; see `source`."""
     # What is computed twice to save memory is the same thing once.
