@@ -10,7 +10,7 @@ import pytest
 
 import chainrule as cr
 from chainrule import nn
-from chainrule.core.errors import AnomalyError, ArgumentError, ChainruleError
+from chainrule.core.errors import AnomalyError, ArgumentError, ChainruleError, TraceError
 from chainrule.core.interp import EVERYDAY, current
 from chainrule.training import fit
 
@@ -202,6 +202,15 @@ def test_infinities_or_nan_may_be_let_through() -> None:
         assert np.isnan(cr.log(cr.tensor(-1.0)).item())
     with pytest.raises(ArgumentError, match="no choice"):
         cr.detect_anomaly(nan="warn")
+
+
+def test_a_block_inside_of_a_traced_function_is_refused_because_it_would_see_nothing() -> None:
+    @cr.detect_anomaly()
+    def f(x: Any) -> Any:
+        return cr.log(x)
+
+    with pytest.raises(TraceError, match="being traced"):
+        cr.trace(f, 1.0)
 
 
 def test_it_decorates_functions_and_leaves_everything_as_it_was() -> None:

@@ -220,6 +220,25 @@ def test_a_custom_gate_whose_rule_gives_zeros_is_named() -> None:
     assert (found.causes[0].gate, found.causes[0].kind) == ("Stuck", "closed")
 
 
+def test_a_gate_that_holds_a_whole_function_says_how_to_look_inside() -> None:
+    x = cr.tensor([-1.0, 2.0], requires_grad=True)
+    step = cr.compile(lambda x: cr.relu(x).sum())
+    says(cr.explain(step(x), x), "1 of 2 elements", "give explain the function")
+    says(cr.explain(step, x), "relu(...) passes nothing on")
+
+
+def test_sums_behind_a_normalisation_cancel_and_a_norm_is_flat_at_zero() -> None:
+    normal = nn.BatchNormalization()
+    found = cr.explain(lambda x: normal(x).sum(), cr.tensor(np.arange(12.0, dtype=np.float32).reshape(4, 3) ** 2))
+    assert (found.causes[0].kind, found.causes[0].gate) == ("cancelled", "standardize")
+    found = cr.explain(lambda x: cr.linalg.vector_norm(x), cr.zeros(3))
+    assert (found.causes[0].kind, found.causes[0].gate, found.causes[0].elements) == ("closed", "vector_norm", 3)
+
+
+def test_a_tensor_without_elements_has_an_ordinary_gradient() -> None:
+    says(cr.explain(lambda x: (2.0 * x).sum(), cr.ones((0,))), "ordinary", "no elements")
+
+
 def test_pooling_and_dead_units_name_their_layers() -> None:
     model = nn.Sequential([nn.Dense(4, bias_initializer=nn.initializers.Constant(-100.0)), nn.ReLU(), nn.Dense(1)])
     found = cr.explain(lambda x: model(x).sum(), cr.ones((3, 2)))

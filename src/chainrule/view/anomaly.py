@@ -125,6 +125,8 @@ class detect_anomaly(ContextDecorator):
     AnomalyError
         In the block: it names the gate, the inputs' shapes, the element with its numbers, the layer, the line of the forward
         pass, and the mend.
+    TraceError
+        If the block is entered in a function that is being traced or compiled: it goes around the call, not into it.
 
     Examples
     --------

@@ -17,6 +17,7 @@ from chainrule.core import chain
 from chainrule.core.aval import Aval
 from chainrule.core.interp import ARRAYS, using
 from chainrule.core.node import Node
+from chainrule.graph.ir import Graph
 from chainrule.view.faults import Fault, backward_fault, elementwise, floats, forward_fault, input_names, range_of, show, slope
 from chainrule.view.paths import Edge, Sweep, norm, shares_of
 from chainrule.view.watching import place_of
@@ -24,6 +25,7 @@ from chainrule.view.watching import place_of
 SATURATED = 1e-4
 """A local derivative below this closes a gate as good as 0 does."""
 _CANCELLED = 1e-5
+_INSIDE = "it is a whole function: to look inside give explain the function, or compute the loss within cr.detect_anomaly()"
 _MOST = 5
 _TRIED = 12
 
@@ -124,23 +126,31 @@ def closing(sweep: Sweep, target: Node) -> list[Cause]:
     kept.sort(key=lambda pair: (-int(pair[1].sum()), -pair[0].edge.source.order))
     # x * x closes both ways to x.
     first = {(closed.edge.user, closed.edge.source): (closed, mask) for closed, mask in reversed(kept)}
-    told = [
-        made(closed.edge.user, closed.says, closed.kind, _MENDS[closed.kind], int(mask.sum()))
-        for closed, mask in kept
-        if first[closed.edge.user, closed.edge.source][0] is closed
-    ]
-    return (told or _unused(sweep, on_path))[:_MOST]
+    told = [_told(closed, int(mask.sum())) for closed, mask in kept if first[closed.edge.user, closed.edge.source][0] is closed]
+    return (told or _unused(sweep, on_path) or [_told(closed, 0) for closed in found])[:_MOST]
+
+
+def _told(closed: _Closed, elements: int) -> Cause:
+    user = closed.edge.user
+    return made(user, closed.says, closed.kind, _INSIDE if _holds(user) else _MENDS[closed.kind], elements)
+
+
+def _holds(node: Node) -> bool:
+    """Whether a gate is a whole function."""
+    return any(isinstance(v, Graph) for v in node.params.values())
 
 
 def _unused(sweep: Sweep, on_path: set[Node]) -> list[Cause]:
-    """Gates of several results, of which the loss uses some."""
-    found: list[Cause] = []
-    for node in reversed(sweep.nodes):
-        parts = sweep.cts.get(node)
-        if node in on_path and isinstance(parts, chain.Parts) and len(parts.parts) < parts.count:
-            says = f"only {len(parts.parts)} of the {parts.count} results of {called(node)} are used for the loss"
-            found.append(made(node, says, "not used", _MENDS["not read"]))
-    return found
+    """Gates of several results, of which the loss uses some: what only the others read gets nothing."""
+    found: dict[Node, Cause] = {}
+    for edge in sweep.edges:
+        parts = edge.ct
+        if edge.source in on_path and isinstance(parts, chain.Parts) and len(parts.parts) < parts.count:
+            raw = _tried(sweep, edge, _like(parts, 0.5))
+            if raw is not None and (raw == 0).any():
+                says = f"only {len(parts.parts)} of the {parts.count} results of {called(edge.user)} are used for the loss"
+                found[edge.user] = made(edge.user, says, "not used", _MENDS["not read"])
+    return list(found.values())
 
 
 def _arriving(sweep: Sweep, target: Node, opened: Mapping[tuple[Node, int], Any]) -> Any:
@@ -176,8 +186,8 @@ def _closed(sweep: Sweep, edge: Edge) -> _Closed | None:
     small = np.abs(raw) <= SATURATED * probe if by_element else raw == 0
     if not small.any():
         return None
-    if isinstance(ct, chain.Parts) and len(ct.parts) < ct.count and not (edge.raw[~small] == 0).any():
-        # Results that the loss does not use say more.
+    if isinstance(ct, chain.Parts) and len(ct.parts) < ct.count and not _holds(edge.user):
+        # That the loss does not use all results says more.
         return None
     inner = small if raw.shape == edge.source.shape else _all_of(small, edge.source.shape)
     largest = float(np.max(np.abs(raw[small] / probe[small]))) if by_element else 0.0
@@ -214,7 +224,7 @@ def _kind(sweep: Sweep, edge: Edge, small: Any, largest: float, *, by_element: b
         return "times zero" if gate.multilinear else "not read"
     known = sweep.inputs_of(edge.user)
     value, out = known[edge.position], known[-1]
-    chooses = value is not None and out is not None and not gate.outputs and bool(np.isin(out, value).all())
+    chooses = value is not None and out is not None and not gate.outputs and not small.all() and bool(np.isin(out, value).all())
     return "not chosen" if chooses else "closed"
 
 
@@ -324,10 +334,8 @@ def _sum_of_paths(node: Node, edges: Sequence[Edge], gone: Any, target: Node) ->
 
 
 def _cancels_inside(sweep: Sweep, edge: Edge) -> bool:
-    if isinstance(edge.ct, chain.Parts) or edge.user.primitive is None or elementwise(edge.user.primitive) or not np.any(edge.ct):
-        return False
-    ct = np.asarray(edge.ct)
-    if ct.size < 2:
+    gate, ct = edge.user.primitive, edge.ct
+    if gate is None or gate is chain.ITEM or elementwise(gate) or not norm(ct) or (not isinstance(ct, chain.Parts) and np.size(ct) < 2):
         return False
     probe = _like(ct, -1.5)
     raw = _tried(sweep, edge, probe)

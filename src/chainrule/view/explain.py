@@ -52,7 +52,7 @@ class Step:
     line: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Explanation:
     """Why a gradient is what it is; prints as text, and as tables in a notebook.
 
@@ -156,8 +156,8 @@ def explain(loss: Tensor | Graph | Callable[..., Any], /, *args: Any, of: Any = 
     Notes
     -----
     A tape knows gates, shapes and what gates saved. Lines, names, layers and all values are known too if the loss is computed
-    inside `detect_anomaly`, or if the function is given; only then a cut (detach, `no_grad`, NumPy) can be told from others, since it
-    leaves nothing on the tape. Nothing is changed: tapes stay, and no ``.grad`` is filled.
+    inside `detect_anomaly`, or if the function is given, which is run for it, with all that it changes. Only then a cut (detach,
+    `no_grad`, NumPy) can be told from others, since it leaves nothing on the tape. Tapes stay, and no ``.grad`` is filled.
 
     Examples
     --------
@@ -283,6 +283,8 @@ def _judged(sweep: Sweep, target: Node, gradient: Any, path: Sequence[tuple[Node
         parts = [f"is not finite at {_count(spoilt)}"] if spoilt.any() else []
         parts += [] if np.isfinite(loss).all() else [f"comes from a loss that is {np.asarray(loss).flat[0]}"]
         return kind, f"{subject} {', and '.join(parts)}", causes.spoiling(sweep, target)
+    if not gradient.size:
+        return "ordinary", f"{subject} has no elements", []
     zero = gradient == 0
     if zero.any():
         why = [*causes.closing(sweep, target), *causes.cancelling(sweep, target)]

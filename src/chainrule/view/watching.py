@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from chainrule.core.chain import ITEM
+from chainrule.core.errors import TraceError
 from chainrule.core.interp import Mode, current, using
 from chainrule.core.node import Node
 from chainrule.core.primitive import Primitive
@@ -120,10 +121,16 @@ class Namer(Watch):
 
 @contextmanager
 def watching(watch: Watch) -> Generator[None]:
-    """Inside the block gates go by way of ``watch``; while a function is traced nothing is computed, so nothing is watched."""
+    """Inside the block gates go by way of ``watch``.
+
+    Raises
+    ------
+    TraceError
+        While a function is traced: nothing is computed then.
+    """
     mode: Mode = current()
     if mode.tracer is not None:
-        yield
-        return
+        says = "values are to be looked at in a function that is being traced, where there are none"
+        raise TraceError(says, mend="put the block, or the call of explain, around what is traced or compiled, not into it")
     with using(mode.watched(watch, watch.apply)):
         yield
