@@ -227,6 +227,13 @@ def test_patterns_are_read_off_the_records() -> None:
     assert found["exp"] == "scales"
 
 
+def test_signs_are_the_boards() -> None:
+    assert [sign(step) for step in of_graph(cr.trace(e2, *E2), E2).steps] == ["×", "×", "+", "+", "×−1", "exp", "+1", "1/x"]
+    assert [sign(step) for step in of_graph(cr.trace(e3, *E2), E2).steps] == ["×", "×", "+", "+", "σ"]
+    squares = cr.trace(lambda x: cr.sum(1 - x**2), np.ones(3))
+    assert [sign(step) for step in of_graph(squares, (np.ones(3),)).steps][-2:] == ["1−x", "Σ"]
+
+
 def test_every_gate_can_be_drawn() -> None:
     rng = np.random.default_rng(0)
     for name, primitive in TABLE.items():

@@ -117,6 +117,8 @@ class Primitive:
         where it has nothing better than calling that. An ``eval`` that is an operator or a NumPy function needs none.
     onnx : str, optional
         Operator name.
+    sign : str, optional
+        What pictures write on the gate in place of its name.
     outputs : bool
         Whether the value is a tuple of arrays.
     samples, refuses : callables
@@ -140,6 +142,7 @@ class Primitive:
     kernel: str | None = None
     numpy: Rule | None = None
     onnx: str | None = None
+    sign: str = ""
     outputs: bool = False
     samples: Callable[[np.random.Generator], Iterable[Sample]] = lambda rng: ()
     refuses: Callable[[], Iterable[Refusal]] = lambda: ()

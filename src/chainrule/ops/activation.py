@@ -97,6 +97,7 @@ sigmoid = unary(
     scalar=lambda k, x: 1.0 / (1.0 + k.exp(-x)),
     numpy=_sigmoid_source,
     onnx="Sigmoid",
+    sign="σ",
     notes="The derivative is s (1 - s) for s = sigmoid(x), so that backward keeps only the output.",
     example=("[-1000.0, 0.0, 1.0]", "tensor([0.       , 0.5      , 0.7310586])"),
     gradient="tensor([0.        , 0.25      , 0.19661193])",

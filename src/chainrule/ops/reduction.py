@@ -163,6 +163,7 @@ SUM = Primitive(
     kernel="reduce",
     numpy=sum_source,
     onnx="ReduceSum",
+    sign="Σ",
     samples=lambda rng: [*reduction_samples(rng), Sample((rng.normal(size=(0, 3)),), {"axis": 0}), Sample((np.array([2, 3]),), {"dtype": "int8"})],
     refuses=refusals,
 )

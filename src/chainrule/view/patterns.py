@@ -50,7 +50,7 @@ def sign(step: Step) -> str:
     if len(numbers) == 1 and len(step.inputs) == 2 and not gate.variadic:
         words = [_number(x) if i in numbers else "x" for i, x in enumerate(step.inputs)]
         return f"{gate.name}({', '.join(words)})"
-    return gate.name.replace("_", " ")
+    return gate.sign or gate.name.replace("_", " ")
 
 
 def _number(x: Value) -> str:
