@@ -17,7 +17,12 @@ from explorable import PROGRAMS, cube, neuron
 
 pytest.importorskip("pygraphviz", reason="pages are laid out by Graphviz: pip install 'chainrule[view]'")
 
-from chainrule.view.explorer.page import explored, page
+from chainrule.view.explorer import page as pages
+from chainrule.view.explorer.page import page
+
+
+def explored(f, *inputs, **options):
+    return pages.explored(f, *inputs, **options)[0]
 
 
 @pytest.fixture(scope="module", params=PROGRAMS)
@@ -148,6 +153,7 @@ def test_the_names_are_the_users_and_the_output_is_named_after_the_function():
     ]
     assert [data["gates"][id]["glyph"] for id in ("s0", "s2", "n", "e", "d", "neuron")] == ["×", "+", "×−1", "exp", "+1", "1/x"]
     assert data["gates"]["e"]["local"] == ["e"]
+    assert explored(cube, np.ones(2))["gates"]["t1"]["glyph"] == "x³"
     assert explored(cube, np.ones(2))["output"] == "cube"
 
 

@@ -226,6 +226,41 @@ def test_an_unknown_version_of_the_data_is_refused(pages, browser, tmp_path):
     assert "version 99" in page.inner_text("body")
 
 
+@pytest.mark.parametrize("name", ["E1", "E2", "E3"])
+def test_the_pages_own_code_gives_the_librarys_numbers(pages, name):
+    page = pages.open(name, place="step=99")
+    assert page.evaluate("G.live")
+    near = "Math.abs(r.value[k] - v.value[0]) < 1e-4 && Math.abs(r.grad[k] - v.grad[0]) < 1e-4"
+    assert (
+        page.evaluate(f"(() => {{ const r = recompute(given); return Object.entries(G.vars).filter(([k, v]) => !({near})).map(([k]) => k); }})()")
+        == []
+    )
+
+
+def test_an_edited_input_is_computed_with_at_once(pages):
+    page = pages.open("E2", place="step=99")
+    page.fill("#in-w0", "0")
+    assert page.evaluate("G.vars.x0.grad[0]") == 0
+    assert page.evaluate("G.vars.neuron.value[0]") == pytest.approx(1 / (1 + np.exp(-3.0)))
+    page.click(".node[aria-label='input x0']")
+    page.keyboard.press("w")
+    assert "is 0" in page.inner_text(".why")
+    page.click("text=Reset")
+    assert page.evaluate("G.vars.neuron.value[0]") == pytest.approx(0.731059, abs=1e-5)
+    page = pages.open("E3", place="step=99")
+    page.fill("#in-x", "1")
+    x, y = np.float64(1.0), np.float64(-4.0)
+    found = cr.grad(PROGRAMS["E3"][0], argnums=(0, 1))(cr.asarray(x), cr.asarray(y))
+    assert page.evaluate("[G.vars.x.grad[0], G.vars.y.grad[0]]") == pytest.approx([float(g) for g in found], rel=1e-9)
+    assert "agrees" in page.inner_text("#gate")
+
+
+def test_a_network_is_not_edited_in_the_page(pages):
+    page = pages.open("network")
+    assert page.evaluate("recompute") is None
+    assert page.locator(".inputs").count() == 0
+
+
 def test_the_network_plays(pages):
     page = pages.open("network")
     page.click("#play")

@@ -33,6 +33,8 @@ TIMED = 400
 MOST_BOXES = 40
 """Into so many boxes at most a large graph without layers is cut."""
 
+_RAISED = str.maketrans("0123456789-.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·")
+
 Data = dict[str, Any]
 
 
@@ -103,20 +105,20 @@ class Facts:
         return found.pop() if len(found) == 1 else None
 
 
-def page_data(done: Run, kinds: Mapping[Variable, str], function: Callable[..., Any], title: str | None = None) -> Data:
+def page_data(facts: Facts, function: Callable[..., Any], title: str | None = None, *, live: bool = False) -> Data:
     """The page's data.
 
     Parameters
     ----------
-    done : Run
-    kinds : Mapping
-        "input", "parameter" or "data" for each input of the graph.
+    facts : Facts
     function : callable
         Whose source is shown.
     title : str, optional
         The function's name if not given.
+    live : bool
+        Whether the page can compute everything again.
     """
-    facts = Facts(done, kinds)
+    done = facts.done
     picture = _picture(facts)
     gates, steps_back = _gates(facts, picture)
     code, steps = _code(facts, picture, steps_back)
@@ -124,9 +126,10 @@ def page_data(done: Run, kinds: Mapping[Variable, str], function: Callable[..., 
     said = (inspect.getdoc(function) or "").strip().split("\n\n")[0].replace("\n", " ")
     arguments = ", ".join(x.name for x in done.graph.parameters)
     data = {
-        "version": VERSION, "title": title or done.graph.name.replace("_", " "), "subtitle": said or f"{done.graph.name}({arguments})", "note": "",
+        "version": VERSION, "title": title or done.graph.name.replace("_", " "), "subtitle": said or f"{done.graph.name}({arguments})",
+        "note": "Change any input: everything is computed again, here in the page." if live else "",
         "output": facts.names[done.output], "vars": _variables(facts), "gates": gates, "nodes": picture.nodes, "wires": picture.wires,
-        "groups": groups, "code": code, "steps": steps, "source": _source(facts, function), "layouts": {}, "live": False,
+        "groups": groups, "code": code, "steps": steps, "source": _source(facts, function), "layouts": {}, "live": live,
     }  # fmt: skip
     data["layouts"] = layouts(data)
     return plain(data)
@@ -273,7 +276,7 @@ def _gate(facts: Facts, place: int, node: Operation) -> tuple[Data, formulas.Bac
     backs = dict(zip(open_slots, told.results, strict=True))
     operands = [names[x] for x in node.inputs]
     step = Step(node.primitive, tuple(_value(facts, x) for x in node.inputs), tuple(_value(facts, x) for x in node.outputs), node.params, node.scope)
-    glyph = sign(step)
+    glyph = _glyph(node, step)
     repeat = 5 if len(facts.nodes) <= TIMED else 1
     return {
         "op": node.primitive.name, "title": formulas.title(node), "glyph": glyph if len(glyph) <= 22 else f"{glyph[:21]}…",
@@ -284,6 +287,13 @@ def _gate(facts: Facts, place: int, node: Operation) -> tuple[Data, formulas.Bac
         "down": [_flat(facts.down(place, slot)) for slot in range(len(shown))], "time": microseconds(done, place, open_slots, repeat),
         "line": _line(node),
     }, told  # fmt: skip
+
+
+def _glyph(node: Operation, step: Step) -> str:
+    exponent = node.params.get("exponent")
+    if len(node.inputs) == len(node.params) == 1 and isinstance(exponent, (int, float)):
+        return "x" + f"{exponent:g}".translate(_RAISED)
+    return sign(step)
 
 
 def _value(facts: Facts, x: Variable) -> Value:

@@ -711,13 +711,16 @@ function rerun() {
   const r = recompute(given), h = 1e-5, at = (v, put) => recompute(v, put).value[G.output];
   for (const [name, v] of Object.entries(G.vars)) {
     const x = r.value[name];
-    v.value = [x]; v.grad = [r.grad[name]];
+    v.value = [x];
+    if (!v.grad) continue;
+    v.grad = [r.grad[name]];
     v.numeric = [name in given ? (at({ ...given, [name]: x + h }) - at({ ...given, [name]: x - h })) / (2 * h) : (at(given, { [name]: x + h }) - at(given, { [name]: x - h })) / (2 * h)];
     v.error = Math.abs(v.grad[0] - v.numeric[0]);
   }
   for (const [id, g] of Object.entries(G.gates)) {
-    g.jacobian = r.local[id].map((d) => [[[0, d]]]);
-    g.down = r.local[id].map((d) => [r.grad[g.output] * d]);
+    if (g.op === "copy") { g.down = g.down.map((d) => d && [r.grad[g.output]]); continue; }
+    g.down = g.down.map((d, slot) => d && [r.grad[g.output] * r.local[id][slot]]);
+    g.jacobian = g.jacobian.map((j, slot) => j && [[[0, r.local[id][slot]]]]);
   }
   state.why = null;
   paint(); paintCode(true); panel(); says(); if (!$("tables").hidden) tables();

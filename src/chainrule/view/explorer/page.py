@@ -21,7 +21,8 @@ from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, State
 from chainrule.graph.trace import trace
 from chainrule.tensor import Tensor
-from chainrule.view.explorer.data import Data, page_data
+from chainrule.view.explorer.data import Data, Facts, page_data
+from chainrule.view.explorer.live import recompute
 from chainrule.view.explorer.run import output_of, run
 
 MARKS = ("TITLE", "STYLE", "DATA", "RECOMPUTE", "SCRIPT")
@@ -77,19 +78,21 @@ def explore(
     'neuron.html'
     """
     target = Path(path)
-    target.write_text(page(explored(f, *inputs, wrt=wrt, title=title)), encoding="utf-8")
+    target.write_text(page(*explored(f, *inputs, wrt=wrt, title=title)), encoding="utf-8")
     return target
 
 
-def explored(f: Callable[..., Any], /, *inputs: Any, wrt: Sequence[str] | None = None, title: str | None = None) -> Data:
-    """The data of the page for a function and its arguments."""
+def explored(f: Callable[..., Any], /, *inputs: Any, wrt: Sequence[str] | None = None, title: str | None = None) -> tuple[Data, str | None]:
+    """The data of the page for a function and its arguments, and its function that computes them again, where there is one."""
     graph = trace(f, *inputs)
     output_of(graph)
     leaves = tree.leaves(inputs)
     kinds = _kinds(graph, leaves, wrt)
     arguments = [functions.asarray(leaf, dtype=x.dtype) for leaf, x in zip(leaves, graph.parameters, strict=True)]
     given = [*arguments, *graph.read()]
-    return page_data(run(graph, given, [kinds[x] != "data" for x in graph.inputs]), kinds, f, title)
+    facts = Facts(run(graph, given, [kinds[x] != "data" for x in graph.inputs]), kinds)
+    live = recompute(facts)
+    return page_data(facts, f, title, live=live is not None), live
 
 
 def _kinds(graph: Graph, leaves: Sequence[Any], wrt: Sequence[str] | None) -> dict[Variable, str]:
@@ -111,14 +114,14 @@ def _kinds(graph: Graph, leaves: Sequence[Any], wrt: Sequence[str] | None) -> di
     return {x: "input" if x in chosen else "parameter" if x in parameters else "data" for x in graph.inputs}
 
 
-def page(data: Data) -> str:
+def page(data: Data, live: str | None = None) -> str:
     """The page as text."""
     own = files(__package__ or "chainrule.view.explorer")
     parts = {
         "TITLE": html.escape(data["title"]),
         "STYLE": own.joinpath("page.css").read_text(encoding="utf-8"),
         "DATA": json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
-        "RECOMPUTE": "const recompute = null;",
+        "RECOMPUTE": (live or "const recompute = null;").replace("</", "<\\/"),
         "SCRIPT": own.joinpath("page.js").read_text(encoding="utf-8"),
     }
     text = own.joinpath("page.html").read_text(encoding="utf-8")
