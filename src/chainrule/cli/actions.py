@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 
 from chainrule import nn, training
-from chainrule.cli import networks, sources
+from chainrule.cli import networks, reporting, sources
 from chainrule.cli.pictures import read_image
 from chainrule.cli.sources import Facts, Request
 from chainrule.core.errors import ChainruleError, DataError
 from chainrule.data import Characters
 from chainrule.data.files import read_text
 from chainrule.ops.composite import softmax
-from chainrule.training import EarlyStopping, Progress, RunFolder, TensorBoard, fit
+from chainrule.training import EarlyStopping, Progress, RunFolder, TensorBoard, Watch, fit
 from chainrule.training.progress import as_time, as_words
 from chainrule.training.run import AGAIN
+from chainrule.training.watch import FILE as WATCHED
 
 RUNS = Path("runs")
 _KEPT = ("batch_size", "seed", "schedule", "clip_norm", "accumulate", "compile")
@@ -53,6 +54,7 @@ def train(given: argparse.Namespace) -> None:
     settings = _settings(given, before, networks.settings(given.data, name, facts))
     patience = _first(given.patience, before.get("patience"))
     board = given.run_dir / "tensorboard"
+    watched = given.report or (given.run_dir / WATCHED).is_file()
     _say(f"{given.data}: {len(learned):,} training and {len(held_out):,} test {_unit(facts)}; {name}; run folder {given.run_dir}")
     history = fit(
         model,
@@ -67,6 +69,7 @@ def train(given: argparse.Namespace) -> None:
             Progress(held_out="test"),
             *([] if patience is None else [EarlyStopping(patience=patience)]),
             *([TensorBoard(board)] if given.tensorboard or board.is_dir() else []),
+            *([Watch()] if watched else []),
         ],
         about={
             "data": given.data,
@@ -86,6 +89,8 @@ def train(given: argparse.Namespace) -> None:
     words = "   ".join(as_words(name, value, "test") for name, value in shown.items())
     _say(f"{words} after {last['epoch']} epochs, {as_time(last['seconds'])}")
     _say(f"settings, metrics, weights and picture: {given.run_dir}")
+    if watched:
+        _say(f"report: {reporting.report(given.run_dir, model, network.losses[facts.kind], network.targets(held_out))}")
 
 
 def _before(given: argparse.Namespace) -> dict[str, Any]:

@@ -126,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--accumulate", type=_count, metavar="N", help="batches to a step")
     train.add_argument("--patience", type=_count, metavar="N", help="end after so many epochs without a better validation loss")
     train.add_argument("--tensorboard", action="store_true", help="write the curves for TensorBoard into the run folder, too")
+    train.add_argument("--report", action="store_true", help="write a report of the run, one HTML file, into the run folder at the end")
     train.add_argument("--seed", type=_seed, metavar="N", help="of all randomness (0 if not given)")
     train.add_argument("--eager", action="store_true", help="do not compile the step")
     train.add_argument("--run-dir", type=Path, metavar="DIR", help="the run folder (runs/DATA, or the next free name, if not given)")

@@ -12,6 +12,7 @@ from chainrule.training.run import RunFolder
 from chainrule.training.signals import Interrupted
 from chainrule.training.tensorboard import TensorBoard
 from chainrule.training.trainer import Trainer
+from chainrule.training.watch import Watch
 
 __all__ = [
     "Callback",
@@ -25,6 +26,7 @@ __all__ = [
     "RunFolder",
     "TensorBoard",
     "Trainer",
+    "Watch",
     "accuracy",
     "blas_threads",
     "evaluate",

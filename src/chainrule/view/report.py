@@ -1,0 +1,366 @@
+"""The report of a training run: one HTML file that needs nothing else, not even a network or a script.
+
+It shows what stands in the run folder (metrics.jsonl, watch.jsonl) as it stands there, and what one look at the network's graph
+gives: where operations, time and bytes go, which units are dead, its picture, and flat code. The graph is made by the caller, who
+knows the model; nothing here trains, and nothing here knows a layer.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from base64 import b64encode
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from chainrule.autodiff.cost import floating_operations
+from chainrule.autodiff.reverse import vjp
+from chainrule.core import tree
+from chainrule.core.errors import ChainruleError, MissingExtraError
+from chainrule.core.interp import no_grad
+from chainrule.core.size import show_bytes
+from chainrule.core.variable import Variable
+from chainrule.graph.ir import Graph, Operation
+from chainrule.ops.creation import asarray
+from chainrule.tape import bind
+from chainrule.tensor import Tensor
+from chainrule.training.files import write_whole
+from chainrule.training.picture import draw as curves
+from chainrule.training.run import Record, RunFolder
+from chainrule.training.watch import FILE as WATCHED
+from chainrule.view.draw import draw
+from chainrule.view.palettes import PALETTES
+from chainrule.view.source import source
+
+FILE = "report.html"
+"""Its name in a run folder."""
+_SHORT = 60
+"""Lines of flat code of a whole network that are still read; of a longer one only one layer is shown."""
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """What the caller knows of a layer: its path in the model, its class, its output's shape, and its own parameters."""
+
+    path: str
+    kind: str
+    output: str
+    parameters: int
+    parameter_bytes: int
+
+
+def write_report(run: str | Path, graph: Graph, examples: Sequence[Any], layers: Sequence[LayerFacts]) -> Path:
+    """Write the report of a run into its folder.
+
+    Parameters
+    ----------
+    run : path
+        The run folder.
+    graph : Graph
+        From a batch to the loss, as in evaluation; its operations' scopes are the layers' paths.
+    examples : sequence of array_like
+        A batch, on which time and dead units are measured.
+    layers : sequence of LayerFacts
+        All that are to be named, in the order of the table.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    DataError
+        If there is no run folder, or its metrics are damaged.
+    """
+    folder = RunFolder.open(run)
+    config, records = folder.read_config(), folder.read_metrics()
+    watched_path = folder.path / WATCHED
+    watched = [json.loads(line) for line in watched_path.read_text().splitlines()] if watched_path.exists() else []
+    epochs = [record for record in records if record["kind"] == "epoch"]
+    costs = _Costs(graph, examples, [layer.path for layer in layers])
+    parts = [
+        _head(folder.path.name, config, epochs, layers),
+        _curves(records, epochs, folder.path.name),
+        _gradients(watched),
+        _dead(graph, examples),
+        _layers(layers, costs, examples),
+        _picture(graph),
+        _code(graph, layers, costs),
+    ]
+    body = "\n".join(part for part in parts if part)
+    title = escape(f"Run {folder.path.name}")
+    page = '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
+    path = folder.path / FILE
+    write_whole(path, f"{page}<title>{title}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n".encode())
+    return path
+
+
+def _style() -> str:
+    text, palette = Path(__file__).with_name("report.css").read_text(encoding="utf-8"), PALETTES["board"]
+    for name in ("paper", "box", "wash", "line", "ink", "soft", "value", "gradient"):
+        text = text.replace(name.upper(), getattr(palette, name))
+    return text
+
+
+def _head(name: str, config: Mapping[str, Any], epochs: Sequence[Record], layers: Sequence[LayerFacts]) -> str:
+    last = epochs[-1] if epochs else {}
+    told = {key.replace("validation_", "held-out ").replace("_", " "): value for key, value in last.items() if key.startswith("validation_")}
+    facts = {
+        **{key: _number(value, key) for key, value in told.items()},
+        "epochs": str(last.get("epoch", 0)),
+        "seconds": _number(last.get("seconds"), "seconds"),
+        "parameters": f"{sum(layer.parameters for layer in layers):,}",
+    }
+    items = "".join(f"<li><b>{escape(value)}</b><span>{escape(key)}</span></li>" for key, value in facts.items())
+    rate = config["optimizer"]["groups"][0].get("lr")
+    what = [
+        config.get("network"),
+        f"on {config['data']}" if "data" in config else None,
+        f"{config['optimizer']['name']}, learning rate {rate:g} at first",
+    ]
+    settings = f"batches of {config['batch_size']}, seed {config['seed']}"
+    line = "; ".join([" ".join(str(x) for x in what[:2] if x), str(what[2]), settings])
+    return f'<h1>Run {escape(name)}</h1>\n<p class="soft">{escape(line)}</p>\n<ul class="facts">{items}</ul>'
+
+
+def _curves(records: Sequence[Record], epochs: Sequence[Record], name: str) -> str:
+    # As an image of its own, so that its style does not reach the page's.
+    data = b64encode(curves(records, name).encode()).decode()
+    names = [key for key in (epochs[-1] if epochs else {}) if key not in ("kind", "step")]
+    rows = [[str(record["epoch"]), *(_number(record.get(key), key) for key in names[1:])] for record in epochs]
+    picture = f'<img class="curves" alt="Loss and metrics over the epochs; the table below holds the numbers" src="data:image/svg+xml;base64,{data}">'
+    return f"<h2>Curves</h2>\n{picture}\n{_table([key.replace('_', ' ') for key in names], rows)}"
+
+
+def _gradients(watched: Sequence[Mapping[str, Any]]) -> str:
+    if not watched:
+        return ""
+    names = list(watched[-1]["parameters"])
+    series = {(name, what): [line["parameters"].get(name, {}).get(what) for line in watched] for name in names for what in ("gradient", "update")}
+    spans = {what: _span([x for name in names for x in series[name, what]]) for what in ("gradient", "update")}
+    rows = [
+        [
+            escape(name),
+            *(cell for what in ("gradient", "update") for cell in (_general(series[name, what][-1]), _spark(series[name, what], *spans[what], what))),
+        ]
+        for name in names
+    ]
+    head = ["parameter", "gradient norm", "over the epochs", "update / parameter", "over the epochs"]
+    says = (
+        "Each in the middle step of an epoch: the norm of the gradient that the optimizer was given, and the norm of its step over that of "
+        "the parameter before it; the numbers are the last epoch's. Lines of a column share one logarithmic scale: "
+        f"gradients {spans['gradient'][0]:.1e} to {spans['gradient'][1]:.1e}, updates {spans['update'][0]:.1e} to {spans['update'][1]:.1e}. "
+        "An update near a thousandth of the parameter is usual."
+    )
+    return f'<h2>Gradients and updates</h2>\n<p class="soft">{says}</p>\n{_table(head, rows, raw=True)}'
+
+
+def _span(values: Sequence[float | None]) -> tuple[float, float]:
+    there = [x for x in values if x]
+    return (min(there), max(there)) if there else (1.0, 1.0)
+
+
+def _spark(values: Sequence[float | None], low: float, high: float, kind: str) -> str:
+    wide, tall, edge = 150, 26, 4
+    spread = math.log(high / low) or 1.0
+    across = (wide - 2 * edge) / max(len(values) - 1, 1)
+    points = [(edge + i * across, tall - edge - math.log(x / low) / spread * (tall - 2 * edge)) for i, x in enumerate(values) if x]
+    line = f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>' if len(points) > 1 else ""
+    dot = f'<circle cx="{points[-1][0]:.1f}" cy="{points[-1][1]:.1f}" r="2.5"/>' if points else ""
+    return f'<svg class="spark {kind}" width="{wide}" height="{tall}" aria-hidden="true">{line}{dot}</svg>'
+
+
+class _Costs:
+    """Operations, time and bytes of a graph, by the layer that they belong to; "" is what belongs to none."""
+
+    def __init__(self, graph: Graph, examples: Sequence[Any], paths: Sequence[str]) -> None:
+        self._paths = set(paths)
+        self.operations = Counter[str]()
+        self.bytes = Counter[str]()
+        for node in graph.nodes:
+            self.operations[self.owner(node)] += floating_operations(node)
+            self.bytes[self.owner(node)] += sum(x.nbytes for x in node.outputs)
+        self.forward = self._timed(graph, examples)
+        self.both = self._timed(graph.grad(), examples)
+
+    def owner(self, node: Operation) -> str:
+        path = ".".join(node.scope)
+        while path and path not in self._paths:
+            path = path.rpartition(".")[0]
+        return path
+
+    def _timed(self, graph: Graph, examples: Sequence[Any]) -> dict[str, float]:
+        self._run(graph, examples)  # to warm up
+        return self._run(graph, examples)
+
+    def _run(self, graph: Graph, examples: Sequence[Any]) -> dict[str, float]:
+        spent: defaultdict[str, float] = defaultdict(float)
+        nodes = iter(graph.nodes)
+
+        def timed(*gate: Any) -> Any:
+            owner, start = self.owner(next(nodes)), perf_counter()
+            out = bind(*gate)
+            spent[owner] += perf_counter() - start
+            return out
+
+        with no_grad():
+            graph.apply(_values(graph, examples), timed)
+        return spent
+
+
+def _values(graph: Graph, examples: Sequence[Any]) -> list[Any]:
+    """Tensors for all inputs of a graph."""
+    return [*(asarray(x) for x in tree.leaves(tuple(examples))), *graph.read()]
+
+
+def _layers(layers: Sequence[LayerFacts], costs: _Costs, examples: Sequence[Any]) -> str:
+    rest = LayerFacts("", "loss", "", 0, 0)
+    shown = [layer for layer in layers if layer.path and (layer.parameters or costs.both[layer.path] or not _holds(layer, layers))]
+    whole = sum(costs.both.values()) or 1.0
+    rows = [
+        [
+            escape(layer.path or "(outside)"),
+            escape(layer.kind),
+            escape(layer.output),
+            f"{layer.parameters:,}",
+            show_bytes(layer.parameter_bytes),
+            f"{costs.operations[layer.path]:,}",
+            show_bytes(costs.bytes[layer.path]),
+            f"{costs.forward[layer.path] * 1e3:.2f}",
+            f"{costs.both[layer.path] * 1e3:.2f}",
+            f'<span class="bar" style="width: {costs.both[layer.path] / whole * 6:.2f}rem"></span>',
+        ]
+        for layer in [*shown, rest]
+    ]
+    head = ["layer", "kind", "output", "parameters", "bytes", "FLOPs", "bytes written", "forward, ms", "and backward, ms", ""]
+    says = (
+        f"Of one batch of {len(examples[-1])}, as in evaluation; outside of all layers stands the loss. FLOPs (a multiplication with an "
+        "addition counts as two) and bytes written are those of the forward pass. Times are of one eager run, gate by gate, after one to "
+        "warm up; a compiled step is faster."
+    )
+    return f'<h2>Time and memory per layer</h2>\n<p class="soft">{says}</p>\n{_table(head, rows, raw=True)}'
+
+
+def _holds(layer: LayerFacts, layers: Sequence[LayerFacts]) -> bool:
+    """Whether other layers stand inside of it."""
+    return any(other.path.startswith(layer.path + ".") for other in layers)
+
+
+def _dead(graph: Graph, examples: Sequence[Any]) -> str:
+    """Per elementwise gate that closes anywhere, the units (channels, the last axis) that pass no gradient for any example of the batch."""
+    rows: list[list[str]] = []
+    nodes = iter(graph.nodes)
+
+    def looked_at(primitive: Any, inputs: Sequence[Tensor], params: Mapping[str, Any]) -> Any:
+        node = next(nodes)
+        if primitive.scalar is not None and len(inputs) == 1 and len(inputs[0].shape) > 1 and inputs[0].dtype.kind == "f":
+            closed = _local(lambda x: bind(primitive, [x], params), inputs[0]) == 0
+            if closed.any():
+                dead = closed.reshape(-1, closed.shape[-1]).all(0)
+                rows.append(
+                    [
+                        ".".join(node.scope) or "(outside)",
+                        primitive.name,
+                        f"{dead.sum()} of {dead.size}",
+                        f"{dead.mean():.1%}",
+                        f"{closed.mean():.1%}",
+                    ]
+                )
+        return bind(primitive, inputs, params)
+
+    with no_grad():
+        graph.apply(_values(graph, examples), looked_at)
+    says = "Units whose gate has a local derivative of 0 for every example of one held-out batch (and every place of an image)."
+    if not rows:
+        return f'<h2>Dead units</h2>\n<p class="soft">{says} There is no gate that closed anywhere.</p>'
+    head = ["layer", "gate", "dead units", "share", "elements closed"]
+    return f'<h2>Dead units</h2>\n<p class="soft">{says}</p>\n{_table(head, rows)}'
+
+
+def _local(f: Callable[[Tensor], Any], x: Tensor) -> Any:
+    out, back = vjp(f, x)
+    return np.asarray(tree.leaves(back(asarray(np.ones(out.shape, out.dtype))))[0])
+
+
+def _picture(graph: Graph) -> str:
+    try:
+        # In a page an SVG needs no namespace.
+        svg = draw(graph, values=False, gradients=False, fold="all").svg.replace(' xmlns="http://www.w3.org/2000/svg"', "")
+    except MissingExtraError as error:
+        return f'<h2>The network</h2>\n<p class="soft">Not drawn: {escape(error.what)}; {escape(error.mend or "")}</p>'
+    return f'<h2>The network</h2>\n<div class="wide picture">{svg}</div>'
+
+
+def _code(graph: Graph, layers: Sequence[LayerFacts], costs: _Costs) -> str:
+    """Flat code of the whole if it is short, else of the layer that takes longest among those that can be printed."""
+    if len(graph.nodes) <= _SHORT // 6:
+        candidates = [("The network and its gradient", graph)]
+    else:
+        slowest = sorted((layer for layer in layers if layer.parameters and layer.path), key=lambda layer: -costs.both[layer.path])
+        candidates = [(f"{layer.path}, the slowest layer that has parameters, and its gradient", _part(graph, layer.path)) for layer in slowest[:3]]
+    for title, part in candidates:
+        try:
+            code = source(part)
+        except ChainruleError:
+            continue
+        says = f"{escape(title)}, gate by gate, in NumPy alone."
+        return f'<h2>Flat code</h2>\n<p class="soft">{says}</p>\n<div class="wide code"><pre>{escape(code)}</pre></div>'
+    return ""
+
+
+def _part(graph: Graph, path: str) -> Graph:
+    """What a layer computes, as a graph of its own."""
+    nodes = [node for node in graph.nodes if (".".join(node.scope) + ".").startswith(path + ".")]
+    made = {x for node in nodes for x in node.outputs}
+    read = dict.fromkeys(x for node in nodes for x in node.inputs)
+    inside = {id(node) for node in nodes}
+    wanted = {x for node in graph.nodes if id(node) not in inside for x in node.inputs} | set(graph.outputs)
+    inputs = tuple(x for x in read if x not in made and x not in graph.constants)
+    outputs = tuple(x for node in nodes for x in node.outputs if x in wanted)
+    return replace(
+        graph,
+        name=path.replace(".", "_"),
+        inputs=inputs,
+        nodes=tuple(nodes),
+        outputs=outputs,
+        constants={x: graph.constants[x] for x in read if x in graph.constants},
+        arguments=_structure(inputs),
+        results=tree.flatten(0.0)[1] if len(outputs) == 1 else _structure(outputs),
+        statics={},
+        captured=(),
+        updated=(),
+        cleared=(),
+        absent=(),
+    )
+
+
+def _structure(variables: Sequence[Variable]) -> tree.Structure:
+    return tree.flatten(tuple(0.0 for _ in variables))[1]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, raw: bool = False) -> str:
+    """A table whose first column names the rows; with ``raw`` the cells are HTML already."""
+    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    lines = [[cell if raw else escape(cell) for cell in row] for row in rows]
+    body = "\n".join(f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in lines)
+    return f'<div class="wide" tabindex="0"><table><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def _number(value: float | None, name: str) -> str:
+    if value is None:
+        return "none"
+    if name.endswith("accuracy"):
+        return f"{value:.2%}"
+    return _general(value)
+
+
+def _general(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"

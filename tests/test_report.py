@@ -1,0 +1,164 @@
+"""The report of a run: one file that stands alone and says what the run folder's files say."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import chainrule as cr
+from chainrule import nn
+from chainrule.cli import main
+from chainrule.cli.reporting import report
+from chainrule.training import RunFolder, Watch, fit
+
+_VOID = {"meta", "img", "br", "circle", "rect", "path", "line", "polyline", "ellipse"}
+
+
+class _Page(HTMLParser):
+    """Checks that every tag is closed in turn; keeps the texts and the tables' rows."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.tables: list[dict[str, list[str]]] = []
+        self.links: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def table(self, head: str) -> dict[str, list[str]]:
+        """The rows of the table whose first column has this head."""
+        return next(table for table in self.tables if next(iter(table)) == head)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in _VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append({})
+        elif tag == "tr":
+            self._cells: list[str] = []
+        elif tag in ("td", "th"):
+            self._cells.append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in _VOID:
+            assert self.open.pop() == tag
+        if tag == "tr":
+            self.tables[-1][self._cells[0]] = self._cells[1:]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+        if {"td", "th"} & set(self.open):
+            self._cells[-1] += data
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report") / "digits"
+    assert main(["train", "digits", "--epochs", "2", "--report", "--run-dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> _Page:
+    return _Page((run / "report.html").read_text(encoding="utf-8"))
+
+
+def _epochs(run: Path) -> list[dict[str, float]]:
+    return [record for record in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if record["kind"] == "epoch"]
+
+
+def _watched(run: Path) -> list[dict[str, dict[str, dict[str, float]]]]:
+    return [json.loads(line) for line in (run / "watch.jsonl").read_text().splitlines()]
+
+
+def test_the_report_needs_nothing_else(run: Path, page: _Page) -> None:
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert not re.search("https?://|<script|<link|@import|url\\((?!#)", text)
+    assert all(link.startswith("data:") for link in page.links)
+
+
+def test_its_numbers_are_those_of_the_metrics(run: Path, page: _Page) -> None:
+    epochs = _epochs(run)
+    for record in epochs:
+        cells = page.table("epoch")[str(record["epoch"])]
+        assert cells[:4] == [
+            f"{record['loss']:.4g}",
+            f"{record['accuracy']:.2%}",
+            f"{record['validation_loss']:.4g}",
+            f"{record['validation_accuracy']:.2%}",
+        ]
+    assert f"{epochs[-1]['validation_accuracy']:.2%}" in page.words
+
+
+def test_every_layer_and_parameter_is_named(run: Path, page: _Page) -> None:
+    config = json.loads((run / "config.json").read_text())
+    listed = page.tables[-1]
+    for i, layer in enumerate(config["model"]["config"]["layers"]):
+        assert listed[f"layers.{i}"][0] == layer["class"]
+    for name, measured in _watched(run)[-1]["parameters"].items():
+        assert page.table("parameter")[name][0] == f"{measured['gradient']:.4g}"
+        assert page.table("parameter")[name][2] == f"{measured['update']:.4g}"
+
+
+def test_it_shows_flat_code_that_runs(page: _Page) -> None:
+    code = next(text for text in page.words if "import numpy as np" in text)
+    space: dict[str, object] = {}
+    exec(code, space)
+    assert any(name.startswith("layers_") for name in space)
+
+
+def test_without_the_option_nothing_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "digits", "--epochs", "1", "--run-dir", str(tmp_path / "run")]) == 0
+    assert not {"report.html", "watch.jsonl"} & {path.name for path in (tmp_path / "run").iterdir()}
+    assert "report" not in capsys.readouterr().out
+
+
+def test_a_watched_run_learns_the_same_and_is_resumed_with_its_report(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    schedule = ["--schedule", "constant", "--run-dir", str(folder)]
+    assert main(["train", "digits", "--epochs", "1", "--report", *schedule]) == 0
+    assert main(["train", "digits", "--epochs", "2", "--resume", *schedule]) == 0
+    assert main(["train", "digits", "--epochs", "2", "--schedule", "constant", "--run-dir", str(tmp_path / "plain")]) == 0
+    weights, plain = (RunFolder.open(path).read_weights() for path in (folder, tmp_path / "plain"))
+    assert all(np.array_equal(weights[name], plain[name]) for name in plain)
+    assert [line["epoch"] for line in _watched(folder)] == [1, 2]
+    assert "2" in _Page((folder / "report.html").read_text(encoding="utf-8")).table("epoch")
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_what_is_watched_is_what_the_step_did(compile: bool) -> None:
+    x = np.arange(12, dtype=np.float64).reshape(6, 2) / 10
+    y = x @ np.array([[1.0], [-2.0]])
+    layer = nn.Dense(1, use_bias=False, dtype="float64")
+    model = nn.Sequential([layer])
+    model.initialize((6, 2), dtype="float64")
+    before = np.array(layer.kernel)
+    watch = Watch()
+    fit(model, (x, y), loss="mean_squared_error", optimizer="sgd", lr=0.5, batch_size=6, progress=False, callbacks=[watch], compile=compile)
+    gradient = 2 * x.T @ (x @ before - y) / 6
+    (record,) = watch.records
+    measured = record["parameters"]["layers.0.kernel"]
+    assert measured["gradient"] == pytest.approx(np.linalg.norm(gradient), rel=1e-12)
+    assert measured["update"] == pytest.approx(0.5 * np.linalg.norm(gradient) / np.linalg.norm(before), rel=1e-12)
+
+
+def test_dead_units_are_counted(tmp_path: Path) -> None:
+    layer = nn.Dense(4, activation="relu")
+    model = nn.Sequential([layer, nn.Dense(1)])
+    x, y = np.ones((8, 3), np.float32), np.ones((8, 1), np.float32)
+    fit(model, (x, y), loss="mean_squared_error", lr=0.0001, run_dir=tmp_path / "run", progress=False)
+    with cr.no_grad():
+        dict(layer.named_parameters())["bias"].assign(cr.asarray(np.array([-100, -100, 100, -100], np.float32)))
+    page = _Page(report(tmp_path / "run", model, "mean_squared_error", (x, y)).read_text(encoding="utf-8"))
+    assert page.table("layer")["layers.0"][:3] == ["relu", "3 of 4", "75.0%"]
