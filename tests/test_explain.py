@@ -18,8 +18,10 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def says(found: Any, *parts: str) -> None:
+    # A quoted line of the test itself would say whatever the test expects.
+    text = "\n".join(line for line in str(found).splitlines() if "says(" not in line and "lambda" not in line)
     for part in parts:
-        assert part in str(found), str(found)
+        assert part in text, str(found)
 
 
 def dead_relu(x: Any, w: Any, b: Any) -> Any:
