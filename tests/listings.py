@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from chainrule.view.source import Listing, listed
 from gates import Case, Gate
 
 LINEAR_ALGEBRA = {"adjugate", "cholesky", "det", "eigh", "eigvalsh", "inv", "pinv", "qr", "slogdet", "solve", "svd", "svdvals"}
-CONTROL_FLOW = {"cond", "scan", "while_loop"}
+CONTROL_FLOW = {"cond", "while_loop"}
 RANDOM = {"fold_in", "random_bits"}
 UNPRINTED = LINEAR_ALGEBRA | CONTROL_FLOW | RANDOM
 """Gates that have no loops yet; every other one is printed."""
@@ -61,11 +62,14 @@ def listing_of(graph: Graph) -> Listing:
         return Listing(graph, len(graph.nodes), names, graph.outputs, (), ())
 
 
-def samples(gate: str) -> list[Drawn]:
+def samples(gate: str, dtype: str = "float64") -> list[Drawn]:
     """A gate's samples but for complex ones, of which neither target has any."""
     cases = Gate(TABLE[gate], getattr(functions, gate)).cases()
     real = [case for case in cases if all(leaf.dtype.kind != "c" for leaf in case.leaves if isinstance(leaf, (np.ndarray, np.generic)))]
-    return [Drawn(case, f"{gate}_{case.index}") for case in real]
+    if dtype == "float64":
+        return [Drawn(case, f"{gate}_{case.index}") for case in real]
+    narrow = [[leaf.astype(dtype) if i in case.places else leaf for i, leaf in enumerate(case.leaves)] for case in real]
+    return [Drawn(replace(case, leaves=leaves), f"{gate}_{case.index}_{dtype}") for case, leaves in zip(real, narrow, strict=True) if case.places]
 
 
 def close(got: Sequence[Any], expected: Sequence[Any]) -> None:

@@ -59,8 +59,8 @@ def numbers(x: Any) -> Any:
 
 def given(sample: Drawn) -> dict[str, Any]:
     listing = sample.listing
-    inputs = zip(listing.graph.inputs, sample.values, strict=True)
-    return {listing.names[x]: worded(np.asarray(value).reshape(-1).tolist() if x.shape else np.asarray(value).item()) for x, value in inputs}
+    inputs = ((x, np.asarray(value, x.dtype)) for x, value in zip(listing.graph.inputs, sample.values, strict=True))
+    return {listing.names[x]: worded(value.reshape(-1).tolist() if x.shape else value.item()) for x, value in inputs}
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from chainrule.core.aval import Aval
 from chainrule.core.variable import Variable
 from chainrule.view.source import Listing
 from chainrule.view.targets.expressions import Expr
@@ -100,16 +101,17 @@ def write(listing: Listing) -> str:
         body += _commented(program.lines(node, statements), program.told(node), ", ".join(str(x.aval) for x in node.outputs))
     body += ["", "/* Results that are other values too. */", *syntax.lines(last)] if last else []
     read, touched = read_by([one for step in (*steps, last) for one in step]), written_by([one for step in (*steps, last) for one in step])
-    arrays = [x for node in graph.nodes for x in node.outputs if x.shape and places[x].name in touched and x not in writer.fixed | writer.aliases]
+    own = [*(places[x] for node in graph.nodes for x in node.outputs if x not in writer.fixed), *writer.temporaries]
+    arrays = [place for place in own if place.shape and place.name in touched and place.name not in writer.aliases]
     body += [f"(void){places[x].name};" for x in graph.inputs if places[x].name not in read]
     body += [f"(void){places[x].name};" for x, _, _ in results if places[x].name not in touched]
     tables = [(places[x].name, np.asarray(value).reshape(-1), x.dtype) for x, value in graph.constants.items() if x.shape and places[x].name in read]
-    tables += [(name, value, np.dtype(np.int32)) for name, value in writer.tables.items() if name in read]
+    tables += [(name, value.reshape(-1), value.dtype) for name, value in writer.tables.items() if name in read]
     head = [line for name, value, dtype in tables for line in _table(syntax, name, value, dtype)]
-    head += [f"static {TYPES[x.dtype.name]} {places[x].name}[{max(x.size, 1)}];  /* {x.aval} */" for x in arrays]
+    head += [f"static {TYPES[x.dtype.name]} {x.name}[{max(x.size, 1)}];  /* {Aval(x.shape, x.dtype)} */" for x in arrays]
     parameters = [f"{'const ' if x.shape else ''}{TYPES[x.dtype.name]} {'*' if x.shape else ''}{places[x].name}" for x in graph.inputs]
     parameters += [f"{TYPES[x.dtype.name]} *{places[x].name}" for x, _, _ in results]
-    memory = sum(x.nbytes for x in arrays) + sum(value.size * dtype.itemsize for _, value, dtype in tables)
+    memory = sum(x.size * x.dtype.itemsize for x in arrays) + sum(value.size * dtype.itemsize for _, value, dtype in tables)
     return "\n".join(
         [
             "/*",

@@ -62,7 +62,7 @@ class JavaScript(Syntax):
             return "NaN"
         if np.isinf(value):
             return "Infinity" if value > 0 else "-Infinity"
-        return str(value) if getattr(value, "dtype", None) == np.float32 else repr(float(value))
+        return repr(float(value))
 
     def conversion(self, x: Expr, dtype: Any) -> tuple[str, int]:
         if dtype.kind == "b":
@@ -133,7 +133,12 @@ def write(listing: Listing) -> str:
     forward = [x for node in listing.forward for x in node.outputs]
     syntax.replaced = {places[x].name: names[x] for x in forward if not x.shape}
     local = _Locals(program)
-    steps = [program.written(node) for node in graph.nodes]
+    steps: list[list[Any]] = []
+    inside: dict[Operation, list[Place]] = {}
+    for node in graph.nodes:
+        known = len(program.writer.temporaries)
+        steps.append(program.written(node))
+        inside[node] = program.writer.temporaries[known:]
     slots = {node: local.slots(node) for node in listing.forward}
     shown = {x: names[x] for x in (*graph.inputs, *(x for x in listing.values if x.shape), *forward)}
     reached = {**listing.reached, **dict(listing.gradients)}
@@ -145,14 +150,14 @@ def write(listing: Listing) -> str:
         if position in (0, listing.turn):
             body += ["", f"// {'Forward' if position < listing.turn else 'Backward'}."]
         lines = program.lines(node, statements)
-        memory = _memory(program, node.outputs, statements, results)
+        memory = _memory(program, [*(places[x] for x in node.outputs), *inside[node]], statements, results)
         if len(lines) == 1 and not memory:
             body.append(f"{lines[0]}  // {', '.join(str(x.aval) for x in node.outputs)}")
         elif lines or memory:
             body += [f"// {program.told(node)}", *memory, *lines]
         if position < listing.turn:
             body += [f"if ({member('put', names[x])}) {places[x].name}.set({member('put', names[x])});" for x in node.outputs if x.shape]
-    slopes = [*_memory(program, local.made, beside, results), *syntax.lines(beside)]
+    slopes = [*_memory(program, [places[x] for x in local.made], beside, results), *syntax.lines(beside)]
     body += ["", "// Local derivatives.", *slopes] if slopes else []
     read = read_by([one for part in (*kept, beside) for one in part])
     head = [_given(x, places[x].name, names[x]) for x in graph.inputs]
@@ -188,11 +193,11 @@ def _given(x: Variable, name: str, called: str) -> str:
     return f"const {name} = {f'{TYPES[x.dtype.name]}.from({given})' if x.shape else given};  // {x.aval}"
 
 
-def _memory(program: Program, made: Sequence[Variable], statements: Sequence[Any], results: AbstractSet[str]) -> list[str]:
+def _memory(program: Program, made: Sequence[Place], statements: Sequence[Any], results: AbstractSet[str]) -> list[str]:
     """Arrays for the values that the statements store to, or that are empty."""
     wanted = written_by(statements) | results
-    arrays = [x for x in made if x.shape and x not in program.writer.aliases and program.places[x].name in wanted]
-    return [f"const {program.places[x].name} = new {TYPES[x.dtype.name]}({x.size});" for x in arrays]
+    arrays = [place for place in made if place.shape and place.name not in program.writer.aliases and place.name in wanted]
+    return [f"const {place.name} = new {TYPES[place.dtype.name]}({place.size});" for place in arrays]
 
 
 def _shown(place: Place) -> str:

@@ -91,7 +91,7 @@ def copied(w: Writer, out: Variable, into: Any, x: Variable, source: Any) -> Non
     targets, sources = affine(into), affine(source)
     assert targets is not None
     if sources is None:
-        table = w.table(source.reshape(-1))
+        table = w.table(source.reshape(-1).astype(INDEX))
         sizes, steps = merged(into.shape, [targets[1], strides(into.shape)])
         with w.each(sizes) as at:
             w.put(out, offset(at, steps[0], targets[0]), w.at(x, Expr("load", (table, offset(at, steps[1])), INDEX)))

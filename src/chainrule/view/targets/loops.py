@@ -113,6 +113,8 @@ class Writer:
     name : callable
         ``name(wanted)``: a name that is free.
     k : Lowering
+    gate : callable
+        Writes a node.
     fixed : set of Variable
         Values that must have memory of their own.
 
@@ -121,9 +123,11 @@ class Writer:
     body : list
         The statements.
     tables : dict of str to array
-        Positions that are looked up, by name.
-    aliases : set of Variable
-        Values that are other values under another name.
+        Positions that are looked up, and constants of inner graphs, by name.
+    aliases : set of str
+        Names of values that are other values under another name.
+    temporaries : list of Place
+        Of values that are none of the listing.
     locals : list of str
         Names that are in use inside of loops only.
     """
@@ -131,10 +135,12 @@ class Writer:
     places: dict[Variable, Place]
     name: Callable[[str], str]
     k: Lowering
+    gate: Callable[[Any], None]
     fixed: AbstractSet[Variable] = frozenset()
     body: list[Any] = field(default_factory=list[Any])
     tables: dict[str, Any] = field(default_factory=dict[str, Any])
-    aliases: set[Variable] = field(default_factory=set[Variable])
+    aliases: set[str] = field(default_factory=set[str])
+    temporaries: list[Place] = field(default_factory=list[Place])
     locals: list[str] = field(default_factory=list[str])
     depth: int = 0
     counters: list[str] = field(default_factory=list[str])
@@ -236,14 +242,19 @@ class Writer:
         if x in self.fixed or not place.shape or not other.shape or not place.size:
             return False
         self.body.append(Alias(place.name, other.name, place.dtype))
-        self.aliases.add(x)
+        self.aliases.add(place.name)
         return True
 
-    def table(self, positions: Any) -> str:
-        """The name of a table of positions."""
-        name = self.name("from")
-        self.tables[name] = positions
+    def table(self, values: Any, wanted: str = "from") -> str:
+        """The name of a table."""
+        name = self.name(wanted)
+        self.tables[name] = values
         return name
+
+    def temporary(self, x: Variable) -> None:
+        """Give a value a place, which is no value of the listing."""
+        self.places[x] = Place(self.name(x.name or "t"), x.shape, x.dtype)
+        self.temporaries.append(self.places[x])
 
     def fill(self, x: Variable, value: Any) -> None:
         """Let all elements be the value."""

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from chainrule.core.variable import Variable
-from chainrule.graph.ir import Operation
+from chainrule.graph.ir import Graph, Operation
 from chainrule.graph.text import OPERATORS, PREFIXES
 from chainrule.view.source import Listing, refused
 from chainrule.view.targets import positions as positions  # enters its kernels, as does the next
+from chainrule.view.targets import repeated as repeated
 from chainrule.view.targets import windows as windows
 from chainrule.view.targets.expressions import Expr, Lowering
 from chainrule.view.targets.kernels import kernel_of
@@ -163,7 +164,7 @@ class Program:
         for x, value in graph.constants.items():
             number = None if x.shape else np.asarray(value)[()]
             self.places[x] = Place(self.names.get(x, ""), x.shape, x.dtype, number)
-        self.writer = Writer(self.places, self.name, Lowering(syntax.natives))
+        self.writer = Writer(self.places, self.name, Lowering(syntax.natives), self.gate)
 
     def name(self, wanted: str) -> str:
         """A name that is free, near the one wanted."""
@@ -176,15 +177,19 @@ class Program:
         self._taken.add(found)
         return found
 
-    def written(self, node: Operation) -> list[Any]:
-        """A node's statements."""
+    def gate(self, node: Operation) -> None:
+        """Write a node."""
         kernel = kernel_of(node)
         if kernel is None:
             raise refused(self.syntax.target, node)
         for x in (*node.inputs, *node.outputs):
             if x.dtype.name not in self.syntax.types:
                 raise refused(self.syntax.target, node, f"it has no {x.dtype}")
-        return self.noted(lambda: kernel(self.writer, node))
+        kernel(self.writer, node)
+
+    def written(self, node: Operation) -> list[Any]:
+        """A node's statements."""
+        return self.noted(lambda: self.gate(node))
 
     def noted(self, write: Callable[[], None]) -> list[Any]:
         """The statements that are written."""
@@ -225,8 +230,11 @@ class Program:
             return PREFIXES[gate.name] + args[0]
         if gate.name == "positive":
             return args[0]
-        return f"{gate.name}({', '.join([*args, *(f'{key}={value}' for key, value in node.params.items())])})"
+        return f"{gate.name}({', '.join([*args, *(f'{key}={_brief(value)}' for key, value in node.params.items())])})"
 
 
 def _brief(value: Any) -> str:
-    return str(value) if np.ndim(value) == 0 else "..."
+    """A number, parameter or inner graph in a few words."""
+    if isinstance(value, Graph):
+        return value.name
+    return "..." if isinstance(value, np.ndarray) and value.ndim else str(value)
