@@ -154,6 +154,7 @@ def test_the_names_are_the_users_and_the_output_is_named_after_the_function():
     assert [data["gates"][id]["glyph"] for id in ("s0", "s2", "n", "e", "d", "neuron")] == ["×", "+", "×−1", "exp", "+1", "1/x"]
     assert data["gates"]["e"]["local"] == ["e"]
     assert explored(cube, np.ones(2))["gates"]["t1"]["glyph"] == "x³"
+    assert explored(lambda x: x**2, 3.0)["code"][-1]["text"].endswith(" * (2 * x)")
     assert explored(cube, np.ones(2))["output"] == "cube"
 
 
@@ -181,7 +182,7 @@ def test_layers_fold_and_their_parameters_are_theirs():
     assert set(data["layouts"]) == {"", "layers.0", "layers.1", "layers.0 layers.1"}
     assert data["vars"]["layers_0_kernel"]["kind"] == "parameter"
     assert data["vars"]["layers_0_kernel"]["label"] == "kernel"
-    assert data["vars"]["x"]["absent"] == "this is data: no gradient is asked for"
+    assert data["vars"]["x"]["absent"] == "it is data, for which no gradient is asked"
     loss(x).backward()
     np.testing.assert_allclose(data["vars"]["layers_0_kernel"]["grad"], np.ravel(model.layers[0].kernel.grad), rtol=1e-4, atol=1e-7)
 

@@ -34,11 +34,20 @@ def faulty(x):
     return y.sum()
 
 
+def recurrent(x):
+    """A recurrent layer, whose first state is a gate without inputs"""
+    y = UNITS(x)
+    return (y**2).sum()
+
+
+UNITS = cr.nn.LSTM(3)
+UNITS.initialize((1, 4, 2))
 LAYERS = cr.nn.Sequential([cr.nn.Dense(5, activation="relu"), cr.nn.Dense(2)])
 LAYERS.initialize((1, 4))
 PAGES = {
     **PROGRAMS,
     "layers": (layered, (np.linspace(-1, 1, 24, dtype=np.float32).reshape(6, 4),)),
+    "recurrent": (recurrent, (np.ones((2, 4, 2), np.float32),)),
     "not finite": (faulty, (np.array([1.0, -2.0, 0.0]),)),
     "large": (PROGRAMS["four axes"][0], (np.linspace(-1, 1, 6000).reshape(3, 20, 100),)),
 }

@@ -179,7 +179,7 @@ def _absent(facts: Facts, x: Variable) -> str:
     if x.dtype.kind != "f":
         return f"{x.dtype} has no gradient"
     if x not in facts.done.tracked:
-        return "this is data: no gradient is asked for" if x not in facts.makers else "it depends on nothing that is differentiated"
+        return "it is data, for which no gradient is asked" if x not in facts.makers else "it depends on nothing that is differentiated"
     if x not in facts.uses:
         return "it is not used, so it has no gradient"
     return "no path to the output passes a gradient on"

@@ -84,6 +84,8 @@ def _written(node: Operation, operands: Mapping[Variable, Text]) -> Text:
         return Text(f"{args[0].within(_ATOM)}.T")
     exponent = node.params.get("exponent")
     if len(args) == len(node.params) == 1 and exponent is not None:
+        if exponent == 1:
+            return args[0]
         return Text(f"{args[0].within(_STRENGTH['**'] + 1)}**{_number(exponent)}", _STRENGTH["**"])
     words = [f"{name}={_word(value)}" for name, value in node.params.items() if _says(name, value)]
     return Text(f"{gate.name}({', '.join([*(x.text for x in args), *words])})")

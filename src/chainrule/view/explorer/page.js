@@ -78,11 +78,12 @@ const SEED = G.steps.findIndex((s) => s.phase === "seed");
 const node = Object.fromEntries(G.nodes.map((n) => [n.id, n]));
 const wire = Object.fromEntries(G.wires.map((w) => [w.id, w]));
 const into = {}, from = {}, valueAt = {}, gradAt = {}, stepOf = { forward: {}, backward: {} };
-for (const w of G.wires) { (into[w.to] ??= []).push(w); (from[w.from] ??= []).push(w); }
+for (const n of G.nodes) { into[n.id] = []; from[n.id] = []; }
+for (const w of G.wires) { into[w.to].push(w); from[w.from].push(w); }
 for (const [name, v] of Object.entries(G.vars)) if (v.kind !== "computed") valueAt[name] = 0;
 G.steps.forEach((s, i) => {
   if (s.phase === "forward") { for (const o of G.gates[s.node].outputs) valueAt[o] = i; stepOf.forward[s.node] = i; }
-  if (s.phase === "seed" || s.phase === "backward") { for (const w of into[s.node] ?? []) gradAt[w.id] = i; stepOf.backward[s.node] = i; }
+  if (s.phase === "seed" || s.phase === "backward") { for (const w of into[s.node]) gradAt[w.id] = i; stepOf.backward[s.node] = i; }
 });
 const trunk = {};                                   // variable -> the wire that carries its whole gradient
 for (const w of G.wires) if (node[w.from].kind !== "copy") trunk[w.var] = w.id;
@@ -216,8 +217,8 @@ const nodeOf = (id) => (id && L.nodes[id] ? id : id && node[id].group ? `box:${n
 function paint() {
   const step = G.steps[state.step], t = state.step;
   const flowF = new Set(), flowB = new Set();
-  if (step.phase === "forward") { (into[step.node] ?? []).forEach((w) => flowF.add(w.id)); }
-  if (step.phase === "backward" || step.phase === "seed") (into[step.node] ?? []).forEach((w) => flowB.add(w.id));
+  if (step.phase === "forward") { into[step.node].forEach((w) => flowF.add(w.id)); }
+  if (step.phase === "backward" || step.phase === "seed") into[step.node].forEach((w) => flowB.add(w.id));
   const sel = state.pick;
   for (const [id, item] of Object.entries(dom.wires)) {
     const w = wire[id], v = G.vars[w.var], g = wireGrad(w);
@@ -275,8 +276,8 @@ function travel() {
   layer.replaceChildren();
   if (still() || !step.node || document.hidden) return;
   const back = step.phase !== "forward";
-  const ins = (into[step.node] ?? []).filter((w) => dom.wires[w.id] && (!back || wireGrad(w)));
-  const outs = (from[step.node] ?? []).filter((w) => dom.wires[w.id]);
+  const ins = into[step.node].filter((w) => dom.wires[w.id] && (!back || wireGrad(w)));
+  const outs = from[step.node].filter((w) => dom.wires[w.id]);
   const legs = back ? [outs.map((w) => [w, "to-gate-back"]), ins.map((w) => [w, "from-gate-back"])] : [ins.map((w) => [w, "in"]), outs.map((w) => [w, "out"])];
   const arrive = back ? ins : outs;
   const arriving = arrive.map((w) => dom.wires[w.id]);
@@ -792,7 +793,7 @@ function search(text) {
   if (!q) return;
   for (const n of G.nodes) {
     const g = G.gates[n.id], words = [n.var, g?.title, g?.op, g?.glyph, g?.pattern, G.vars[n.var].kind].join(" ").toLowerCase();
-    if (n.kind !== "out" && words.includes(q)) { found.push(n); dom.nodes[nodeOf(n.id)]?.classList.add("hit"); (from[n.id] ?? []).forEach((w) => dom.wires[w.id]?.classList.add("hit")); }
+    if (n.kind !== "out" && words.includes(q)) { found.push(n); dom.nodes[nodeOf(n.id)]?.classList.add("hit"); from[n.id].forEach((w) => dom.wires[w.id]?.classList.add("hit")); }
   }
   $("hits").textContent = `${found.length} found`;
 }
