@@ -162,3 +162,14 @@ def test_dead_units_are_counted(tmp_path: Path) -> None:
         dict(layer.named_parameters())["bias"].assign(cr.asarray(np.array([-100, -100, 100, -100], np.float32)))
     page = _Page(report(tmp_path / "run", model, "mean_squared_error", (x, y)).read_text(encoding="utf-8"))
     assert page.table("layer")["layers.0"][:3] == ["relu", "3 of 4", "75.0%"]
+
+
+def test_both_passes_are_measured_of_a_network_that_reads_integers(tmp_path: Path) -> None:
+    model = nn.Sequential([nn.Embedding(5, 8), nn.Flatten(), nn.Dense(3)])
+    x, y = np.arange(12).reshape(6, 2) % 5, np.arange(6) % 3
+    fit(model, (x, y), run_dir=tmp_path / "run", progress=False)
+    page = _Page(report(tmp_path / "run", model, "softmax_cross_entropy", (x, y)).read_text(encoding="utf-8"))
+    costs = page.tables[-1]
+    assert list(costs) == ["layer", "layers.0", "layers.1", "layers.2", "(outside)"]
+    assert costs["layers.2"][4] == f"{2 * 6 * 16 * 3 + 6 * 3:,}"
+    assert all(float(costs[layer][column]) > 0 for layer in ("layers.0", "layers.2") for column in (6, 7))

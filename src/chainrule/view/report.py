@@ -37,7 +37,7 @@ from chainrule.training.run import Record, RunFolder
 from chainrule.training.watch import FILE as WATCHED
 from chainrule.view.draw import draw
 from chainrule.view.palettes import PALETTES
-from chainrule.view.source import source
+from chainrule.view.source import Listing, listed, source
 
 FILE = "report.html"
 """Its name in a run folder."""
@@ -188,8 +188,9 @@ class _Costs:
         for node in graph.nodes:
             self.operations[self.owner(node)] += floating_operations(node)
             self.bytes[self.owner(node)] += sum(x.nbytes for x in node.outputs)
-        self.forward = self._timed(graph, examples)
-        self.both = self._timed(graph.grad(), examples)
+        listing, values = listed(graph), _values(graph, examples)
+        self._run(listing, values)  # to warm up
+        self.forward, self.backward = self._run(listing, values)
 
     def owner(self, node: Operation) -> str:
         path = ".".join(node.scope)
@@ -197,23 +198,26 @@ class _Costs:
             path = path.rpartition(".")[0]
         return path
 
-    def _timed(self, graph: Graph, examples: Sequence[Any]) -> dict[str, float]:
-        self._run(graph, examples)  # to warm up
-        return self._run(graph, examples)
+    def seconds(self, path: str) -> float:
+        """Forward and backward."""
+        return self.forward[path] + self.backward[path]
 
-    def _run(self, graph: Graph, examples: Sequence[Any]) -> dict[str, float]:
-        spent: defaultdict[str, float] = defaultdict(float)
-        nodes = iter(graph.nodes)
+    def _run(self, listing: Listing, values: Sequence[Any]) -> tuple[dict[str, float], dict[str, float]]:
+        """The seconds of the forward and the backward pass, by layer."""
+        forward: defaultdict[str, float] = defaultdict(float)
+        backward: defaultdict[str, float] = defaultdict(float)
+        nodes = iter([*((node, forward) for node in listing.forward), *((node, backward) for node in listing.backward)])
 
         def timed(*gate: Any) -> Any:
-            owner, start = self.owner(next(nodes)), perf_counter()
+            node, spent = next(nodes)
+            start = perf_counter()
             out = bind(*gate)
-            spent[owner] += perf_counter() - start
+            spent[self.owner(node)] += perf_counter() - start
             return out
 
         with no_grad():
-            graph.apply(_values(graph, examples), timed)
-        return spent
+            listing.graph.apply(values, timed)
+        return forward, backward
 
 
 def _values(graph: Graph, examples: Sequence[Any]) -> list[Any]:
@@ -223,8 +227,8 @@ def _values(graph: Graph, examples: Sequence[Any]) -> list[Any]:
 
 def _layers(layers: Sequence[LayerFacts], costs: _Costs, examples: Sequence[Any]) -> str:
     rest = LayerFacts("", "loss", "", 0, 0)
-    shown = [layer for layer in layers if layer.path and (layer.parameters or costs.both[layer.path] or not _holds(layer, layers))]
-    whole = sum(costs.both.values()) or 1.0
+    shown = [layer for layer in layers if layer.path and (layer.parameters or costs.seconds(layer.path) or not _holds(layer, layers))]
+    whole = (sum(costs.forward.values()) + sum(costs.backward.values())) or 1.0
     rows = [
         [
             escape(layer.path or "(outside)"),
@@ -235,12 +239,12 @@ def _layers(layers: Sequence[LayerFacts], costs: _Costs, examples: Sequence[Any]
             f"{costs.operations[layer.path]:,}",
             show_bytes(costs.bytes[layer.path]),
             f"{costs.forward[layer.path] * 1e3:.2f}",
-            f"{costs.both[layer.path] * 1e3:.2f}",
-            f'<span class="bar" style="width: {costs.both[layer.path] / whole * 6:.2f}rem"></span>',
+            f"{costs.backward[layer.path] * 1e3:.2f}",
+            f'<span class="bar" style="width: {costs.seconds(layer.path) / whole * 6:.2f}rem"></span>',
         ]
         for layer in [*shown, rest]
     ]
-    head = ["layer", "kind", "output", "parameters", "bytes", "FLOPs", "bytes written", "forward, ms", "and backward, ms", ""]
+    head = ["layer", "kind", "output", "parameters", "bytes", "FLOPs", "bytes written", "forward, ms", "backward, ms", ""]
     says = (
         f"Of one batch of {len(examples[-1])}, as in evaluation; outside of all layers stands the loss. FLOPs (a multiplication with an "
         "addition counts as two) and bytes written are those of the forward pass. Times are of one eager run, gate by gate, after one to "
@@ -304,7 +308,7 @@ def _code(graph: Graph, layers: Sequence[LayerFacts], costs: _Costs) -> str:
     if len(graph.nodes) <= _SHORT // 6:
         candidates = [("The network and its gradient", graph)]
     else:
-        slowest = sorted((layer for layer in layers if layer.parameters and layer.path), key=lambda layer: -costs.both[layer.path])
+        slowest = sorted((layer for layer in layers if layer.parameters and layer.path), key=lambda layer: -costs.seconds(layer.path))
         candidates = [(f"{layer.path}, the slowest layer that has parameters, and its gradient", _part(graph, layer.path)) for layer in slowest[:3]]
     for title, part in candidates:
         try:
