@@ -86,8 +86,9 @@ class C(Syntax):
 def write(listing: Listing) -> str:
     """A listing as C99: a function of the inputs and of pointers to the results, the gradients and what is assigned."""
     syntax, graph = C(), listing.graph
-    program = Program(listing, syntax, {graph.name})
-    function = program.name(graph.name) if graph.name in syntax.reserved or not graph.name.isidentifier() else graph.name
+    # A lambda has no name that C would take.
+    function = (graph.name if graph.name.isidentifier() and graph.name.isascii() else "f") + "_" * (graph.name in syntax.reserved)
+    program = Program(listing, syntax, {function})
     places, writer = program.places, program.writer
     results = _results(listing, program)
     writer.fixed = frozenset(x for x, _, _ in results)
@@ -135,7 +136,7 @@ def write(listing: Listing) -> str:
 def _results(listing: Listing, program: Program) -> list[tuple[Variable, Variable, str]]:
     """What is written to memory of the caller: the value there, the value it is (it is copied if it is another), and a remark."""
     wanted = [(x, program.names.get(x, "result"), "") for x in listing.values]
-    wanted += [(x, f"grad_{program.names[of]}", "") for of, x in listing.gradients]
+    wanted += [(x, f"grad_{listing.names[of]}", "") for of, x in listing.gradients]
     wanted += [(x, f"new_{name}", f", the new {name}") for name, x in listing.updates]
     found: list[tuple[Variable, Variable, str]] = []
     made = {x for node in listing.graph.nodes for x in node.outputs}
