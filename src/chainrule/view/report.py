@@ -175,7 +175,7 @@ def _spark(values: Sequence[float | None], low: float, high: float, kind: str) -
     points = [(edge + i * across, tall - edge - math.log(x / low) / spread * (tall - 2 * edge)) for i, x in enumerate(values) if x]
     line = f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>' if len(points) > 1 else ""
     dot = f'<circle cx="{points[-1][0]:.1f}" cy="{points[-1][1]:.1f}" r="2.5"/>' if points else ""
-    return f'<svg class="spark {kind}" width="{wide}" height="{tall}" aria-hidden="true">{line}{dot}</svg>'
+    return f'<svg class="spark {kind}" viewBox="0 0 {wide} {tall}" width="{wide}" height="{tall}" aria-hidden="true">{line}{dot}</svg>'
 
 
 class _Costs:
@@ -233,7 +233,7 @@ def _layers(layers: Sequence[LayerFacts], costs: _Costs, examples: Sequence[Any]
         [
             escape(layer.path or "(outside)"),
             escape(layer.kind),
-            escape(layer.output),
+            escape(layer.output).replace("), ", "),<br>"),
             f"{layer.parameters:,}",
             show_bytes(layer.parameter_bytes),
             f"{costs.operations[layer.path]:,}",
