@@ -12,7 +12,7 @@ import pytest
 
 import chainrule as cr
 from chainrule import nn
-from chainrule.cli import main
+from chainrule.cli import actions, main
 from chainrule.cli.reporting import report
 from chainrule.training import RunFolder, Watch, fit
 
@@ -173,3 +173,19 @@ def test_both_passes_are_measured_of_a_network_that_reads_integers(tmp_path: Pat
     assert list(costs) == ["layer", "layers.0", "layers.1", "layers.2", "(outside)"]
     assert costs["layers.2"][4] == f"{2 * 6 * 16 * 3 + 6 * 3:,}"
     assert all(float(costs[layer][column]) > 0 for layer in ("layers.0", "layers.2") for column in (6, 7))
+
+
+def test_a_run_that_is_interrupted_in_its_first_epoch_is_resumed_with_its_report(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    class Stopping(cr.training.Callback):
+        def step(self, trainer: cr.training.Trainer) -> None:
+            if trainer.position.step == 30:
+                raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(actions, "Progress", lambda **_: Stopping())
+        assert main(["train", "digits", "--epochs", "1", "--report", "--run-dir", str(folder)]) == 130
+    assert main(["train", "digits", "--resume", "--run-dir", str(folder)]) == 0
+    assert (folder / "report.html").exists()
+    assert [line["step"] for line in _watched(folder)] == [46]

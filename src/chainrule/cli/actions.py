@@ -149,7 +149,7 @@ def _runs() -> list[Path]:
 
 def resume_command(given: argparse.Namespace) -> str:
     """What goes on where an interrupted run stopped."""
-    return shlex.join(["chainrule", "train", given.data, "--resume", "--run-dir", str(given.run_dir)])
+    return shlex.join(["chainrule", "train", given.data, "--resume", *(["--report"] if given.report else []), "--run-dir", str(given.run_dir)])
 
 
 def evaluate(given: argparse.Namespace) -> None:

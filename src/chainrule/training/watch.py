@@ -63,12 +63,17 @@ class Watch(Callback):
             self._measured = {
                 name: _moved(x, self._before[name]) for name, x in trainer.model.named_parameters() if x.requires_grad and name in self._before
             }
+            # There from now on, as the state is in the checkpoint: so whoever resumes the run sees that it is watched.
+            self._write(trainer)
         self._look(trainer)
 
     def epoch(self, trainer: Trainer, record: Record) -> None:
         if self._measured:
             self.records.append({"epoch": record["epoch"], "step": record["step"], "parameters": self._measured})
             self._measured = {}
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
         if trainer.folder is not None:
             write_whole(trainer.folder.path / FILE, "".join(json.dumps(line) + "\n" for line in self.records).encode())
 
@@ -78,7 +83,7 @@ class Watch(Callback):
             self._before = {name: np.array(x) for name, x in trainer.model.named_parameters()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"records": self.records, "measured": self._measured}
+        return {"records": self.records, "measured": self._measured} if self.records or self._measured else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.records, self._measured = list(state["records"]), dict(state["measured"])

@@ -23,7 +23,7 @@ import numpy as np
 from chainrule.autodiff.cost import floating_operations
 from chainrule.autodiff.reverse import vjp
 from chainrule.core import tree
-from chainrule.core.errors import ChainruleError, MissingExtraError
+from chainrule.core.errors import ChainruleError, DataError, MissingExtraError
 from chainrule.core.interp import no_grad
 from chainrule.core.size import show_bytes
 from chainrule.core.variable import Variable
@@ -82,8 +82,7 @@ def write_report(run: str | Path, graph: Graph, examples: Sequence[Any], layers:
     """
     folder = RunFolder.open(run)
     config, records = folder.read_config(), folder.read_metrics()
-    watched_path = folder.path / WATCHED
-    watched = [json.loads(line) for line in watched_path.read_text().splitlines()] if watched_path.exists() else []
+    watched = _watched(folder.path / WATCHED)
     epochs = [record for record in records if record["kind"] == "epoch"]
     costs = _Costs(graph, examples, [layer.path for layer in layers])
     parts = [
@@ -101,6 +100,13 @@ def write_report(run: str | Path, graph: Graph, examples: Sequence[Any], layers:
     path = folder.path / FILE
     write_whole(path, f"{page}<title>{title}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n".encode())
     return path
+
+
+def _watched(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}", mend="remove it; then the report goes without gradients and updates") from None
 
 
 def _style() -> str:
@@ -238,8 +244,8 @@ def _layers(layers: Sequence[LayerFacts], costs: _Costs, examples: Sequence[Any]
             show_bytes(layer.parameter_bytes),
             f"{costs.operations[layer.path]:,}",
             show_bytes(costs.bytes[layer.path]),
-            f"{costs.forward[layer.path] * 1e3:.2f}",
-            f"{costs.backward[layer.path] * 1e3:.2f}",
+            f"{costs.forward[layer.path] * 1e3:.3g}",
+            f"{costs.backward[layer.path] * 1e3:.3g}",
             f'<span class="bar" style="width: {costs.seconds(layer.path) / whole * 6:.2f}rem"></span>',
         ]
         for layer in [*shown, rest]
