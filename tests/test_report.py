@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -189,3 +190,12 @@ def test_a_run_that_is_interrupted_in_its_first_epoch_is_resumed_with_its_report
     assert main(["train", "digits", "--resume", "--run-dir", str(folder)]) == 0
     assert (folder / "report.html").exists()
     assert [line["step"] for line in _watched(folder)] == [46]
+
+
+def test_without_graphviz_the_report_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pygraphviz", None)
+    model = nn.Sequential([nn.Dense(3)])
+    x, y = np.ones((6, 2), np.float32), np.arange(6) % 3
+    fit(model, (x, y), run_dir=tmp_path / "run", progress=False)
+    page = _Page(report(tmp_path / "run", model, "softmax_cross_entropy", (x, y)).read_text(encoding="utf-8"))
+    assert "chainrule[view]" in " ".join(page.words)
