@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import chainrule as cr
@@ -60,6 +60,12 @@ def near(got: Any, expected: Any, rtol: float = 1e-8) -> None:
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=1e-10)
 
 
+def steady(function: Function, x: Any) -> bool:
+    """Whether the last bits of the input matter less than what is compared: where they do not, no two orders of rounding agree."""
+    moved, still = (np.asarray(function(at)) for at in (x * (1 + 1e-15), x))
+    return bool(np.all(np.abs(moved - still) <= 1e-11 + 1e-9 * np.abs(still)))
+
+
 @given(programs, points)
 def test_forward_and_reverse_mode_are_each_others_transpose(steps: list[str], rows: Any) -> None:
     f, (x, t, ct, *_) = program(steps), rows
@@ -91,6 +97,7 @@ def test_every_mode_gives_the_same_jacobian(steps: list[str], rows: Any) -> None
 @given(programs, points)
 def test_a_hessian_is_symmetric_and_the_same_in_all_orders_of_modes(steps: list[str], rows: Any) -> None:
     f, x, t = scalar(steps), rows[0], rows[1]
+    assume(steady(cr.hessian(f), x))
     H = np.asarray(cr.hessian(f)(x))
     near(H, H.T)
     near(cr.hvp(f, (x,), (t,)), H @ t)
