@@ -78,9 +78,7 @@ class Plateau(Schedule):
 
     def rate(self, count: int, initial: float) -> float:
         """The rate now; it depends on the metrics, not on ``count``."""
-        for _ in range(self.cuts):
-            initial = min(initial, max(initial * self.factor, self.minimum))
-        return initial
+        return min(initial, max(initial * self.factor**self.cuts, self.minimum))
 
     def step(self, metric: float | Tensor | None = None) -> None:
         if metric is None:
@@ -111,4 +109,5 @@ class Plateau(Schedule):
 
     def _load(self, state: Mapping[str, Any]) -> None:
         super()._load(state)
-        self.best, self.bad, self.cooling, self.cuts = (state[name] for name in ("best", "bad", "cooling", "cuts"))
+        self.best = state["best"]
+        self.bad, self.cooling, self.cuts = (int(state[name]) for name in ("bad", "cooling", "cuts"))

@@ -101,10 +101,14 @@ class Schedule(ABC):
 
     def _check(self, name: str, value: Any) -> None:
         """Refuse a number that cannot stand in a state under this name."""
-        check_not_negative(f"{type(self).__name__}: the state's {name}", value)
+        what = f"{type(self).__name__}: the state's {name}"
+        if name == "initial":
+            check_not_negative(what, value)
+        else:
+            check_count(what, value, least=0)
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        self.count, self.initial = state["count"], list(state["initial"])
+        self.count, self.initial = int(state["count"]), list(state["initial"])
 
     def _set(self) -> None:
         for group, initial in zip(self.optimizer.groups, self.initial, strict=True):
@@ -114,10 +118,10 @@ class Schedule(ABC):
         return f"{type(self).__name__}(count={self.count}, lr={self.lr})"
 
 
-def check_count(name: str, value: Any) -> int:
-    """Refuse what is no whole number above 0."""
-    if not _finite(value) or value != int(value) or value < 1:
-        raise ArgumentError(f"{name}={value!r}", mend="it must be a whole number, at least 1")
+def check_count(name: str, value: Any, *, least: int = 1) -> int:
+    """Refuse what is no whole number from ``least`` on."""
+    if not _finite(value) or value != int(value) or value < least:
+        raise ArgumentError(f"{name}={value!r}", mend=f"it must be a whole number, at least {least}")
     return int(value)
 
 
