@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import chainrule as cr
@@ -54,16 +54,16 @@ def traced(f: Function) -> Function:
     return lambda x: cr.trace(f, x).run(x)
 
 
-def near(got: Any, expected: Any, rtol: float = 1e-8) -> None:
+def near(got: Any, expected: Any, rtol: float = 1e-8, atol: float = 1e-10) -> None:
     pairs = [(got, expected)] if isinstance(got, cr.Tensor) else zip(tree.leaves(got), tree.leaves(expected), strict=True)
     for a, b in pairs:
-        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=1e-10)
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=atol)
 
 
-def steady(function: Function, x: Any) -> bool:
-    """Whether the last bits of the input matter less than what is compared: where they do not, no two orders of rounding agree."""
+def rounding(function: Function, x: Any) -> float:
+    """How far the last bits of the input move the result: no two orders of rounding agree better."""
     moved, still = (np.asarray(function(at)) for at in (x * (1 + 1e-15), x))
-    return bool(np.all(np.abs(moved - still) <= 1e-11 + 1e-9 * np.abs(still)))
+    return float(np.abs(moved - still).max())
 
 
 @given(programs, points)
@@ -97,12 +97,12 @@ def test_every_mode_gives_the_same_jacobian(steps: list[str], rows: Any) -> None
 @given(programs, points)
 def test_a_hessian_is_symmetric_and_the_same_in_all_orders_of_modes(steps: list[str], rows: Any) -> None:
     f, x, t = scalar(steps), rows[0], rows[1]
-    assume(steady(cr.hessian(f), x))
     H = np.asarray(cr.hessian(f)(x))
-    near(H, H.T)
-    near(cr.hvp(f, (x,), (t,)), H @ t)
+    atol = 1e-10 + 10 * rounding(cr.hessian(f), x)
+    near(H, H.T, atol=atol)
+    near(cr.hvp(f, (x,), (t,)), H @ t, atol=atol * max(1.0, float(np.abs(t).sum())))
     for inner, outer in product(("forward", "reverse"), repeat=2):
-        near(cr.jacobian(cr.jacobian(f, mode=inner), mode=outer)(x), H)
+        near(cr.jacobian(cr.jacobian(f, mode=inner), mode=outer)(x), H, atol=atol)
 
 
 TRANSFORMS: dict[str, Callable[[Function], Function]] = {

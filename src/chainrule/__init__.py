@@ -5,6 +5,7 @@ gradients; JAX's transforms. A gate's own file decides what is public, so adding
 the floors of networks load when they are first named.
 """
 
+from functools import partial as _partial
 from importlib import import_module as _import_module
 from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING as _TYPE_CHECKING
@@ -37,6 +38,7 @@ from chainrule.autodiff.vmap import vmap as vmap
 from chainrule.core import errors as errors
 from chainrule.core.interp import enable_grad as enable_grad
 from chainrule.core.interp import no_grad as no_grad
+from chainrule.core.primitive import functions as _functions
 from chainrule.graph.control import *
 from chainrule.graph.ir import Graph as Graph
 from chainrule.graph.loops import *
@@ -114,6 +116,12 @@ else:
         if name in _LATER:
             return _import_module(f"chainrule.{name}")
         raise AttributeError(f"module 'chainrule' has no attribute {name!r}")
+
+    def _late(name: str, /, *args: _Any, **options: _Any) -> _Any:
+        return __getattr__(name)(*args, **options)
+
+    # Lower floors name public functions without importing them; these load when they are called.
+    vars(_functions).update({name: _partial(_late, name) for name in _FOUND_LATER})
 
     def __dir__() -> list[str]:
         return __all__

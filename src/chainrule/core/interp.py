@@ -42,6 +42,9 @@ class Tracer(Protocol):
     constants: dict[Any, Any]
     """The arrays that are fixed, by their traced values."""
 
+    layer_names: dict[int, dict[int, str]]
+    """For layers that were gone through, the names of those inside them, all by identity."""
+
     def seen(self, x: Any) -> Any:
         """The traced Tensor that stands for ``x`` while the function is traced."""
         ...

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from importlib import import_module
 from operator import itemgetter
 from typing import Any, Protocol
 
@@ -382,11 +381,11 @@ class Graph:
 
     def source(self, *, target: str = "numpy", wrt: Sequence[str] | None = None) -> str:
         """The graph and its gradient as flat code; see `chainrule.source`."""
-        return import_module("chainrule").source(self, target=target, wrt=wrt)
+        return functions.source(self, target=target, wrt=wrt)
 
     def draw(self, *examples: Tree, **options: Any) -> Any:
         """A picture of the graph, with values and gradients if there are examples; see `chainrule.draw`."""
-        return import_module("chainrule").draw(self, *examples, **options)
+        return functions.draw(self, *examples, **options)
 
     def _repr_svg_(self) -> str | None:
         """What Jupyter shows; without Graphviz it shows the text."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from chainrule.core.primitive import Primitive
+import numpy as np
+
 from chainrule.core.scalar import Builder
 from chainrule.core.variable import Variable
 from chainrule.graph.inner import needed
@@ -32,21 +33,23 @@ def _is_cheap(node: Operation) -> bool:
     primitive = node.primitive
     if primitive.scalar is None:
         return primitive.transpose is not None and primitive.cost is None and node.output.size >= max((x.size for x in node.inputs), default=0)
-    return _is_arithmetic(primitive, node.params)
+    return _is_arithmetic(node)
 
 
-def _is_arithmetic(primitive: Primitive, params: Any) -> bool:
-    """Whether an elementwise gate is made of sums, products and choices alone."""
-    assert primitive.scalar is not None
-    try:
-        primitive.scalar(_Arithmetic(), *(0.5 for _ in primitive.inputs), **params)
-    except Exception:
-        return False
-    return True
+def _is_arithmetic(node: Operation) -> bool:
+    """Whether an elementwise gate is made of sums, products and choices alone, by a try on single numbers."""
+    assert node.primitive.scalar is not None
+    builder = _Arithmetic()
+    with np.errstate(all="ignore"):
+        node.primitive.scalar(builder, *(np.asarray(0.5).astype(x.dtype)[()] for x in node.inputs), **node.params)
+    return builder.alone
 
 
 class _Arithmetic(Builder):
-    """Computes with Python's numbers, as far as arithmetic goes."""
+    """Computes with numbers, and notes when that takes more than arithmetic."""
+
+    def __init__(self) -> None:
+        self.alone = True
 
     def select(self, condition: Any, a: Any, b: Any) -> Any:
         return a if condition else b
@@ -57,8 +60,9 @@ class _Arithmetic(Builder):
     def convert(self, x: Any, dtype: Any) -> Any:
         return x
 
-    def _dear(self, x: Any, y: Any = None) -> Any:
-        raise NotImplementedError
+    def _more(self, x: Any, y: Any = None) -> Any:
+        self.alone = False
+        return x
 
-    floor = sqrt = exp = expm1 = log = log1p = sin = cos = tanh = atan = _dear
-    pow = fmod = nextafter = _dear
+    floor = sqrt = exp = expm1 = log = log1p = sin = cos = tanh = atan = _more
+    pow = fmod = nextafter = _more

@@ -98,6 +98,7 @@ class GraphTracer:
         self.owner = object()
         self.nodes: list[Operation] = []
         self.constants: dict[Variable, Any] = {}
+        self.layer_names: dict[int, dict[int, str]] = {}
         self.may_build = may_build
         self.at_once = at_once
         self._within = within

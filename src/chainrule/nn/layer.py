@@ -126,7 +126,7 @@ class Layer:
             if mode.tracer is None and mode.watch is None:
                 out = self.call(*inputs, **options)
             else:
-                inside = mode.inside(self._name_in(mode.layer), self)
+                inside = mode.inside(self._name_in(mode.layer, mode.tracer.layer_names if mode.tracer else None), self)
                 if mode.tracer is not None:
                     mode.tracer.depends(self, ".".join(inside.scope) or self.label)
                 with using(inside):
@@ -166,9 +166,14 @@ class Layer:
         kind = type(self).__name__
         return kind if self.name is None else f"{kind} {self.name!r}"
 
-    def _name_in(self, outer: Layer | None) -> str:
-        """The name of this layer among another's attributes, or ''."""
-        return "" if outer is None else next((name for name, member in outer._members() if member is self), "")
+    def _name_in(self, outer: Layer | None, known: dict[int, dict[int, str]] | None = None) -> str:
+        """The name of this layer among another's attributes, or ''; ``known`` keeps those of all, where many are asked for."""
+        if outer is None:
+            return ""
+        names = {} if known is None else known.setdefault(id(outer), {})
+        if id(self) not in names:
+            names.update((id(member), name) for name, member in reversed([*outer._members()]))
+        return names.setdefault(id(self), "")
 
     # Parameters, buffers and sublayers.
 
