@@ -1,7 +1,7 @@
 """One offline HTML file in which a program can be stepped through, gate by gate: `explore`.
 
 Here the function is traced and run once, and the data are put into the page. What the data are is `data`'s business, and
-what the page does with them is `page.js`'s.
+what the page does with them is that of the files in `page/`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from chainrule.view.explorer.live import recompute
 from chainrule.view.explorer.run import output_of, run
 
 MARKS = ("TITLE", "STYLE", "DATA", "RECOMPUTE", "SCRIPT")
+SCRIPTS = ("facts", "graph", "paint", "camera", "code", "panel", "tensors", "why", "live", "steps", "tools", "tables", "keys")
+"""The page's JavaScript, in the order in which it is put together."""
 
 
 @public
@@ -116,13 +118,13 @@ def _kinds(graph: Graph, leaves: Sequence[Any], wrt: Sequence[str] | None) -> di
 
 def page(data: Data, live: str | None = None) -> str:
     """The page as text."""
-    own = files(__package__ or "chainrule.view.explorer")
+    own = files(__package__ or "chainrule.view.explorer").joinpath("page")
     parts = {
         "TITLE": html.escape(data["title"]),
         "STYLE": own.joinpath("page.css").read_text(encoding="utf-8"),
         "DATA": json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
         "RECOMPUTE": (live or "const recompute = null;").replace("</", "<\\/"),
-        "SCRIPT": own.joinpath("page.js").read_text(encoding="utf-8"),
+        "SCRIPT": "\n".join(own.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS),
     }
     text = own.joinpath("page.html").read_text(encoding="utf-8")
     # Cut at all marks first: what is put in may look like one.

@@ -1,0 +1,43 @@
+/* ---------- why is this gradient zero? ---------- */
+function whyButton(box, name, i) {
+  const label = `${name}${index(G.vars[name], i)}`;
+  const on = state.why?.label === label;
+  box.append(make("p", { class: "act" }, make("button", { "aria-pressed": on, onclick: () => { state.elem = i; state.why = on ? null : why(name, i); revealPath(); paint(); panel(); } }, on ? "Clear the path" : `Why is the gradient of ${label} zero?`)));
+  if (on) { const head = $("gate").querySelector(".head"); head.after(make("div", { class: "why", html: state.why.html })); $("gate").scrollTop = 0; }
+}
+function why(name, start) {
+  const seen = new Set(), wires = new Set(), nodes = new Set([node[`leaf:${name}`] ? `leaf:${name}` : name]), cuts = new Map(), trail = [name];
+  let cancel = 0, closed = 0;
+  const todo = [[name, start]];
+  while (todo.length) {
+    const [v, i] = todo.pop(), key = `${v} ${i}`;
+    if (seen.has(key)) continue;
+    seen.add(key);
+    if (trunk[v]) { wires.add(trunk[v]); nodes.add(wire[trunk[v]].to); }
+    for (const w of uses[v] ?? []) {
+      const g = G.gates[w.to];
+      wires.add(w.id); nodes.add(w.to);
+      if (!g.down[w.slot]) continue;                  // no gradient comes from there at all
+      if (!g.jacobian[w.slot]) { closed++; continue; }
+      const row = g.jacobian[w.slot][i] ?? [], open = row.filter(([, d]) => d !== 0);
+      if (!open.length) { (cuts.get(w.to) ?? cuts.set(w.to, { slot: w.slot, at: [] }).get(w.to)).at.push(i); continue; }
+      const output = G.vars[g.output];
+      if (open.some(([k]) => output.grad?.[k] !== 0)) cancel++;
+      else { open.forEach(([k]) => todo.push([g.output, k])); if (!trail.includes(g.output)) trail.push(g.output); }
+    }
+  }
+  const label = `${name}${index(G.vars[name], start)}`;
+  let html = `<p>${closed ? `Some gates behind <code>${label}</code> have too many local derivatives to be in this page; where it closes can be told in part only.` : !cancel ? `Every path from <code>${label}</code> to ${math(G.output)} is closed.` : cuts.size ? `Some paths from <code>${label}</code> are closed, and the terms on the others cancel.` : `The paths from <code>${label}</code> are open, but their terms add up to exactly 0.`}</p>`;
+  for (const [id, { slot, at }] of cuts) {
+    const g = G.gates[id], operand = g.inputs[slot], xs = at.map((i) => G.vars[operand].value[i]), reason = g.zero[slot] ?? "its local derivative is 0 here";
+    const route = trail.map(math).join(" → ");
+    html += `<p>${route} ↛ ${math(id)}: at the <b>${escape(g.title)}</b> gate ${formula(reason)}${G.vars[operand].shape.length ? `, in all ${at.length} elements on the way` : ""}${g.op === "relu" ? ` (from ${num(Math.min(...xs))} to ${num(Math.max(...xs))})` : ""}. The local derivative is 0, so the upstream gradient is multiplied by 0.</p>`;
+    if (g.op === "relu") html += "<p>To open it again: a larger bias, a smaller learning rate, or a rectifier with a slope below 0.</p>";
+  }
+  return { label, wires, nodes, cuts, html };
+}
+function revealPath() {
+  if (!state.why) return;
+  const hidden = [...state.why.nodes].map((n) => node[n]?.group).filter((g) => g && state.folded.has(g));
+  if (hidden.length) { hidden.forEach((g) => state.folded.delete(g)); if (!(key(state.folded) in G.layouts)) state.folded = new Set(G.groups.map((g) => g.id).filter((g) => g !== hidden[0])); draw(); foldLabel(); }
+}
