@@ -69,6 +69,8 @@ class Listing:
         What the function assigns to tensors outside (running statistics, a generator's state), by name.
     reached : Mapping of Variable to Variable
         The gradient of every value of the forward pass that the backward pass comes to.
+    steps : Mapping of Variable to Operation
+        For values of the backward pass, the forward node whose backward step computes them; what the pass starts from has none.
     """
 
     graph: Graph
@@ -78,6 +80,7 @@ class Listing:
     gradients: tuple[tuple[Variable, Variable], ...]
     updates: tuple[tuple[str, Variable], ...]
     reached: Mapping[Variable, Variable] = field(default_factory=dict[Variable, Variable])
+    steps: Mapping[Variable, Operation] = field(default_factory=dict[Variable, Operation])
 
     @property
     def forward(self) -> tuple[Operation, ...]:
@@ -165,8 +168,20 @@ def source(f: Callable[..., Any] | Graph, /, *examples: Any, target: str = "nump
 
 
 @enable_grad()
-def listed(f: Callable[..., Any] | Graph, /, *examples: Any, wrt: Sequence[str] | None = None) -> Listing:
-    """The statements of a function and its gradient; see `source`."""
+def listed(
+    f: Callable[..., Any] | Graph, /, *examples: Any, wrt: Sequence[str] | None = None, whole: bool = False, seeded: bool = False
+) -> Listing:
+    """The statements of a function and its gradient; see `source`.
+
+    Parameters
+    ----------
+    f, *examples, wrt
+        See `source`.
+    whole : bool
+        Keep forward statements on which no result depends.
+    seeded : bool
+        Take the gradient of a scalar result as an input too.
+    """
     # What is computed twice to save memory is the same thing once.
     graph = without_barriers(opened(f if isinstance(f, Graph) else trace(f, *examples)))
     required = {x for x, leaf in zip(graph.parameters, tree.leaves(examples), strict=False) if isinstance(leaf, Tensor) and leaf.requires_grad}
@@ -174,7 +189,7 @@ def listed(f: Callable[..., Any] | Graph, /, *examples: Any, wrt: Sequence[str] 
     results = [x for x in graph.returned if x.dtype.kind == "f"]
     if not results:
         raise GradientError(f"{graph.name} has no real floating-point result", mend="return what is to be differentiated")
-    scalar = len(results) == 1 and not results[0].shape
+    scalar = len(results) == 1 and not results[0].shape and not seeded
     tracer = _Follower()
     ends: dict[str, Any] = {}
 
@@ -204,7 +219,7 @@ def listed(f: Callable[..., Any] | Graph, /, *examples: Any, wrt: Sequence[str] 
     steps = _Steps(made, tracer)
     gradients = tuple((inputs[x], steps.end(inputs[x], ct)) for x, ct in zip(ends["reached"], made.outputs[assigned:], strict=True))
     updates = tuple(zip(_assigned_names(graph), made.outputs[count:assigned], strict=True))
-    return steps.listing(made.outputs[:count], gradients, updates)
+    return steps.listing(made.outputs[:count], gradients, updates, whole=whole)
 
 
 def _chosen(graph: Graph, required: set[Variable], wrt: Sequence[str] | None) -> set[Variable]:
@@ -272,13 +287,18 @@ class _Steps:
         # Cotangents of values, as they were traced, and the names under which they go on.
         self._raw = {value: ct for _, value, ct in tracer.reached if value is not None and ct is not None}
         self._gradient: dict[Variable, Variable] = {}
+        self._steps: dict[Variable, Operation] = {}
         # What the backward pass computes may take a value's name, once.
         self._free = {x for node in made.nodes[self.turn :] for x in node.outputs}
         marks = [(self.turn, None, None), *tracer.reached, (len(made.nodes), None, None)]
+        maker: Operation | None = None
         for (start, value, ct), (stop, _, _) in pairwise(marks):
             stands = self._reach(value, ct)
+            # A gate of several outputs is entered after them, and is no value itself.
+            maker = maker if value is None else self._made_by.get(value)
             for node in made.nodes[start:stop]:
                 self.nodes.append(replace(node, inputs=tuple(stands.get(x, x) for x in node.inputs)))
+                self._steps.update((x, maker) for x in node.outputs if maker is not None)
             if value is not None:
                 self._hand_on(value)
 
@@ -301,6 +321,8 @@ class _Steps:
         for x in sorted(dict.fromkeys(maker.inputs), key=lambda x: x in self._made_by) if maker is not None else ():
             if x not in self._gradient and ct is not None and self._raw.get(x) is ct:
                 self._call(x, ct, self._gradient[value])
+                if maker is not None and self._gradient[x] is not self._gradient[value]:
+                    self._steps[self._gradient[x]] = maker
 
     def _call(self, value: Variable, ct: Variable, origin: Variable) -> None:
         """Give a gradient that is another value's too a name of its own, in a statement, unless the value has none."""
@@ -310,6 +332,8 @@ class _Steps:
         own = self._gradient[value] = Variable(ct.aval)
         self._name(own, f"grad_{value.name}")
         maker = self._made_by.get(value)
+        if origin in self._steps:
+            self._steps[own] = self._steps[origin]
         made = Operation(TABLE["positive"], (origin,), {}, (own,))
         self.nodes.append(made if maker is None else replace(made, scope=maker.scope, line=maker.line))
 
@@ -325,12 +349,21 @@ class _Steps:
         self.names[x] = found
 
     def listing(
-        self, values: tuple[Variable, ...], gradients: tuple[tuple[Variable, Variable], ...], updates: tuple[tuple[str, Variable], ...]
+        self,
+        values: tuple[Variable, ...],
+        gradients: tuple[tuple[Variable, Variable], ...],
+        updates: tuple[tuple[str, Variable], ...],
+        *,
+        whole: bool,
     ) -> Listing:
         made = self.made
         outputs = (*values, *(g for _, g in gradients), *(x for _, x in updates))
-        nodes = _needed(_plain_sums(self.nodes), outputs)
-        forward = set(self.nodes[: self.turn])
+        nodes = _plain_sums(self.nodes)
+        if whole:
+            nodes[: self.turn] = self.nodes[: self.turn]
+        forward = set(nodes[: self.turn])
+        wanted = set(_needed(nodes, outputs))
+        nodes = [node for node in nodes if node in wanted or (whole and node in forward)]
         turn = sum(node in forward for node in nodes)
         used = {x for node in nodes for x in node.inputs} | set(outputs)
         constants = {x: value for x, value in made.constants.items() if x in used}
@@ -348,7 +381,7 @@ class _Steps:
         graph = Graph(made.name, made.inputs, tuple(nodes), outputs, constants, arguments, results, {})
         there = {*made.inputs, *constants, *(x for node in nodes for x in node.outputs)}
         reached = {x: ct for x, ct in self._gradient.items() if x in there and ct in there}
-        return Listing(graph, turn, self.names, values, gradients, updates, reached)
+        return Listing(graph, turn, self.names, values, gradients, updates, reached, self._steps)
 
 
 def _plain_sums(nodes: Sequence[Operation]) -> list[Operation]:

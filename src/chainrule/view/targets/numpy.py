@@ -8,12 +8,13 @@ belongs to no variable stands inside the expression that uses it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from keyword import iskeyword
 from typing import Any
 
 import numpy as np
 
+from chainrule.core.errors import ArgumentError
 from chainrule.core.primitive import reads_of
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
@@ -33,12 +34,8 @@ _FEW = 4
 
 def write(listing: Listing) -> str:
     """The module; its function returns the results, a dict of the gradients by name, and a dict of assignments if there are any."""
-    names = {x: _own(name) for x, name in listing.names.items()}
-    module = _Module(names.values())
-    own = [x for x, _ in listing.gradients]
-    shown = {*own, *(x for node in listing.forward for x in node.outputs), *listing.graph.outputs}
-    shown |= {x for x, name in names.items() if name.startswith("grad_")}
-    body = _Body(module, listing.graph, names, shown)
+    module, body = _opened(listing)
+    names = body.names
     lines = list(body.constants())
     lines += body.statements(listing.forward)
     lines += ["", "# The backward pass is the forward pass reversed."] if listing.backward else []
@@ -58,6 +55,50 @@ def write(listing: Listing) -> str:
     parts = ", ".join(["value", "gradients", "assigned"][: len(result)])
     call_of = f"{parts} = {name}({given if len(given) <= _WIDE else '...'})"
     return module.text(f'"""{listing.graph.name} and its gradient, gate by gate: {call_of}"""', "\n".join(text))
+
+
+def _opened(listing: Listing) -> tuple[_Module, _Body]:
+    names = {x: _own(name) for x, name in listing.names.items()}
+    module = _Module(names.values())
+    own = [x for x, _ in listing.gradients]
+    shown = {*own, *(x for node in listing.forward for x in node.outputs), *listing.graph.outputs}
+    shown |= {x for x, name in names.items() if name.startswith("grad_")}
+    return module, _Body(module, listing.graph, names, shown)
+
+
+class Flat:
+    """The statements of a listing one by one, without what stands around them: for views that tell something of each.
+
+    Attributes
+    ----------
+    names : Mapping of Variable to str
+    lines : list of (Operation, str, str)
+        What is computed, left and right of the sign. A node that stands inside of another's line has none of its own.
+    functions : list of str
+        The functions that the lines call, as they are defined.
+    """
+
+    def __init__(self, listing: Listing, otherwise: Callable[[Operation, Mapping[Variable, str]], str]) -> None:
+        module, self._body = _opened(listing)
+        self.names: Mapping[Variable, str] = self._body.names
+        self.lines: list[tuple[Operation, str, str]] = []
+        for node in listing.graph.nodes:
+            try:
+                found = self._body.written(node)
+            except ArgumentError:
+                # What NumPy alone has no words for is told as what it is: a gate.
+                found = (", ".join(self.names[x] for x in node.outputs), otherwise(node, {x: self.text(x) for x in node.inputs}))
+            if found is not None:
+                self.lines.append((node, *found))
+        self.functions = module.definitions.texts
+
+    def text(self, x: Variable) -> str:
+        """A value where it is used."""
+        return self._body.name(x)
+
+    def inside(self, x: Variable) -> bool:
+        """Whether a value stands inside of the line that uses it."""
+        return x in self._body.inside
 
 
 def _dict(parts: Mapping[str, str]) -> str:
@@ -138,19 +179,26 @@ class _Body:
 
     def statement(self, node: Operation) -> list[str]:
         """The line of a gate; none if it stands inside another one's."""
+        found = self.written(node)
+        if found is None:
+            return []
+        note = f"  # {', '.join(str(x.aval) for x in node.outputs)}" * (len(node.outputs) <= _FEW)
+        return [f"{found[0]} = {found[1]}{note}"]
+
+    def written(self, node: Operation) -> tuple[str, str] | None:
+        """Both sides of a gate's line; None if it stands inside another one's."""
         try:
             found = self._expression(node)
         except NotAlone as error:
             raise refused("numpy", node, f"it needs {error}") from None
-        note = ", ".join(str(x.aval) for x in node.outputs)
         if node.primitive.outputs:
             targets = ", ".join(self.names[x] if self.uses[x] else "_" for x in node.outputs) + "," * (len(node.outputs) == 1)
-            return [f"{targets} = {found}" + f"  # {note}" * (len(node.outputs) <= _FEW)]
+            return targets, str(found)
         out = node.output
         if out not in self.shown and self.uses[out] == 1 and len(found.text) <= _WIDE // 2:
             self.inside[out] = found
-            return []
-        return [f"{self.names[out]} = {found}  # {note}"]
+            return None
+        return self.names[out], str(found)
 
     def _expression(self, node: Operation) -> Written:
         gate, params = node.primitive, dict(node.params)
