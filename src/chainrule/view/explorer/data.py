@@ -20,8 +20,11 @@ from chainrule.core.variable import Variable
 from chainrule.graph.ir import Operation
 from chainrule.graph.naming import unnamed
 from chainrule.view.explorer import formulas
+from chainrule.view.explorer.derivatives import structure, units
 from chainrule.view.explorer.layouts import UNFOLDED, layouts
 from chainrule.view.explorer.run import Run, jacobians, microseconds, numeric
+from chainrule.view.explorer.saved import saved
+from chainrule.view.explorer.why import why
 from chainrule.view.patterns import pattern, sign
 from chainrule.view.picture_values import Step, Value
 
@@ -130,6 +133,7 @@ def page_data(facts: Facts, function: Callable[..., Any], title: str | None = No
         "note": "Change any input: everything is computed again, here in the page." if live else "",
         "output": facts.names[done.output], "vars": _variables(facts), "gates": gates, "nodes": picture.nodes, "wires": picture.wires,
         "groups": groups, "code": code, "steps": steps, "source": _source(facts, function), "layouts": {}, "live": live,
+        "saved": saved(facts, function), "why": why(facts),
     }  # fmt: skip
     data["layouts"] = layouts(data)
     return plain(data)
@@ -253,7 +257,7 @@ def _gates(facts: Facts, picture: Picture) -> tuple[Data, dict[int, formulas.Bac
         gates[copy] = {
             "op": "copy", "title": "branch", "glyph": "", "pattern": "copy adds", "inputs": [facts.names[x]], "output": facts.names[x],
             "outputs": [facts.names[x]], "forward": facts.names[x], "local": ["1"], "back": [], "zero": [], "jacobian": [None],
-            "down": [_flat(facts.done.grad.get(x))], "time": [0, 0], "line": "", "branches": feeds,
+            "down": [_flat(facts.done.grad.get(x))], "time": [0, 0], "line": "", "branches": feeds, "structure": [None], "units": None,
         }  # fmt: skip
     return gates, backs
 
@@ -285,7 +289,8 @@ def _gate(facts: Facts, place: int, node: Operation) -> tuple[Data, formulas.Bac
         "forward": formulas.forward(node, names), "local": [factors.get(i) for i in shown], "back": [backs.get(i) for i in shown],
         "zero": [formulas.reason(factors.get(i), operands) for i in shown], "jacobian": [tables.get(i) for i in shown],
         "down": [_flat(facts.down(place, slot)) for slot in range(len(shown))], "time": microseconds(done, place, open_slots, repeat),
-        "line": _line(node),
+        "line": _line(node), "units": units(done, node),
+        "structure": [structure(done, node, i, tables.get(i)) if i in factors and not node.primitive.outputs else None for i in shown],
     }, told  # fmt: skip
 
 

@@ -184,7 +184,7 @@ def pull(node: Operation, value: Mapping[Variable, Array], slots: Sequence[int])
     return back
 
 
-class _Values:
+class Values:
     """Values that are no part of what is differentiated, for the structure of a local derivative."""
 
     def __init__(self, done: Run) -> None:
@@ -204,7 +204,7 @@ def jacobians(done: Run, place: int, slots: Sequence[int]) -> dict[int, list[lis
         if node.inputs[slot].size > ENTRIES:
             continue
         try:
-            pattern = local_pattern(node, slot, _Values(done))
+            pattern = local_pattern(node, slot, Values(done))
         except ChainruleError:
             continue
         if pattern is None:
