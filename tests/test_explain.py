@@ -13,6 +13,7 @@ import pytest
 import chainrule as cr
 from chainrule import nn
 from chainrule.core.errors import ArgumentError
+from chainrule.view.paths import Sweep
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -208,6 +209,12 @@ def test_of_gates_side_by_side_each_that_would_open_an_element_is_told() -> None
     assert [(cause.gate, cause.kind) for cause in found.causes] == [("multiply", "times zero")]
 
 
+def test_a_gate_that_moves_in_steps_is_told_from_a_saturated_one() -> None:
+    found = cr.explain(lambda x: cr.round(x).sum(), cr.ones(3))
+    assert (found.kind, found.causes[0].kind, found.causes[0].elements) == ("zero", "in steps", 3)
+    says(found, "x + (f(x) - x).detach()")
+
+
 def test_a_custom_gate_whose_rule_gives_zeros_is_named() -> None:
     class Stuck(cr.Function):
         @staticmethod
@@ -227,6 +234,24 @@ def test_a_gate_that_holds_a_whole_function_says_how_to_look_inside() -> None:
     step = cr.compile(lambda x: cr.relu(x).sum())
     says(cr.explain(step(x), x), "1 of 2 elements", "give explain the function")
     says(cr.explain(step, x), "relu(...) passes nothing on")
+
+
+def test_inside_of_loops_and_checkpoints_the_functions_own_lines_are_told() -> None:
+    def f(x: Any) -> Any:
+        def step(carry: Any, a: Any) -> Any:
+            depth = cr.sqrt(carry * a)
+            return depth, depth
+
+        return cr.scan(step, cr.tensor(1.0), x)[0]
+
+    says(cr.explain(f, cr.tensor([2.0, -1.0])), "depth = sqrt", "depth = cr.sqrt(carry * a)")
+
+    @cr.checkpoint
+    def block(x: Any) -> Any:
+        passed = cr.relu(x - 3.0)
+        return 2.0 * passed
+
+    says(cr.explain(lambda x: block(x).sum(), cr.tensor([1.0, 5.0])), "passed = relu", "1 of 2 elements", "passed = cr.relu(x - 3.0)")
 
 
 def test_sums_behind_a_normalisation_cancel_and_a_norm_is_flat_at_zero() -> None:
@@ -259,6 +284,7 @@ def test_an_infinite_derivative_is_told_with_its_gate_and_element() -> None:
     found = cr.explain(f, cr.tensor([4.0, 0.0]))
     assert found.kind == "NaN"
     says(found, "distance = sqrt", "infinite at [1]", "distance = cr.sqrt(x * x)")
+    says(cr.explain(lambda x: (cr.sqrt(x) * 0.0).sum(), cr.tensor([4.0, 0.0])), "infinite at [1], and times the gradient 0 that is NaN")
     x = cr.tensor([4.0, 0.0], requires_grad=True)
     says(cr.explain(cr.sqrt(x).sum(), x), "infinite: ", "1 of 2 elements")
 
@@ -272,6 +298,38 @@ def test_a_tape_made_under_detect_anomaly_knows_lines_and_names() -> None:
     says(found, "gate = relu", "gate = cr.relu(x)", "x is -1")
     assert x.grad is None
     loss.backward()
+
+
+def test_a_tape_knows_what_the_callers_variables_call_its_values() -> None:
+    depth, scale = cr.tensor([4.0, 0.0], requires_grad=True), cr.tensor([1.0, 0.0], requires_grad=True)
+    with np.errstate(all="ignore"):
+        quotient = depth / scale
+    found = cr.explain(quotient.sum(), depth)
+    says(found, "gradient of depth,", "quotient = divide(...): divide(0, 0) is NaN at [1]", "keep scale away from 0")
+    assert [step.name for step in found.path] == ["", "quotient", "depth"]
+
+
+def test_data_that_are_not_finite_are_blamed_themselves() -> None:
+    data = cr.tensor([1.0, float("nan")])
+    w = cr.tensor([1.0, 1.0], requires_grad=True)
+    says(cr.explain((data * w).sum(), w), "an input of multiply(...) that was given", "not finite itself at [1]")
+    says(cr.explain(lambda data, w: (data * w).sum(), data, w, of="w"), "data, float32(2), is not finite itself at [1]")
+
+
+def test_a_network_is_explained_parameter_by_parameter_in_one_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[None] = []
+    monkeypatch.setattr("chainrule.view.explain.Sweep", lambda *args: (begun.append(None), Sweep(*args))[1])
+    model = nn.Sequential(
+        [nn.Dense(4), nn.ReLU(), nn.Dense(4, bias_initializer=nn.initializers.Constant(-100.0)), nn.ReLU(), nn.Dense(2), nn.Dense(1)]
+    )
+    found = cr.explain((model(cr.ones((3, 2))) ** 2).mean(), model)
+    assert [one.name for one in found] == [name for name, _ in model.named_parameters()]
+    assert [one.kind for one in found][:4] == ["zero"] * 4
+    assert len(begun) == 1
+    # Of many a line each.
+    assert len(str(found).splitlines()) == 1 + len(found)
+    says(found, "layers.2.kernel", "relu(...) passes nothing on at all 12 elements")
+    assert found._repr_html_().count("<tr>") == 1 + len(found)
 
 
 def test_a_vanishing_gradient_shows_its_norms_along_the_path() -> None:

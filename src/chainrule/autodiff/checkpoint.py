@@ -178,7 +178,8 @@ def checkpoint(f: Callable[..., Tree], /) -> Callable[..., Tree]:
     @wraps(f, updated=())
     def checkpointed(*args: Any, **kwargs: Any) -> Tree:
         mode = current()
-        if mode.interpret is evaluate or (mode.tracer is None and not mode.tracking):
+        if mode.interpret is evaluate or mode.watch is not None or (mode.tracer is None and not mode.tracking):
+            # Who watches gates sees the caller's own.
             return f(*args, **kwargs)
         leaves, structure = tree.flatten((args, kwargs))
         places = [i for i, x in enumerate(leaves) if isinstance(x, (Tensor, np.ndarray, np.generic))]

@@ -16,6 +16,7 @@ from chainrule.core.chain import Parts
 from chainrule.core.errors import AnomalyError, ArgumentError
 from chainrule.core.node import Node
 from chainrule.core.primitive import Primitive
+from chainrule.graph.naming import name_in_caller
 from chainrule.view.faults import Fault, backward_fault, forward_fault
 from chainrule.view.paths import known_inputs, shares_of
 from chainrule.view.watching import Place, Watch, place_of, record_of, watching
@@ -23,6 +24,7 @@ from chainrule.view.watching import Place, Watch, place_of, record_of, watching
 __all__ = ["detect_anomaly"]
 
 _CHOICES = ("raise", "ignore")
+_DEPTH = 2
 
 
 class _Detector(Watch):
@@ -39,7 +41,9 @@ class _Detector(Watch):
     def computed(self, primitive: Primitive, inputs: Sequence[Any], params: Mapping[str, Any], outputs: Sequence[Any], place: Place) -> None:
         values = [x._value for x in inputs]
         for out in outputs:
-            labels = [place_of(x._node).name for x in inputs]
+            if not self._wrong(out._value):
+                continue
+            labels = [place_of(x._node).name or name_in_caller(_DEPTH, x) for x in inputs]
             fault = forward_fault(primitive, values, params, out._value, labels, nan=self._nan, inf=self._inf)
             if fault is not None:
                 raise _error("forward", primitive, fault, [Aval(v.shape, v.dtype) for v in values], place)

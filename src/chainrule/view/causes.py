@@ -32,6 +32,7 @@ _TRIED = 12
 _OPEN = "keep its inputs where it has a slope (normalise them, smaller weights or learning rate, another bias), or use a gate that has one everywhere"
 _MENDS = {
     "flat": f"{_OPEN}: cr.leaky_relu, cr.gelu",
+    "in steps": "use something smooth, or let the gradient go past it: x + (f(x) - x).detach()",
     "saturated": f"{_OPEN}; for probabilities let the loss take the values before the gate (cr.sigmoid_cross_entropy, cr.softmax_cross_entropy)",
     "stationary": "a step away from there it has a slope: begin at other values, or add a little noise",
     "not taken": "it is right if that input should not count there; if it should, look at what chooses",
@@ -52,7 +53,8 @@ class Cause:
     says : str
         What it did, with its numbers.
     kind : str
-        In a word or two: "flat", "saturated", "not taken", "times zero", "not read", "not chosen", "cancelled", "NaN", "infinite", "cut" or another.
+        In a word or two: "flat", "in steps", "saturated",
+        "not taken", "times zero", "not read", "not chosen", "cancelled", "NaN", "infinite", "cut" or another.
     gate, name, layer, line : str
         The gate, the name of its value, the layer's path and the caller's line; '' where unknown.
     elements : int
@@ -155,7 +157,7 @@ def _unused(sweep: Sweep, on_path: set[Node]) -> list[Cause]:
 
 def _arriving(sweep: Sweep, target: Node, opened: Mapping[tuple[Node, int], Any]) -> Any:
     """The absolute gradient that arrives at the target if some gates are opened."""
-    cts, _ = sweep.carry({sweep.root: sweep.cts[sweep.root]}, opened=opened)
+    cts, _ = sweep.carry({sweep.root: sweep.cts[sweep.root]}, opened=opened, within=sweep.leading_to(target))
     return np.abs(np.asarray(cts.get(target, 0.0)))
 
 
@@ -173,7 +175,14 @@ class _Closed(NamedTuple):
 
 
 def _closed(sweep: Sweep, edge: Edge) -> _Closed | None:
-    """None if a gate closes nothing by itself."""
+    """None if a gate closes nothing by itself; found out once for all tensors."""
+    key = edge.user, edge.position
+    if key not in sweep.memory:
+        sweep.memory[key] = _found_closed(sweep, edge)
+    return sweep.memory[key]
+
+
+def _found_closed(sweep: Sweep, edge: Edge) -> _Closed | None:
     gate, ct = edge.user.primitive, edge.ct
     assert gate is not None
     if gate is chain.ITEM:
@@ -198,6 +207,7 @@ def _closed(sweep: Sweep, edge: Edge) -> _Closed | None:
 
 _PHRASES = {
     "flat": "passes nothing on",
+    "in steps": "moves in steps, which have no slope,",
     "saturated": "is saturated",
     "not taken": "does not take this input",
     "stationary": "stands still",
@@ -219,6 +229,8 @@ def _kind(sweep: Sweep, edge: Edge, small: Any, largest: float, *, by_element: b
             return "times zero"
         if rule is None and not largest:
             return "flat"
+        if isinstance(rule, (int, float)) and not rule:
+            return "in steps"
         return "stationary" if _sloped_nearby(sweep, edge, small) else "saturated"
     if gate.multilinear or gate.transpose is not None:
         return "times zero" if gate.multilinear else "not read"
@@ -248,10 +260,14 @@ def _numbers(sweep: Sweep, edge: Edge, small: Any, kind: str, largest: float, *,
     gate = edge.user.primitive
     assert gate is not None
     told: list[str] = []
-    if kind in ("flat", "saturated", "stationary"):
+    if kind in ("flat", "in steps", "saturated", "stationary"):
         told.append(f"its local derivative there is {'0' if not largest else f'at most {largest:.2g}'}")
     known = sweep.inputs_of(edge.user)
     names = [*input_names(gate, len(edge.user.inputs), labels(edge.user.inputs)), "its result"]
+    if len(names) == 2 and not labels(edge.user.inputs)[0]:
+        # The record's own name for it may be that of another value in the caller's code.
+        names[0] = "its input"
+    chosen = any(v is not None and np.asarray(v).dtype.kind == "b" for v in known)
     given = known[:-1] if any(v is not None for v in known[:-1]) else known
     for position, (name, value) in enumerate(zip(names, given, strict=False)):
         if value is None or (kind == "times zero" and position == edge.position):
@@ -261,7 +277,7 @@ def _numbers(sweep: Sweep, edge: Edge, small: Any, kind: str, largest: float, *,
             told.append(f"{name} is {bool(there[0])}")
         elif there.dtype.kind in "fiu" and not np.isfinite(there).all():
             told.append(f"{name} is not finite there" + (", and its gradient carried on as 0" if position == edge.position else ""))
-        elif there.dtype.kind in "fiu" and kind != "not taken":
+        elif there.dtype.kind in "fiu" and not (kind == "not taken" and chosen):
             told.append(f"{name} is {range_of(there)}")
     return f": {', '.join(told)}" if told else ""
 
@@ -376,20 +392,47 @@ def first_forward(sweep: Sweep) -> Cause | None:
             continue
         if gate is None:
             if not _finite(value):
-                return Cause(f"a tensor that was given, {Aval(node.shape, node.dtype)}, is not finite itself", "NaN", mend="look at the data")
+                return _given(place_of(node).name or "a tensor that was given", value)
             continue
+        known = [] if gate is chain.ITEM or gate.outputs else sweep.inputs_of(node)[:-1]
+        # What has no node was given; an infinity among that, such as a mask's, may be meant.
+        for v in (v for v, source in zip(known, node.inputs, strict=False) if v is not None and source is None):
+            if any(np.isnan(x).any() for x in floats([v])):
+                return _given(f"an input of {called(node)} that was given", v, node)
         if _finite(value) or gate is chain.ITEM or gate.outputs:
             continue
-        known = sweep.inputs_of(node)[:-1]
         if all(v is not None for v in known):
             fault = forward_fault(gate, known, node.params, value, labels(node.inputs))
             if fault is not None:
                 return _of_fault(node, f"forward, at {called(node)}: ", fault)
         elif all(_finite(v) for v in known if v is not None) and all(_finite(sweep.values.get(s, 0.0)) for s in node.inputs if s is not None):
-            kind = "NaN" if np.isnan(value).any() else "infinite"
-            says = f"forward, at {called(node)}: its value is {kind}, and what is known of its inputs is finite"
-            return made(node, says, kind, "look at its inputs")
+            return _partly_known(node, known, value)
     return None
+
+
+def _given(what: str, value: Any, node: Node | None = None) -> Cause:
+    array = np.asarray(value)
+    spoilt = ~np.isfinite(array)
+    place = f" at [{', '.join(map(str, np.argwhere(spoilt)[0]))}]" if array.ndim else ""
+    says = f"{what}, {Aval(array.shape, array.dtype)}, is not finite itself{place}"
+    return made(node, says, "NaN" if np.isnan(array).any() else "infinite", "look at the data, and at what made it")
+
+
+def _partly_known(node: Node, known: Sequence[Any], value: Any) -> Cause:
+    """A gate that made NaN or infinity of inputs of which the tape kept some."""
+    assert node.primitive is not None
+    array = np.asarray(value)
+    kind = "NaN" if np.isnan(array).any() else "infinite"
+    first = np.unravel_index(int(np.argmax(~np.isfinite(array))), array.shape) if array.ndim else ()
+    at = f" at [{', '.join(map(str, first))}]" if first else ""
+    told: list[str] = []
+    if elementwise(node.primitive):
+        names = input_names(node.primitive, len(node.inputs), labels(node.inputs))
+        told = [f"{name} is {show(float(np.broadcast_to(v, array.shape)[first]))}" for name, v in zip(names, known, strict=False) if v is not None]
+    says = f"forward, at {called(node)}: its value is {kind}{at}, " + (
+        f"where {', '.join(told)}" if told else "and what is known of its inputs is finite"
+    )
+    return made(node, says, kind, "look at its inputs")
 
 
 def _of_fault(node: Node, before: str, fault: Fault) -> Cause:

@@ -92,7 +92,12 @@ def _cut(node: Operation) -> Cause:
     (out, *_) = node.outputs
     if out.dtype.kind != "f":
         says = f"{_call(node)} makes {out.aval}: what is of dtype {out.dtype} carries no gradient"
-        return _at(node, says, "dtype", "choose smoothly (cr.softmax for argmax, cr.sigmoid for a comparison), or use the value itself in the loss")
+        return _at(
+            node,
+            says,
+            "dtype",
+            "stay in floating-point numbers; where it chooses, choose smoothly (cr.softmax for argmax, cr.sigmoid for a comparison)",
+        )
     if node.primitive.pulls == () and len(node.inputs) == 1 and _passes(node):
         spelt = next((word for word in ("detach", "stop_gradient") if word in code), "")
         if spelt:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from traceback import walk_stack
 from typing import Any
 
-from chainrule.core.errors import ArgumentError, is_users, look_up
+from chainrule.core.errors import ArgumentError, look_up
 from chainrule.core.primitive import public
 from chainrule.graph.ir import Graph
 from chainrule.graph.trace import trace
@@ -17,9 +15,10 @@ from chainrule.tensor import Tensor
 from chainrule.view import dot, paint
 from chainrule.view.diagram import Diagram, diagram
 from chainrule.view.folding import Fold
+from chainrule.view.holding import callers_variables
 from chainrule.view.layout import pixels, place
 from chainrule.view.palettes import PALETTES, Palette
-from chainrule.view.picture_values import Program, held_by, of_graph, of_tape
+from chainrule.view.picture_values import Program, of_graph, of_tape
 
 __all__ = ["Picture", "draw"]
 
@@ -172,7 +171,7 @@ def _program(target: Any, examples: tuple[Any, ...]) -> Program:
     if isinstance(target, Tensor):
         if examples:
             raise ArgumentError("a tensor is drawn from its history, which takes no examples", mend="draw the function instead: draw(f, *examples)")
-        return of_tape(target, _callers_variables())
+        return of_tape(target, callers_variables())
     if isinstance(target, Graph):
         return of_graph(target, examples)
     if callable(target):
@@ -180,14 +179,3 @@ def _program(target: Any, examples: tuple[Any, ...]) -> Program:
     raise ArgumentError(
         f"a {type(target).__name__} cannot be drawn", mend="give draw a Tensor with history, a Graph, or a function and its arguments"
     )
-
-
-def _callers_variables() -> Iterator[tuple[str, Tensor]]:
-    """Tensors that the user's own functions hold, the innermost last; nodes know neither names nor the values of leaves."""
-    frames = [frame for frame, _ in walk_stack(sys._getframe(1)) if is_users(frame.f_code.co_filename)]
-    for frame in reversed(frames[:_FRAMES]):
-        read = frame.f_code.co_names
-        yield from held_by({**{name: frame.f_globals[name] for name in read if name in frame.f_globals}, **frame.f_locals})
-
-
-_FRAMES = 8

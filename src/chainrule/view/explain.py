@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from html import escape
 from typing import Any
 
@@ -26,8 +27,9 @@ from chainrule.tensor import Tensor
 from chainrule.view import causes, cuts
 from chainrule.view.causes import Cause
 from chainrule.view.faults import show
+from chainrule.view.holding import callers_variables, functions_variables, parameters
 from chainrule.view.paths import Sweep, norm
-from chainrule.view.watching import Namer, place_of, watching
+from chainrule.view.watching import Namer, name_nodes, place_of, watching
 
 __all__ = ["Explanation", "explain"]
 
@@ -35,6 +37,7 @@ VANISHING = 1e-6
 EXPLODING = 1e6
 """Norm of the tensor's gradient over that of the loss's own: outside of these it vanishes or explodes."""
 _ROWS = 24
+_FEW = 6
 _COLUMNS = ("gate", "makes", "layer", "shape", "|value|", "|gradient|", "ratio")
 
 
@@ -45,7 +48,7 @@ class Step:
     gate: str
     name: str
     layer: str
-    shape: tuple[int, ...] | None
+    shape: tuple[int, ...]
     value: float | None
     gradient: float
     ratio: float
@@ -69,6 +72,8 @@ class Explanation:
         What to do about the first cause.
     gradient : ndarray or None
         The gradient itself.
+    name : str
+        What the tensor is called, '' where that is not known.
     """
 
     kind: str
@@ -77,6 +82,7 @@ class Explanation:
     path: tuple[Step, ...] = ()
     mend: str = ""
     gradient: Any = None
+    name: str = ""
 
     def __str__(self) -> str:
         lines = [f"{self.kind}: {self.says}"]
@@ -110,24 +116,36 @@ class Explanation:
             + (f"<br>mend: {escape(cause.mend)}</li>" if cause.mend else "</li>")
             for cause in self.causes
         )
-        head, *rows = self._table() if self.path else [()]
-        cells = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        table = f"<table><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in head)}</tr>{cells}</table>" if rows else ""
+        table = _html_table(self._table()) if self.path else ""
         return f"<p><b>{escape(self.kind)}</b>: {escape(self.says)}</p><ol>{found}</ol>{table}"
 
 
 class Explanations(tuple[Explanation, ...]):
-    """One explanation per tensor."""
+    """One explanation per tensor; of many together a line each is printed, and each for itself in full."""
 
     __slots__ = ()
 
     def __str__(self) -> str:
-        return "\n\n".join(map(str, self))
+        return "\n\n".join(map(str, self)) if len(self) <= _FEW else "\n".join(_aligned(self._table(), words=(0, 1, 3)))
 
     __repr__ = __str__
 
+    def _table(self) -> list[tuple[str, ...]]:
+        rows = [(one.name or f"[{i}]", one.kind, _size_of(one), one.causes[0].says if one.causes else "") for i, one in enumerate(self)]
+        return [("gradient of", "is", "|gradient|", "because"), *rows]
+
     def _repr_html_(self) -> str:
-        return "<hr>".join(one._repr_html_() for one in self)
+        return "<hr>".join(one._repr_html_() for one in self) if len(self) <= _FEW else _html_table(self._table())
+
+
+def _size_of(one: Explanation) -> str:
+    return "" if one.gradient is None else f"{norm(one.gradient):.3g}"
+
+
+def _html_table(table: Sequence[Sequence[str]]) -> str:
+    head, *rows = table
+    cells = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in head)}</tr>{cells}</table>"
 
 
 def explain(loss: Tensor | Graph | Callable[..., Any], /, *args: Any, of: Any = None) -> Any:
@@ -138,15 +156,17 @@ def explain(loss: Tensor | Graph | Callable[..., Any], /, *args: Any, of: Any = 
     loss : Tensor, Graph or callable
         A loss whose tape still stands; or a graph or function of Tensors that returns the loss, which is then run here.
     *args
-        With a Tensor: the tensors, leaves or results of gates, whose gradients are asked for. Else: examples of the arguments.
-    of : Tensor, str or sequence of them, optional
+        With a Tensor: the tensors, leaves or results of gates, whose gradients are asked for, or containers of them, or networks,
+        for their parameters. Else: examples of the arguments.
+    of : Tensor, str, network or sequence of them, optional
         With a function: whose gradients, by the name of an argument or of a variable in the function, or as a tensor from
         outside; all floating-point arguments if not given.
 
     Returns
     -------
     Explanation
-        With ``kind``, ``causes``, ``path`` and ``mend``; one per tensor if there are several.
+        With ``kind``, ``causes``, ``path`` and ``mend``; a tuple of one per tensor if there are several. All that one call explains
+        shares one backward pass.
 
     Raises
     ------
@@ -155,9 +175,10 @@ def explain(loss: Tensor | Graph | Callable[..., Any], /, *args: Any, of: Any = 
 
     Notes
     -----
-    A tape knows gates, shapes and what gates saved. Lines, names, layers and all values are known too if the loss is computed
-    inside `detect_anomaly`, or if the function is given, which is run for it, with all that it changes. Only then a cut (detach,
-    `no_grad`, NumPy) can be told from others, since it leaves nothing on the tape. Tapes stay, and no ``.grad`` is filled.
+    A tape knows gates, shapes and what gates saved; names and leaves' values are read off the caller's variables. Lines, layers and
+    all values are known too if the loss is computed inside `detect_anomaly`, or if the function is given, which is run for it, with
+    all that it changes. Only then a cut (detach, `no_grad`, NumPy) can be told from others, since it leaves nothing on the tape.
+    Tapes stay, and no ``.grad`` is filled.
 
     Examples
     --------
@@ -169,19 +190,25 @@ def explain(loss: Tensor | Graph | Callable[..., Any], /, *args: Any, of: Any = 
     >>> found.kind, found.causes[0].kind, found.causes[0].elements
     ('zero', 'flat', 2)
     >>> found.causes[0].says
-    'h = relu(...) passes nothing on at 2 of 3 elements: its local derivative there is 0, x is from -1 to -0.5'
+    'h = relu(...) passes nothing on at 2 of 3 elements: its local derivative there is 0, its input is from -1 to -0.5'
     """
     if isinstance(loss, Tensor):
         if of is not None:
             raise ArgumentError("explain: of= is for functions", mend="with a loss that is computed already pass the tensors: cr.explain(loss, x)")
-        wanted = [x for x in tree.flatten(args)[0] if isinstance(x, Tensor)]
+        wanted = _tensors(tree.flatten(args)[0])
         if not wanted:
             raise ArgumentError("explain: no tensor is given", mend="pass the tensors whose gradients are asked for: cr.explain(loss, x)")
-        return _several([_explained(loss, x, "") for x in wanted])
+        view = _View(loss, [*callers_variables(), *(named for one in args for named in parameters(one))])
+        return _several([view.of(x) for x in wanted])
     if not callable(loss) and not isinstance(loss, Graph):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may pass anything
         says = f"explain takes a loss or a function, not a {type(loss).__name__}"
         raise ArgumentError(says, mend="cr.explain(loss, x), or cr.explain(f, *examples)")
     return _several(_of_function(loss, args, of))
+
+
+def _tensors(given: Iterable[Any]) -> list[Tensor]:
+    """Tensors, and the parameters of networks."""
+    return [x for one in given for x in ([one] if isinstance(one, Tensor) else [x for _, x in parameters(one)])]
 
 
 def _several(found: Sequence[Explanation]) -> Any:
@@ -196,20 +223,23 @@ def _of_function(f: Graph | Callable[..., Any], examples: tuple[Any, ...], of: A
     leaves, structure = tree.flatten(examples)
     names = [x.name for x in f.parameters] if isinstance(f, Graph) else list(leaf_names(f, examples))
     arguments = [_leaf(x) for x in leaves]
+    given = {name: x for name, x in zip(names, arguments, strict=True) if isinstance(x, Tensor)}
+    outside = [*callers_variables(), *(() if isinstance(f, Graph) else functions_variables(f))]
+    name_nodes([*outside, *given.items()])
     namer = Namer()
     call = f.run if isinstance(f, Graph) else f
     with enable_grad(), watching(namer):
         loss = call(*structure.rebuild(arguments))
     if not isinstance(loss, Tensor):
         raise ArgumentError(f"explain: the function returns a {type(loss).__name__}", mend="return the loss, one tensor")
-    known = {**namer.named, **{name: x for name, x in zip(names, arguments, strict=True) if isinstance(x, Tensor)}}
     if of is None:
-        wanted: list[Any] = [name for name, x in zip(names, arguments, strict=True) if isinstance(x, Tensor) and x.dtype.kind == "f"]
+        wanted: list[Any] = [name for name, x in given.items() if x.dtype.kind == "f"]
     else:
-        wanted = list(of) if isinstance(of, (list, tuple)) else [of]
+        wanted = [x for one in (of if isinstance(of, (list, tuple)) else [of]) for x in ([one] if isinstance(one, str) else _tensors([one]))]
     if not wanted:
         raise ArgumentError("explain: the function has no floating-point argument", mend="say whose gradient: of=tensor, or of='name'")
-    return [_explained_of(f, examples, loss, x, known) for x in wanted]
+    function = _Function(f, examples, _View(loss, [*outside, *given.items()]), {**namer.named, **given})
+    return [function.of(x) for x in wanted]
 
 
 def _leaf(x: Any) -> Any:
@@ -220,59 +250,84 @@ def _leaf(x: Any) -> Any:
     return given if given.dtype.kind != "f" or given.requires_grad else given.detach().requires_grad_()
 
 
-def _explained_of(f: Graph | Callable[..., Any], examples: tuple[Any, ...], loss: Tensor, x: Any, known: dict[str, Tensor]) -> Explanation:
-    graph = None
-    if isinstance(x, str) and x not in known:
-        graph = f if isinstance(f, Graph) else trace(f, *examples)
-        outside = {v.name: s.tensor for s, v in zip(graph.captured, graph.inputs[len(graph.parameters) :], strict=True) if isinstance(s, State)}
-        if x not in outside:
-            mend = f"choose one of {', '.join([*known, *outside])}, or pass the tensor itself"
-            raise ArgumentError(f"explain: no tensor {x!r} in the function", mend=mend)
-        known = {**known, x: outside[x]}
-    name = x if isinstance(x, str) else next((name for name, one in known.items() if one is x), "")
-    tensor = known[x] if isinstance(x, str) else x
-    found = _explained(loss, tensor, name)
-    if found.kind != "absent" or found.causes[0].kind in ("dtype", "freed"):
-        return found
-    required = tensor._node is not None and tensor._node.tags & BASE
-    exact: list[Cause] = []
-    try:
-        graph = graph or (f if isinstance(f, Graph) else trace(f, *examples))
-        exact = cuts.in_graph(graph, name if name in {v.name for v in graph.parameters} else tensor)
-        exact = exact or (cuts.in_graph(graph, name) if name else [])
-    except TraceError as error:
-        says = "the function reads a traced value as numbers (NumPy, float(), item()), and what is made of numbers has no history"
-        exact = [Cause(says, "numbers", line=error.where, mend="stay in tensors: cr's functions in the place of NumPy's")]
-    # Only what is tracked was cut; of others it is enough that they are not.
-    told = tuple(exact) if required and exact else (*found.causes[:1], *(c for c in exact if c.kind != "not used" and required))
-    return replace(found, causes=told, mend=told[0].mend)
+class _Function:
+    """A function that was run for its loss; where that leaves a question, it is traced."""
+
+    def __init__(self, f: Graph | Callable[..., Any], examples: tuple[Any, ...], view: _View, known: dict[str, Tensor]) -> None:
+        self._f, self._examples, self._view, self._known = f, examples, view, known
+
+    @cached_property
+    def _graph(self) -> Graph:
+        return self._f if isinstance(self._f, Graph) else trace(self._f, *self._examples)
+
+    def of(self, x: Any) -> Explanation:
+        """A tensor, or the name of one."""
+        name, tensor = (x, self._named(x)) if isinstance(x, str) else (next((name for name, one in self._known.items() if one is x), ""), x)
+        found = self._view.of(tensor, name)
+        if found.kind != "absent" or found.causes[0].kind in ("dtype", "freed"):
+            return found
+        required = tensor._node is not None and tensor._node.tags & BASE
+        exact: list[Cause] = []
+        try:
+            exact = cuts.in_graph(self._graph, name if name in {v.name for v in self._graph.parameters} else tensor)
+            exact = exact or (cuts.in_graph(self._graph, name) if name else [])
+        except TraceError as error:
+            says = "the function reads a traced value as numbers (NumPy, float(), item()), and what is made of numbers has no history"
+            exact = [Cause(says, "numbers", line=error.where, mend="stay in tensors: cr's functions in the place of NumPy's")]
+        # Only what is tracked was cut; of others it is enough that they are not.
+        told = tuple(exact) if required and exact else (*found.causes[:1], *(c for c in exact if c.kind != "not used" and required))
+        return replace(found, causes=told, mend=told[0].mend)
+
+    def _named(self, name: str) -> Tensor:
+        if name in self._known:
+            return self._known[name]
+        captured = zip(self._graph.captured, self._graph.inputs[len(self._graph.parameters) :], strict=True)
+        outside = {v.name: source.tensor for source, v in captured if isinstance(source, State)}
+        if name not in outside:
+            mend = f"choose one of {', '.join([*self._known, *outside])}, or pass the tensor itself"
+            raise ArgumentError(f"explain: no tensor {name!r} in the function", mend=mend)
+        return outside[name]
 
 
 # A tensor.
 
 
-def _explained(loss: Tensor, x: Tensor, name: str) -> Explanation:
-    subject = f"the gradient of {name + ', ' if name else 'a tensor '}{Aval(x.shape, x.dtype)},"
-    cause = cuts.of_tensors(loss, x)
-    if cause is not None:
-        return _absent(subject, cause)
-    assert loss._node is not None
-    assert x._node is not None
-    sweep = Sweep(loss._node, loss._value)
-    if sweep.freed is not None:
-        return _absent(subject, cuts.FREED)
-    target = x._node
-    if target not in sweep.cts:
-        return _absent(subject, cuts.UNCONNECTED)
-    sweep.values.setdefault(target, x._value)
-    gradient = np.asarray(sweep.cts[target])
-    path = sweep.main_path(target)
-    kind, says, why = _judged(sweep, target, gradient, path, subject)
-    return Explanation(kind, says, tuple(why), tuple(_steps(sweep, path, name)), why[0].mend if why else "", gradient)
+class _View:
+    """A loss with its backward pass, in which any number of tensors are looked at; ``held`` are those that the caller has names for."""
+
+    def __init__(self, loss: Tensor, held: Iterable[tuple[str, Tensor]]) -> None:
+        self._loss = loss
+        # As a list, for identities hold while tensors live.
+        self._held = list(held)
+        name_nodes(self._held)
+        self._names = {id(x): name for name, x in self._held}
+
+    @cached_property
+    def _sweep(self) -> Sweep:
+        assert self._loss._node is not None
+        return Sweep(self._loss._node, self._loss._value, {x._node: x._value for _, x in self._held if x._node is not None})
+
+    def of(self, x: Tensor, name: str = "") -> Explanation:
+        name = name or self._names.get(id(x), "") or place_of(x._node).name
+        subject = f"the gradient of {name or 'a tensor'}, {Aval(x.shape, x.dtype)},"
+        cause = cuts.of_tensors(self._loss, x)
+        if cause is not None:
+            return _absent(subject, cause, name)
+        target, sweep = x._node, self._sweep
+        assert target is not None
+        if sweep.freed is not None:
+            return _absent(subject, cuts.FREED, name)
+        if target not in sweep.cts:
+            return _absent(subject, cuts.UNCONNECTED, name)
+        sweep.values.setdefault(target, x._value)
+        gradient = np.asarray(sweep.cts[target])
+        path = sweep.main_path(target)
+        kind, says, why = _judged(sweep, target, gradient, path, subject)
+        return Explanation(kind, says, tuple(why), tuple(_steps(sweep, path, name)), why[0].mend if why else "", gradient, name)
 
 
-def _absent(subject: str, cause: Cause) -> Explanation:
-    return Explanation("absent", f"{subject} is absent (None)", (cause,), (), cause.mend)
+def _absent(subject: str, cause: Cause, name: str) -> Explanation:
+    return Explanation("absent", f"{subject} is absent (None)", (cause,), (), cause.mend, None, name)
 
 
 def _judged(sweep: Sweep, target: Node, gradient: Any, path: Sequence[tuple[Node, Any]], subject: str) -> tuple[str, str, list[Cause]]:
@@ -280,7 +335,7 @@ def _judged(sweep: Sweep, target: Node, gradient: Any, path: Sequence[tuple[Node
         spoilt = ~np.isfinite(gradient)
         loss = sweep.values[sweep.root]
         kind = "NaN" if np.isnan(gradient).any() or np.isnan(loss).any() else "infinite"
-        parts = [f"is not finite at {_count(spoilt)}"] if spoilt.any() else []
+        parts = [f"is not finite{_count(spoilt)}"] if spoilt.any() else []
         parts += [] if np.isfinite(loss).all() else [f"comes from a loss that is {np.asarray(loss).flat[0]}"]
         return kind, f"{subject} {', and '.join(parts)}", causes.spoiling(sweep, target)
     if not gradient.size:
@@ -289,24 +344,31 @@ def _judged(sweep: Sweep, target: Node, gradient: Any, path: Sequence[tuple[Node
     if zero.any():
         why = [*causes.closing(sweep, target), *causes.cancelling(sweep, target)]
         beneath = causes.first_forward(sweep)
-        return "zero", f"{subject} is 0 at {_count(zero)}", [*why, *([] if beneath is None else [beneath])]
-    ratio = norm(gradient) / max(norm(path[0][1]), np.finfo(np.float64).tiny)
-    size = f"has the norm {show(norm(gradient))}, {show(ratio)} times that at the loss"
+        return "zero", f"{subject} is 0{_count(zero)}", [*why, *([] if beneath is None else [beneath])]
+    start = norm(path[0][1])
+    ratio = norm(gradient) / max(start, np.finfo(np.float64).tiny)
+    size = f"has the norm {show(norm(gradient))}"
+    beside = f"{size}, where that of the loss is {show(start)}"
     if ratio < VANISHING:
         why = [*causes.closing(sweep, target), *causes.cancelling(sweep, target)]
-        return "vanishing", f"{subject} {size}", why or causes.steepest(path, smallest=True)
+        return "vanishing", f"{subject} {beside}", why or causes.steepest(path, smallest=True)
     if ratio > EXPLODING:
-        return "exploding", f"{subject} {size}", causes.steepest(path, smallest=False)
+        return "exploding", f"{subject} {beside}", causes.steepest(path, smallest=False)
     return "ordinary", f"{subject} {size}, and no element is 0, NaN or infinite", []
 
 
 def _count(where: Any) -> str:
-    return f"all {where.size} elements" if where.all() else f"{int(where.sum())} of {where.size} elements"
+    if not where.ndim:
+        return ""
+    return f" at all {where.size} elements" if where.all() else f" at {int(where.sum())} of {where.size} elements"
 
 
 def _steps(sweep: Sweep, path: Sequence[tuple[Node, Any]], name: str) -> Iterable[Step]:
     before = None
     for node, ct in path:
+        if node.shape is None:
+            # A gate of several results stands in the table as the result that is used.
+            continue
         place, value = place_of(node), sweep.values.get(node)
         size = norm(ct)
         ratio = 1.0 if before is None else size / before if before else float("nan")
@@ -316,8 +378,10 @@ def _steps(sweep: Sweep, path: Sequence[tuple[Node, Any]], name: str) -> Iterabl
         before = size
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def _aligned(rows: Sequence[Sequence[str]], words: Sequence[int] = (0, 1, 2, 3)) -> list[str]:
     kept = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
     widths = [max(len(row[i]) for row in rows) for i in kept]
     # Words to the left, numbers to the right.
-    return ["  ".join(row[i].ljust(width) if i < 4 else row[i].rjust(width) for i, width in zip(kept, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(row[i].ljust(width) if i in words else row[i].rjust(width) for i, width in zip(kept, widths, strict=True)).rstrip() for row in rows
+    ]

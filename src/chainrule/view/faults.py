@@ -84,7 +84,11 @@ def forward_fault(
         return Fault(kind, index, {}, f"{name} made {_what(array[index])}{_at(index)} of {_extremes(primitive, values)}", _broad(kind, values))
     names = input_names(primitive, len(values), labels)
     numbers = {name: float(_element(v, index, array.shape)) for name, v in zip(names, values, strict=True)}
-    call = f"{name}({', '.join(map(show, numbers.values()))}) is {_what(array[index])}{_at(index)}"
+    told = [
+        *map(show, numbers.values()),
+        *(f"{key}={show(v)}" for key, v in params.items() if isinstance(v, (int, float)) and not isinstance(v, bool)),
+    ]
+    call = f"{name}({', '.join(told)}) is {_what(array[index])}{_at(index)}"
     border = _border(lambda *xs: _evaluated(primitive, xs, params, values), list(numbers.values()))
     return Fault(kind, index, numbers, call + _said(border, names), _mended(border, names))
 
@@ -112,7 +116,10 @@ def backward_fault(
     if np.isfinite(factor):
         says = f"the gradient {show(before)} times the derivative {show(factor)} of {primitive.name} by {names[own[position]]} where {at}"
         return Fault(kind, index, shown, f"{says} is {_what(share[index])}{_at(index)}", _broad(kind, []))
-    says = f"the derivative of {primitive.name} by {names[own[position]]} where {at} is {_what(share[index])}{_at(index)}"
+    slope_of = f"derivative of {primitive.name} by {names[own[position]]} where {at}"
+    says = f"the {slope_of} is {_what(share[index])}{_at(index)}"
+    if np.isinf(factor) and np.isnan(share[index]):
+        says = f"the {slope_of} is {_what(factor)}{_at(index)}, and times the gradient {show(before)} that is NaN"
     border = _border(f, list(used.values()))
     return Fault(kind, index, shown, says + _said(border, list(shown)), _mended(border, list(shown)))
 

@@ -5,7 +5,7 @@ It goes over the tape as `core.chain` does and by the same rules, but changes no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,17 +29,19 @@ class Edge(NamedTuple):
     share: Any
 
 
-def shares_of(node: Node, ct: Any, saved: tuple[Any, ...], *, behind: bool, tag: int = -1) -> Iterator[tuple[int, Node, Any]]:
-    """What a gate hands on to each of its inputs that carries one of the tags; all do if none is named."""
+def shares_of(
+    node: Node, ct: Any, saved: tuple[Any, ...], *, behind: bool, tag: int = -1, within: Container[Node] | None = None
+) -> Iterator[tuple[int, Node, Any]]:
+    """What a gate hands on to each of its inputs, or to those ``within``, that carries one of the tags; all do if none is named."""
     primitive = node.primitive
     if primitive is None:
         return
     pulls = primitive.pulls
     with using(ARRAYS), np.errstate(all="ignore"):
         if primitive.special or behind:
-            ct, pulls = chain.special_pulls(node, ct, saved, tag, None, behind=behind or primitive.masks)
+            ct, pulls = chain.special_pulls(node, ct, saved, tag, within, behind=behind or primitive.masks)
         for position, (source, pull) in enumerate(zip(node.inputs, pulls, strict=False)):
-            if source is not None and pull is not None and source.tags & tag:
+            if source is not None and pull is not None and source.tags & tag and (within is None or source in within):
                 share = pull(ct, saved, node, source)
                 if share is not None:
                     yield position, source, share
@@ -65,6 +67,8 @@ class Sweep:
         The loss's.
     value : ndarray or scalar
         The loss's.
+    known : Mapping, optional
+        Values of other nodes.
 
     Attributes
     ----------
@@ -76,16 +80,19 @@ class Sweep:
         The complete cotangent of every node.
     values : dict
         The value of every node that is known.
+    memory : dict
+        What was found out about edges, so that it is found out once for all tensors.
     """
 
-    def __init__(self, root: Node, value: Any) -> None:
+    def __init__(self, root: Node, value: Any, known: Mapping[Node, Any] = NOTHING) -> None:
         self.root = root
         self.nodes = _reached(root)
         self.freed = next((node for node in self.nodes if node.saved is None), None)
         self.behind: set[Node] = set()
         self.edges: list[Edge] = []
         self.cts: dict[Node, Any] = {}
-        self.values: dict[Node, Any] = {}
+        self.values: dict[Node, Any] = dict(known)
+        self.memory: dict[Any, Any] = {}
         if self.freed is None:
             self._learn_values(value)
             self.cts, self.edges = self.carry({root: np.ones(np.shape(value), np.asarray(value).dtype)}, learn=True)
@@ -94,9 +101,17 @@ class Sweep:
                 self.users.setdefault(edge.source, []).append(edge)
 
     def carry(
-        self, start: Mapping[Node, Any], *, learn: bool = False, opened: Mapping[tuple[Node, int], Any] = NOTHING
+        self,
+        start: Mapping[Node, Any],
+        *,
+        learn: bool = False,
+        opened: Mapping[tuple[Node, int], Any] = NOTHING,
+        within: Container[Node] | None = None,
     ) -> tuple[dict[Node, Any], list[Edge]]:
-        """Carry cotangents back from some nodes as the backward pass would, but for inputs that are ``opened`` where a mask says."""
+        """Carry cotangents back from some nodes as the backward pass would, but for inputs that are ``opened`` where a mask says.
+
+        With ``within`` only to these nodes.
+        """
         cts = dict(start)
         edges: list[Edge] = []
         for node in reversed(self.nodes):
@@ -106,7 +121,7 @@ class Sweep:
             behind = node in self.behind
             if learn and (behind or node.primitive.masks):
                 self.behind.update(source for source in node.inputs if source is not None)
-            for position, source, raw in shares_of(node, ct, node.saved or (), behind=behind, tag=BASE):
+            for position, source, raw in shares_of(node, ct, node.saved or (), behind=behind, tag=BASE, within=within):
                 share = raw
                 with using(ARRAYS), np.errstate(all="ignore"):
                     if raw.shape != source.shape:

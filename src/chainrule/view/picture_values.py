@@ -8,16 +8,14 @@ no generator.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from chainrule.core import chain, tree
-from chainrule.core.errors import ArgumentError, LayerError
+from chainrule.core.errors import ArgumentError
 from chainrule.core.interp import ARRAYS, BASE, EVERYDAY, using
 from chainrule.core.node import Node, leaf, make
 from chainrule.core.primitive import Primitive, functions
@@ -276,26 +274,3 @@ def _sent(node: Node, arrived: Mapping[Node, Array]) -> list[Array | None] | Non
     like = make(node.primitive, tuple(ends), node.saved or (), node.params, node.tags, node.shape, node.dtype)
     found = chain.sweep([(like, arrived[node])], BASE, wrap=None, retain=True, arrive=lambda node, ct: ct, wanted=dict.fromkeys(filter(None, ends)))
     return [None if end is None else found.get(end) for end in ends]
-
-
-def held_by(names: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors among a function's variables, in containers there, and the parameters of networks."""
-    for name, thing in names.items():
-        if isinstance(thing, Tensor):
-            yield name, thing
-        elif isinstance(thing, dict):
-            yield from _parts(name, thing.items())
-        elif isinstance(thing, (list, tuple)):
-            yield from _parts(name, enumerate(thing))
-        elif not isinstance(thing, type) and (parameters := getattr(thing, "named_parameters", None)) is not None:
-            # A network without parameters yet has computed nothing.
-            with suppress(LayerError):
-                yield from parameters()
-
-
-def _parts(name: str, parts: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Tensor]]:
-    return ((f"{name}_{key}", part) for key, part in islice(parts, _MOST) if isinstance(part, Tensor))
-
-
-_MOST = 1000
-"""Of longer containers the rest is not looked into for names."""

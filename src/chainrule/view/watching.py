@@ -7,7 +7,7 @@ for whoever watches (`anomaly`, `explain`); where nobody does, nothing is paid.
 from __future__ import annotations
 
 import linecache
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -56,15 +56,29 @@ NOWHERE = Place()
 _records: WeakKeyDictionary[Node, Record] = WeakKeyDictionary()
 
 
+# What the caller's variables call values that nobody watched while they were made, leaves above all.
+_named: WeakKeyDictionary[Node, Place] = WeakKeyDictionary()
+
+
+def name_nodes(held: Iterable[tuple[str, Any]]) -> None:
+    """Call the nodes of tensors by the names under which the caller holds them; of several the last counts."""
+    for name, x in held:
+        if x._node is not None:
+            _named[x._node] = Place(name)
+
+
 def record_of(node: Node | None) -> Record | None:
     """What was seen of the gate that made a node, if somebody watched."""
     return None if node is None else _records.get(node)
 
 
 def place_of(node: Node | None) -> Place:
-    """Where the gate of a node was called, if somebody watched."""
+    """Where the gate of a node was called, if somebody watched; the name of its value alone, if a variable of the caller's holds that."""
     record = record_of(node)
-    return NOWHERE if record is None else record.place
+    if record is not None and record.place.name:
+        return record.place
+    named = NOWHERE if node is None else _named.get(node, NOWHERE)
+    return named if record is None else record.place._replace(name=named.name)
 
 
 class Watch:
