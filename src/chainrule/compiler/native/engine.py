@@ -1,0 +1,180 @@
+"""From LLVM IR as text to machine code in this process: the only file that knows llvmlite.
+
+All code lives in one ORC JIT, each module in a library of its own, which is freed with the `Code` that stands for it. What a
+module means, and who calls it, is the business of others.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from itertools import count
+from typing import Any
+
+from chainrule.compiler.native.host import Host, describe
+from chainrule.core.errors import MissingExtraError, TraceError
+
+_DEFINED = re.compile(r"^define (?!internal |private )[^@\n]*@([\w.$]+)\(", re.MULTILINE)
+_FUNCTION = re.compile(r"^define [^@\n]*@([\w.$]+)\(")
+_LINE = re.compile(r":(\d+):\d+: ")
+_numbers = count()
+_compiling = threading.Lock()
+_kept: list[Any] = []
+
+
+class Code:
+    """Machine code in memory, there as long as this object is.
+
+    Parameters
+    ----------
+    addresses : Mapping
+        Of the functions that can be called from outside.
+    tracker : object
+        Frees the memory when it is dropped.
+    """
+
+    __slots__ = ("_addresses", "_tracker")
+
+    def __init__(self, addresses: Mapping[str, int], tracker: Any) -> None:
+        self._addresses = addresses
+        self._tracker = tracker
+
+    def address(self, name: str) -> int:
+        """Of a function that the module defines."""
+        return self._addresses[name]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The functions that have an address."""
+        return tuple(self._addresses)
+
+
+def available() -> bool:
+    """Whether llvmlite is installed; it is not imported by the question."""
+    return find_spec("llvmlite") is not None
+
+
+def load(text: str, *, symbols: Mapping[str, int] | None = None, optimize: int = 0, permanent: bool = False) -> Code:
+    """Compile a module and make it callable.
+
+    Parameters
+    ----------
+    text : str
+        LLVM IR. Functions that are neither internal nor private get an address.
+    symbols : Mapping, optional
+        Addresses of what the module declares and does not define; the C library's functions are found by themselves.
+    optimize : {0, 2}
+        0 for IR that has its vectors written out, 2 for scalar loops that LLVM shall turn into vectors. The instructions are
+        chosen with care either way.
+    permanent : bool
+        The code stays until the process ends, whoever drops it: threads may be running it.
+
+    Returns
+    -------
+    Code
+
+    Raises
+    ------
+    MissingExtraError
+        Without llvmlite.
+    TraceError
+        If the IR is not well formed: a mistake of the library.
+    """
+    llvm = _llvm()
+    names = _DEFINED.findall(text)
+    image = _compile(text, optimize)
+    builder = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
+    for name, address in (symbols or {}).items():
+        builder.import_symbol(name, address)
+    for name in names:
+        builder.export_symbol(name)
+    tracker = builder.link(_jit(), f"chainrule.{next(_numbers)}")
+    if permanent:
+        _kept.append(tracker)
+    return Code({name: tracker[name] for name in names}, tracker)
+
+
+def assembly(text: str, *, optimize: int = 0) -> str:
+    """The instructions that a module becomes, to be read."""
+    with _compiling:
+        return _machine().emit_assembly(_module(text, optimize))
+
+
+@cache
+def host() -> Host:
+    """The processor of this machine.
+
+    Raises
+    ------
+    MissingExtraError
+        Without llvmlite.
+    """
+    llvm = _llvm()
+    try:
+        features = dict(llvm.get_host_cpu_features())
+    except RuntimeError:
+        # LLVM cannot ask everywhere; it knows what comes with the processor's name.
+        features = {}
+    return describe(llvm.get_host_cpu_name(), features)
+
+
+@cache
+def _llvm() -> Any:
+    """The binding to LLVM, which has no types. Importing it takes 60 ms."""
+    try:
+        import llvmlite.binding as llvm  # pyright: ignore[reportMissingTypeStubs]
+    except ImportError:
+        raise MissingExtraError("native code needs llvmlite, which is not installed", mend="pip install 'chainrule[cpu]'") from None
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm
+
+
+@cache
+def _machine() -> Any:
+    llvm = _llvm()
+    target = llvm.Target.from_triple(llvm.get_process_triple())
+    # Without a code model of its own, LLVM takes the large one for a JIT, where every constant costs two instructions more.
+    model = "jitdefault" if sys.platform == "win32" else "small"
+    return target.create_target_machine(cpu=host().cpu, features=host().features, opt=2, jit=True, reloc="pic", codemodel=model)
+
+
+@cache
+def _jit() -> Any:
+    # JITLink keeps a module's code and constants together, as the small code model wants it.
+    return _llvm().create_lljit_compiler(_machine(), use_jit_link=sys.platform != "win32")
+
+
+def _compile(text: str, optimize: int) -> bytes:
+    """An object file."""
+    with _compiling:
+        return _machine().emit_object(_module(text, optimize))
+
+
+def _module(text: str, optimize: int) -> Any:
+    llvm = _llvm()
+    try:
+        module = llvm.parse_assembly(text)
+        # A hundredth of what compiling takes.
+        module.verify()
+    except RuntimeError as error:
+        raise TraceError(_blame(text, str(error)), mend="this is a mistake of the library: please report it with this message") from None
+    if optimize:
+        passes = llvm.create_pass_builder(_machine(), llvm.create_pipeline_tuning_options(optimize))
+        passes.getModulePassManager().run(module, passes)
+    return module
+
+
+def _blame(text: str, message: str) -> str:
+    """What LLVM says, with the function and the line that it speaks of."""
+    found = _LINE.search(message)
+    if not found:
+        return f"LLVM refuses the module: {message.strip()}"
+    number = int(found.group(1))
+    lines = text.splitlines()[:number]
+    function = next((m.group(1) for line in reversed(lines) if (m := _FUNCTION.match(line))), "")
+    return f"LLVM refuses line {number}{f' in {function}' if function else ''}: {lines[-1].strip() if lines else ''}\n{message.strip()}"
