@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from chainrule.core.variable import Variable
-from chainrule.graph.ir import Operation
-from chainrule.graph.naming import unnamed
+from chainrule.graph.ir import Graph, Operation
 from chainrule.view.explorer import formulas
+from chainrule.view.explorer.code import code_and_steps
 from chainrule.view.explorer.derivatives import structure, units
 from chainrule.view.explorer.layouts import UNFOLDED, layouts
 from chainrule.view.explorer.run import Run, jacobians, microseconds, numeric
@@ -27,6 +27,8 @@ from chainrule.view.explorer.saved import saved
 from chainrule.view.explorer.why import why
 from chainrule.view.patterns import pattern, sign
 from chainrule.view.picture_values import Step, Value
+from chainrule.view.source import Listing
+from chainrule.view.targets.numpy import Flat
 
 VERSION = 1
 KEPT = 4096
@@ -53,12 +55,16 @@ class Picture:
 class Facts:
     """Names and roles of a run's variables, shared by all parts of the page."""
 
-    def __init__(self, done: Run, kinds: Mapping[Variable, str]) -> None:
+    def __init__(self, done: Run, kinds: Mapping[Variable, str], listing: Listing, traced: Graph) -> None:
         self.done = done
         self.graph = done.graph
+        self.traced = traced
         self.kinds = kinds
+        self.listing = listing
+        self.flat = Flat(listing, formulas.gate)
         self.numbers = {x for x in self.graph.constants if x.ndim == 0}
-        self.names = self._named()
+        self.names = {**self.flat.names, **{x: number_of(self.graph.constants[x]) for x in self.numbers}}
+        self.formulas = formulas.Formulas(self.graph, self.names)
         self.nodes = [node for node in self.graph.nodes if any(i not in self.numbers for i in node.inputs) or node.outputs]
         self.ids = [self.names[node.outputs[0]] for node in self.nodes]
         self.slots = [[i for i, x in enumerate(node.inputs) if x not in self.numbers] for node in self.nodes]
@@ -71,14 +77,6 @@ class Facts:
         self.makers = {x: place for place, node in enumerate(self.nodes) for x in node.outputs}
         outside = [x for x in (*self.graph.inputs, *self.graph.constants) if x not in self.numbers]
         self.leaves = [x for x in outside if x in self.uses or x in self.graph.parameters or x is done.output]
-
-    def _named(self) -> dict[Variable, str]:
-        names = {x: x.name for x in (*self.graph.inputs, *(o for n in self.graph.nodes for o in n.outputs), *self.graph.constants)}
-        output = self.done.output
-        if unnamed(output) and self.graph.name.isidentifier() and self.graph.name not in names.values():
-            names[output] = self.graph.name
-        names.update({x: formulas.number_of(self.graph.constants[x]) for x in self.numbers})
-        return names
 
     def down(self, place: int, slot: int) -> Any:
         """The gradient that a gate sends to an operand that is shown, or None."""
@@ -123,8 +121,8 @@ def page_data(facts: Facts, function: Callable[..., Any], title: str | None = No
     """
     done = facts.done
     picture = _picture(facts)
-    gates, steps_back = _gates(facts, picture)
-    code, steps = _code(facts, picture, steps_back)
+    gates = _gates(facts, picture)
+    code, steps = code_and_steps(facts, picture)
     groups = _groups(facts, picture)
     said = (inspect.getdoc(function) or "").strip().split("\n\n")[0].replace("\n", " ")
     arguments = ", ".join(x.name for x in done.graph.parameters)
@@ -132,11 +130,17 @@ def page_data(facts: Facts, function: Callable[..., Any], title: str | None = No
         "version": VERSION, "title": title or done.graph.name.replace("_", " "), "subtitle": said or f"{done.graph.name}({arguments})",
         "note": "Change any input: everything is computed again, here in the page." if live else "",
         "output": facts.names[done.output], "vars": _variables(facts), "gates": gates, "nodes": picture.nodes, "wires": picture.wires,
-        "groups": groups, "code": code, "steps": steps, "source": _source(facts, function), "layouts": {}, "live": live,
+        "groups": groups, "code": code, "functions": facts.flat.functions, "steps": steps, "source": _source(facts, function),
+        "layouts": {}, "live": live,
         "saved": saved(facts, function), "why": why(facts),
     }  # fmt: skip
     data["layouts"] = layouts(data)
     return plain(data)
+
+
+def number_of(value: Any) -> str:
+    """A number as it is written among the operands of a statement."""
+    return f"{value.item():.6g}" if value.dtype.kind == "f" else str(value.item())
 
 
 def plain(value: Any) -> Any:
@@ -247,37 +251,28 @@ def _wire(start: str, end: str, slot: int, name: str) -> Data:
     return {"id": f"{start}>{end}.{slot}", "from": start, "to": end, "slot": slot, "var": name}
 
 
-def _gates(facts: Facts, picture: Picture) -> tuple[Data, dict[int, formulas.Backward]]:
-    gates: Data = {}
-    backs: dict[int, formulas.Backward] = {}
-    for place, node in enumerate(facts.nodes):
-        gates[facts.ids[place]], backs[place] = _gate(facts, place, node)
+def _gates(facts: Facts, picture: Picture) -> Data:
+    written = {node: right for node, _, right in facts.flat.lines}
+    gates = {facts.ids[place]: _gate(facts, place, node, written[node]) for place, node in enumerate(facts.nodes)}
     for x, copy in picture.copies.items():
         feeds = [wire["id"] for wire in picture.wires if wire["from"] == copy]
         gates[copy] = {
             "op": "copy", "title": "branch", "glyph": "", "pattern": "copy adds", "inputs": [facts.names[x]], "output": facts.names[x],
-            "outputs": [facts.names[x]], "forward": facts.names[x], "local": ["1"], "back": [], "zero": [], "jacobian": [None],
+            "outputs": [facts.names[x]], "forward": facts.names[x], "local": ["1"], "way": [], "back": [], "zero": [], "jacobian": [None],
             "down": [_flat(facts.done.grad.get(x))], "time": [0, 0], "line": "", "branches": feeds, "structure": [None], "units": None,
         }  # fmt: skip
-    return gates, backs
+    return gates
 
 
-def _gate(facts: Facts, place: int, node: Operation) -> tuple[Data, formulas.Backward]:
+def _gate(facts: Facts, place: int, node: Operation, forward: str) -> Data:
     names, done = facts.names, facts.done
     shown = facts.slots[place]
     open_slots = [i for slot, i in enumerate(shown) if facts.down(place, slot) is not None]
-    upstream = f"grad_{names[node.outputs[0]]}"
     told = formulas.Backward()
     tables: dict[int, Any] = {}
-    if open_slots and not node.primitive.outputs:
-        told = formulas.backward(facts.graph, node, open_slots, names, upstream)
+    if open_slots:
+        told = facts.formulas.backward(node, open_slots, [i for i, x in enumerate(node.outputs) if x in done.grad])
         tables = jacobians(done, place, open_slots)
-    elif open_slots:
-        call = f"{node.primitive.name}_vjp({', '.join(f'grad_{names[x]}' for x in node.outputs)})"
-        told.results = [f"{call}[{i}]" for i in open_slots]
-        told.locals = [None for _ in open_slots]
-    factors = dict(zip(open_slots, told.locals, strict=True))
-    backs = dict(zip(open_slots, told.results, strict=True))
     operands = [names[x] for x in node.inputs]
     step = Step(node.primitive, tuple(_value(facts, x) for x in node.inputs), tuple(_value(facts, x) for x in node.outputs), node.params, node.scope)
     glyph = _glyph(node, step)
@@ -286,12 +281,12 @@ def _gate(facts: Facts, place: int, node: Operation) -> tuple[Data, formulas.Bac
         "op": node.primitive.name, "title": formulas.title(node), "glyph": glyph if len(glyph) <= 22 else f"{glyph[:21]}…",
         "pattern": f"{node.primitive.name.replace('_', ' ')} {pattern(step) or 'mixes'}",
         "inputs": [names[node.inputs[i]] for i in shown], "output": names[node.outputs[0]], "outputs": [names[x] for x in node.outputs],
-        "forward": formulas.forward(node, names), "local": [factors.get(i) for i in shown], "back": [backs.get(i) for i in shown],
-        "zero": [formulas.reason(factors.get(i), operands) for i in shown], "jacobian": [tables.get(i) for i in shown],
+        "forward": forward, "local": [told.locals.get(i) for i in shown], "way": told.lines, "back": [told.results.get(i) for i in shown],
+        "zero": [formulas.reason(told.locals.get(i), operands) for i in shown], "jacobian": [tables.get(i) for i in shown],
         "down": [_flat(facts.down(place, slot)) for slot in range(len(shown))], "time": microseconds(done, place, open_slots, repeat),
         "line": _line(node), "units": units(done, node),
-        "structure": [structure(done, node, i, tables.get(i)) if i in factors and not node.primitive.outputs else None for i in shown],
-    }, told  # fmt: skip
+        "structure": [structure(done, node, i, tables.get(i)) if i in open_slots and not node.primitive.outputs else None for i in shown],
+    }  # fmt: skip
 
 
 def _glyph(node: Operation, step: Step) -> str:
@@ -308,52 +303,6 @@ def _value(facts: Facts, x: Variable) -> Value:
 
 def _line(node: Operation) -> str:
     return f"{Path(node.line[0]).name}:{node.line[1]}" if node.line[1] > 0 else ""
-
-
-def _code(facts: Facts, picture: Picture, backs: Mapping[int, formulas.Backward]) -> tuple[list[Data], list[Data]]:
-    """Flat lines, and the steps that walk over them: one per gate forward, one per gate and branch backward."""
-    names, done = facts.names, facts.done
-    code: list[Data] = []
-    steps: list[Data] = [{"phase": "start", "node": None, "lines": []}]
-    for place, node in enumerate(facts.nodes):
-        left = ", ".join(names[x] for x in node.outputs)
-        code.append({"phase": "forward", "text": f"{left} = {formulas.forward(node, names)}", "var": names[node.outputs[0]]})
-        steps.append({"phase": "forward", "node": facts.ids[place], "lines": [len(code) - 1]})
-    into = {(wire["to"], wire["slot"]): wire["id"] for wire in picture.wires}
-    output = done.output
-    waiting = {x: [p for p, slot in facts.uses[x] if facts.down(p, slot) is not None] for x in picture.copies if x in facts.uses}
-    terms: dict[Variable, list[str]] = {x: [] for x in picture.copies}
-    seed = f"grad_{names[output]}" + ("_out" if output in picture.copies else "")
-    if output in picture.copies:
-        terms[output].append(seed)
-    code.append({"phase": "backward", "text": f"{seed} = 1.0", "wire": into["out:", 0]})
-    steps.append({"phase": "seed", "node": "out:", "lines": [len(code) - 1]})
-    for place in reversed(range(len(facts.nodes))):
-        node, told = facts.nodes[place], backs[place]
-        lines: list[int] = []
-        open_slots = [slot for slot in range(len(facts.slots[place])) if facts.down(place, slot) is not None]
-        for slot, result in zip(open_slots, told.results, strict=True):
-            x = node.inputs[facts.slots[place][slot]]
-            target = f"grad_{names[x]}"
-            if x in picture.copies:
-                twice = sum(p == place for p, _ in facts.uses[x]) > 1
-                target += f"_{facts.ids[place]}" + (f"_{slot}" if twice else "")
-                terms[x].append(target)
-            wire = into[facts.ids[place], slot]
-            if not lines:
-                for name, text in told.lines:
-                    code.append({"phase": "backward", "text": f"{name} = {text}", "wire": wire, "between": True})
-                    lines.append(len(code) - 1)
-            code.append({"phase": "backward", "text": f"{target} = {result}", "wire": wire})
-            lines.append(len(code) - 1)
-        if lines:
-            steps.append({"phase": "backward", "node": facts.ids[place], "lines": lines})
-        for x in dict.fromkeys(node.inputs):
-            if x in waiting and terms[x] and x in done.grad and place == min(waiting[x], default=-1):
-                wire = into[picture.copies[x], 0]
-                code.append({"phase": "backward", "text": f"grad_{names[x]} = {' + '.join(terms[x])}", "wire": wire})
-                steps.append({"phase": "backward", "node": picture.copies[x], "lines": [len(code) - 1]})
-    return code, steps
 
 
 def _groups(facts: Facts, picture: Picture) -> list[Data]:

@@ -1,43 +1,30 @@
-"""What a gate computes and what its backward step computes, in words of code, under the names of the program.
+"""What a gate's backward step computes, in words of code, under the names of the program.
 
-The backward step is traced from the gate's own rule, so that the text cannot say anything else than what is computed; the
-local derivative is read off that trace. Nothing is computed here, and no gate is known by name.
+The step is listed as `cr.source` lists a whole program, and printed by the same printer, so that the text cannot say anything else
+than what is computed; the local derivative is read off the listing. Gates that are alike are listed once.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from chainrule.core.chain import unbroadcast
+from chainrule.core import tree
+from chainrule.core.errors import ChainruleError
 from chainrule.core.primitive import functions
 from chainrule.core.variable import Variable
-from chainrule.graph.derived import traced
 from chainrule.graph.ir import Graph, Operation
-from chainrule.graph.text import OPERATORS, PREFIXES, inner_graphs
-from chainrule.ops.gate import made
-from chainrule.tensor import Tensor
+from chainrule.graph.text import OPERATORS, PREFIXES
+from chainrule.view.source import Listing, listed
+from chainrule.view.targets.numpy import Flat
 
-LONGEST = 72
-"""A longer expression is written in steps."""
-_ATOM, _PREFIX = 9, 7
-_STRENGTH = {"**": 8, "*": 6, "/": 6, "//": 6, "%": 6, "@": 6, "+": 5, "-": 5, "<<": 4, ">>": 4, "&": 3, "^": 2, "|": 1}
-
-
-@dataclass(frozen=True)
-class Text:
-    """An expression and how strongly it holds together."""
-
-    text: str
-    strength: int = _ATOM
-
-    def within(self, strength: int) -> str:
-        return self.text if self.strength >= strength else f"({self.text})"
+_PLACEHOLDER = re.compile(r"(grad_)?([QR])(\d+)Q\b")
+_BETWEEN = re.compile(r"\bt(\d+)\b")
+_ONE_WORD = re.compile(r"[\w.]+(\(.*\))?")
 
 
 @dataclass
@@ -46,166 +33,163 @@ class Backward:
 
     Attributes
     ----------
-    lines : list of (name, expression)
+    lines : list of str
         What is computed on the way, in order.
-    results : list of str or None
-        Per operand asked for, the expression of what it is sent; None if it is sent nothing.
-    locals : list of str or None
+    results : dict of int to str
+        Per operand that is sent something, the expression of what it is sent.
+    locals : dict of int to str
         Per operand, the local derivative, where it is a factor.
     """
 
-    lines: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    results: list[str | None] = field(default_factory=list[str | None])
-    locals: list[str | None] = field(default_factory=list[str | None])
+    lines: list[str] = field(default_factory=list[str])
+    results: dict[int, str] = field(default_factory=dict[int, str])
+    locals: dict[int, str] = field(default_factory=dict[int, str])
+
+    def named(self, inputs: Sequence[str], outputs: Sequence[str]) -> Backward:
+        """The same step of another gate of its kind."""
+        names = {"Q": inputs, "R": outputs}
+
+        def own(text: str) -> str:
+            text = _BETWEEN.sub(lambda found: f"{outputs[0]}_{found[1]}", text)
+            return _PLACEHOLDER.sub(lambda found: (found[1] or "") + names[found[2]][int(found[3])], text)
+
+        return Backward([own(x) for x in self.lines], {i: own(x) for i, x in self.results.items()}, {i: own(x) for i, x in self.locals.items()})
 
 
-def forward(node: Operation, names: Mapping[Variable, str]) -> str:
-    """The right-hand side of a gate's statement."""
-    return _written(node, {x: _operand(names[x]) for x in node.inputs}).text
+class Formulas:
+    """The backward steps of a graph's gates.
+
+    Parameters
+    ----------
+    graph : Graph
+    names : Mapping of Variable to str
+    """
+
+    def __init__(self, graph: Graph, names: Mapping[Variable, str]) -> None:
+        self.graph = graph
+        self.names = names
+        self._known: dict[Any, Backward] = {}
+
+    def backward(self, node: Operation, slots: Sequence[int], upstream: Sequence[int]) -> Backward:
+        """The step to the operands in ``slots`` from the outputs, by position, that have a gradient."""
+        numbers = [self.graph.constants[x].item() if x in self.graph.constants and not x.ndim else None for x in node.inputs]
+        avals = tuple((x.aval, type(value), value) for x, value in zip(node.inputs, numbers, strict=True))
+        params = tuple((name, type(value), value if _plain(value) else id(value)) for name, value in node.params.items())
+        kind = (node.primitive.name, id(node.primitive), avals, params, tuple(slots), tuple(upstream))
+        found = self._known.get(kind)
+        if found is None:
+            try:
+                found = _listed(node, self.graph, slots, upstream)
+            except ChainruleError:
+                # What cannot be differentiated in symbols is differentiated in the page's numbers nevertheless.
+                found = Backward()
+            self._known[kind] = found
+        return found.named([self.names[x] for x in node.inputs], [self.names[x] for x in node.outputs])
 
 
-def _operand(text: str) -> Text:
-    return Text(text, _PREFIX if text.startswith("-") else _ATOM)
+def _plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_plain(part) for part in value)
+    return value is None or isinstance(value, (bool, int, float, str, np.dtype))
 
 
-def _written(node: Operation, operands: Mapping[Variable, Text]) -> Text:
-    gate = node.primitive
-    args = [operands[x] for x in node.inputs]
-    if gate.name in OPERATORS and not node.params:
-        sign = OPERATORS[gate.name]
-        strength = _STRENGTH.get(sign, 0)
-        # What follows in Python is taken together from the left, powers from the right.
-        left, right = (strength + 1, strength) if sign == "**" else (strength, strength + 1)
-        return Text(f"{args[0].within(left)} {sign} {args[1].within(right)}", strength)
-    if gate.name in PREFIXES and not node.params:
-        return Text(PREFIXES[gate.name] + args[0].within(_PREFIX), _PREFIX)
-    axes = node.params.get("axes")
-    if len(node.params) == 1 and axes == (1, 0):
-        return Text(f"{args[0].within(_ATOM)}.T")
-    exponent = node.params.get("exponent")
-    if len(args) == len(node.params) == 1 and exponent is not None:
-        if exponent == 1:
-            return args[0]
-        return Text(f"{args[0].within(_STRENGTH['**'] + 1)}**{_number(exponent)}", _STRENGTH["**"])
-    words = [f"{name}={_word(value)}" for name, value in node.params.items() if _says(name, value)]
-    return Text(f"{gate.name}({', '.join([*(x.text for x in args), *words])})")
+def _listed(node: Operation, graph: Graph, slots: Sequence[int], upstream: Sequence[int]) -> Backward:
+    """A gate alone, under names that stand for others."""
+    inputs = [Variable(x.aval, f"Q{i}Q") for i, x in enumerate(node.inputs)]
+    outputs = [Variable(x.aval, f"R{i}Q") for i, x in enumerate(node.outputs)]
+    numbers = {y: graph.constants[x] for x, y in zip(node.inputs, inputs, strict=True) if x in graph.constants and not x.ndim}
+    given = tuple(y for y in inputs if y not in numbers)
+    ends = tuple(outputs[i] for i in upstream)
+    alone = Operation(node.primitive, tuple(inputs), node.params, tuple(outputs))
+    _, arguments = tree.flatten((0.0,) * len(given))
+    _, results = tree.flatten((0.0,) * len(ends))
+    step = Graph("step", given, (alone,), ends, numbers, arguments, results, {})
+    listing = listed(step, wrt=[f"Q{i}Q" for i in slots], whole=True, seeded=True)
+    return _told(listing, len(given))
 
 
-def _says(name: str, value: Any) -> bool:
-    return not (name == "keepdims" and value is False) and value is not None
-
-
-def _word(value: Any) -> str:
-    if hasattr(value, "nodes") and hasattr(value, "inputs"):
-        return "..."
-    if isinstance(value, tuple) and len(value) == 1:
-        return _word(value[0])
-    if isinstance(value, (np.dtype, float, int)):
-        return _number(value)
-    text = getattr(value, "__name__", None) or repr(value)
-    return text if len(text) <= 40 else f"<{type(value).__name__}>"
-
-
-def _number(value: Any) -> str:
-    return str(value)
-
-
-def number_of(value: Any) -> str:
-    """A number as it is written among the operands of a statement."""
-    return f"{value.item():.6g}" if value.dtype.kind == "f" else str(value.item())
-
-
-def backward(graph: Graph, node: Operation, slots: Sequence[int], names: Mapping[Variable, str], upstream: str) -> Backward:
-    """The backward step of a gate with one output, to its operands in ``slots``, for the output's gradient named ``upstream``."""
-    places = [i for i, x in enumerate(node.inputs) if x not in graph.constants or x.ndim]
-    reached: list[int] = []
-
-    def step(given: list[Tensor]) -> list[Tensor]:
-        inside = dict(zip(places, given, strict=False))
-        operands = [inside[i] if i in inside else made(graph.constants[x]) for i, x in enumerate(node.inputs)]
-        shares = _shares(node, operands, given[-2], given[-1], slots)
-        reached.extend(slot for slot, share in zip(slots, shares, strict=True) if share is not None)
-        return [share for share in shares if share is not None]
-
-    like = [Variable(x.aval) for x in (*(node.inputs[i] for i in places), node.output, node.output)]
-    traced_step = traced("step", like, step)
-    given = [*(names[node.inputs[i]] for i in places), names[node.output], upstream]
-    known = {x: _operand(text) for x, text in zip(traced_step.inputs, given, strict=True)}
-    known.update({x: _operand(number_of(value)) if value.ndim == 0 else Text("constant") for x, value in traced_step.constants.items()})
-    return _told(traced_step, known, dict(zip(reached, traced_step.outputs, strict=True)), slots, names[node.output])
-
-
-def _shares(node: Operation, operands: Sequence[Any], out: Any, ct: Any, slots: Sequence[int]) -> list[Any]:
-    """What the gate's own rules send to the operands in ``slots``."""
-    primitive = node.primitive
-    saved = (tuple(operands), out) if primitive.variadic else (*operands, out)
-    bare: Any = SimpleNamespace(params=node.params, inputs=operands)
-    if isinstance(primitive.pulls, tuple):
-        shares = [primitive.pulls[slot] and primitive.pulls[slot](ct, saved, bare, node.inputs[slot].aval) for slot in slots]
-    else:
-        wants = tuple(x.aval if i in slots else None for i, x in enumerate(node.inputs))
-        found = primitive.pulls(ct, saved, bare, wants)
-        shares = [found[slot] for slot in slots]
-    return [
-        share if share is None or share.shape == node.inputs[slot].shape else unbroadcast(share, node.inputs[slot].shape)
-        for slot, share in zip(slots, shares, strict=True)
-    ]
-
-
-def _told(step: Graph, known: dict[Variable, Text], ends: Mapping[int, Variable], slots: Sequence[int], output: str) -> Backward:
-    needed = _needed(step)
-    uses = Counter(x for n in needed for x in n.inputs)
+def _told(listing: Listing, count: int) -> Backward:
+    flat = Flat(listing, gate)
     told = Backward()
-    makers: dict[Variable, Operation] = {}
-    for n in needed:
-        makers.update(dict.fromkeys(n.outputs, n))
-        text = _written(n, known)
-        first, *others = n.outputs
-        if others or inner_graphs(n) or (first not in step.outputs and (uses[first] > 1 or len(text.text) > LONGEST)):
-            fresh = [f"{output}_{len(told.lines) + i + 1}" for i, _ in enumerate(n.outputs)]
-            told.lines.append((", ".join(fresh), text.text))
-            known.update({x: Text(name) for x, name in zip(n.outputs, fresh, strict=True)})
-        else:
-            known[first] = text
-    for slot in slots:
-        end = ends.get(slot)
-        told.results.append(None if end is None else known[end].text)
-        told.locals.append(None if end is None else _factor(end, makers, known, step.inputs[-1]))
+    ends = {ct: int(x.name[1:-1]) for x, ct in listing.gradients}
+    written = {x: right for node, _, right in flat.lines for x in node.outputs}
+    makers = {x: node for node in listing.backward for x in node.outputs}
+    seeds = listing.graph.inputs[count:]
+    own = {*ends, *(x for node in listing.forward for x in node.outputs)}
+    told.lines = [f"{left} = {right}" for node, left, right in flat.lines if own.isdisjoint(node.outputs)]
+    for ct, slot in ends.items():
+        told.results[slot] = written.get(ct) or flat.text(ct)
+        factor = _factor(ct, makers, flat, seeds[0], listing.graph.constants) if len(seeds) == 1 else None
+        if factor is not None:
+            told.locals[slot] = factor
     return told
 
 
-def _needed(graph: Graph) -> list[Operation]:
-    wanted, found = set(graph.outputs), list[Operation]()
-    for node in reversed(graph.nodes):
-        if not wanted.isdisjoint(node.outputs):
-            wanted.update(node.inputs)
-            found.append(node)
-    return found[::-1]
+def gate(node: Operation, operands: Mapping[Variable, str]) -> str:
+    """A gate that the printer has no words for."""
+    words = [f"{name}={'...' if hasattr(value, 'nodes') else value}" for name, value in node.params.items()]
+    return f"{node.primitive.name}({', '.join([*(operands[x] for x in node.inputs), *words])})"
 
 
-def _factor(end: Variable, makers: Mapping[Variable, Operation], known: Mapping[Variable, Text], ct: Variable) -> str | None:
+def _factor(end: Variable, makers: Mapping[Variable, Operation], flat: Flat, ct: Variable, numbers: Mapping[Variable, Any]) -> str | None:
     """What the upstream gradient is multiplied by, where the step is a multiplication; what is summed afterwards undoes broadcasting."""
-    end, summed = _before_sum(end, makers)
+    end, summed = _before_sum(_unguarded(end, makers), makers)
     after = ", summed over the elements that it was copied to" if summed else ""
     if end is ct:
         return "1" + after
+
+    def text(x: Variable) -> str:
+        return flat.text(x) if x not in numbers or x.ndim else f"{numbers[x].item():.6g}"
+
     node = makers.get(end)
     if node is None:
         return None
     inputs, operator = node.inputs, OPERATORS.get(node.primitive.name)
+    if node.primitive.name == "positive" and inputs == (ct,):
+        return "1" + after
     if PREFIXES.get(node.primitive.name) == "-" and inputs == (ct,):
         return "-1" + after
-    if operator == "*" and ct in inputs:
-        return known[inputs[1] if inputs[0] is ct else inputs[0]].text + after
+    if operator == "*":
+        factors = _factors(end, makers, flat)
+        if factors.count(ct) == 1:
+            return " * ".join(_alone(text(x), len(factors) > 2) for x in factors if x is not ct) + after
     if operator == "/" and inputs[0] is ct:
-        return f"1 / {known[inputs[1]].within(_PREFIX)}" + after
+        return f"1 / {_alone(text(inputs[1]), True)}" + after
     if node.primitive.masks and len(inputs) == 3 and ct in inputs[1:]:
-        condition, yes, no = (known[x].text for x in inputs)
+        condition, yes, no = map(text, inputs)
         if inputs[1] is ct and no in ("0", "-0"):
             return f"1 where {condition}, else 0" + after
         if inputs[2] is ct and yes in ("0", "-0"):
             return f"0 where {condition}, else 1" + after
     return None
+
+
+def _factors(x: Variable, makers: Mapping[Variable, Operation], flat: Flat) -> list[Variable]:
+    """What a product is made of, from left to right; products that have a line of their own are one factor."""
+    found: list[Variable] = []
+    stack = [x]
+    while stack:
+        x, node = stack[-1], makers.get(stack.pop())
+        if node is not None and OPERATORS.get(node.primitive.name) == "*" and ((not found and not stack) or flat.inside(x)):
+            stack += node.inputs[::-1]
+        else:
+            found.append(x)
+    return found
+
+
+def _alone(text: str, beside: bool) -> str:
+    return f"({text})" if beside and not _ONE_WORD.fullmatch(text) else text
+
+
+def _unguarded(end: Variable, makers: Mapping[Variable, Operation]) -> Variable:
+    """Behind a mask a share is taken as it is where it is finite, and otherwise without what made it so: the share."""
+    node = makers.get(end)
+    if node is not None and node.primitive.masks and len(node.inputs) == 3:
+        asked = makers.get(node.inputs[0])
+        parts = [makers[x].inputs for x in asked.inputs if x in makers] if asked is not None else []
+        if (node.inputs[1],) in parts:
+            return node.inputs[1]
+    return end
 
 
 def _before_sum(end: Variable, makers: Mapping[Variable, Operation]) -> tuple[Variable, bool]:

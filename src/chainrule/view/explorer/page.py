@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
@@ -19,11 +20,13 @@ from chainrule.core.errors import ArgumentError, GradientError
 from chainrule.core.primitive import functions, public
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, State
+from chainrule.graph.naming import unnamed
 from chainrule.graph.trace import trace
 from chainrule.tensor import Tensor
 from chainrule.view.explorer.data import Data, Facts, page_data
 from chainrule.view.explorer.live import recompute
 from chainrule.view.explorer.run import output_of, run
+from chainrule.view.source import Listing, listed
 
 MARKS = ("TITLE", "STYLE", "DATA", "RECOMPUTE", "SCRIPT")
 SCRIPTS = ("facts", "graph", "paint", "camera", "code", "panel", "tensors", "why", "live", "steps", "tools", "tables", "keys")
@@ -86,15 +89,40 @@ def explore(
 
 def explored(f: Callable[..., Any], /, *inputs: Any, wrt: Sequence[str] | None = None, title: str | None = None) -> tuple[Data, str | None]:
     """The data of the page for a function and its arguments, and its function that computes them again, where there is one."""
-    graph = trace(f, *inputs)
-    output_of(graph)
+    traced = trace(f, *inputs)
+    output_of(traced)
     leaves = tree.leaves(inputs)
-    kinds = _kinds(graph, leaves, wrt)
-    arguments = [functions.asarray(leaf, dtype=x.dtype) for leaf, x in zip(leaves, graph.parameters, strict=True)]
-    given = [*arguments, *graph.read()]
-    facts = Facts(run(graph, given, [kinds[x] != "data" for x in graph.inputs]), kinds)
+    kinds = _kinds(traced, leaves, wrt)
+    arguments = [functions.asarray(leaf, dtype=x.dtype) for leaf, x in zip(leaves, traced.parameters, strict=True)]
+    given = [*arguments, *traced.read()]
+    listing = _listed(traced, [x.name for x in traced.inputs if kinds[x] != "data"])
+    graph = _forward(traced, listing)
+    done = run(graph, given, [kinds[x] != "data" for x in traced.inputs])
+    facts = Facts(done, dict(zip(graph.inputs, kinds.values(), strict=True)), listing, traced)
     live = recompute(facts)
     return page_data(facts, f, title, live=live is not None), live
+
+
+def _listed(traced: Graph, wrt: Sequence[str]) -> Listing:
+    """The statements of the first result and its gradient; a result without a name is called after the function."""
+    _, one = tree.flatten(0.0)
+    listing = listed(replace(traced, outputs=(output_of(traced),), results=one, statics={}, updated=(), cleared=()), wrt=wrt, whole=True)
+    output, names = listing.values[0], dict(listing.names)
+    if unnamed(output) and traced.name.isidentifier() and not {traced.name, f"grad_{traced.name}"} & {*names.values()}:
+        own = listing.reached.get(output)
+        if own is not None and names.get(own) == f"grad_{names[output]}":
+            names[own] = f"grad_{traced.name}"
+        names[output] = traced.name
+    return replace(listing, names=names)
+
+
+def _forward(traced: Graph, listing: Listing) -> Graph:
+    """The forward statements alone, which read what the function reads."""
+    used = {*listing.values, *(x for node in listing.forward for x in node.inputs)}
+    constants = {x: value for x, value in listing.graph.constants.items() if x in used}
+    _, one = tree.flatten(0.0)
+    own, inputs = traced.captured, listing.graph.inputs
+    return Graph(traced.name, inputs, listing.forward, listing.values, constants, traced.arguments, one, {}, own, absent=traced.absent)
 
 
 def _kinds(graph: Graph, leaves: Sequence[Any], wrt: Sequence[str] | None) -> dict[Variable, str]:

@@ -60,6 +60,8 @@ def _where(out: Variable, condition: Written, x1: Written, x2: Written) -> Writt
 
 
 def _power(out: Variable, x: Written, exponent: float) -> Written | None:
+    if exponent == 1:
+        return x
     return infix(x, "**", number(exponent)) if out.dtype.kind == "f" else None
 
 
