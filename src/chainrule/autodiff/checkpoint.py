@@ -19,6 +19,7 @@ from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError
 from chainrule.core.interp import QUIET, Tag, current, evaluate, transforming, using
+from chainrule.core.nest import Array, Nest
 from chainrule.core.primitive import Primitive, Same, Sample, functions
 from chainrule.core.variable import Variable
 from chainrule.graph.derived import batch_size, batched_of, chosen, dealt, kept, masked, present, pull_of, push_of
@@ -40,6 +41,11 @@ def _batch_barrier(primitive: Primitive, batched: Sequence[bool], inputs: Sequen
     return tuple(x if b else Same(x) for x, b in zip(bind(primitive, inputs), batched, strict=True))
 
 
+def _barrier_loops(w: Nest, outs: tuple[Array, ...], *xs: Array) -> None:
+    for out, x in zip(outs, xs, strict=True):
+        w.same(out, x)
+
+
 BARRIER = Primitive(
     name="barrier",
     inputs=("*xs",),
@@ -50,6 +56,7 @@ BARRIER = Primitive(
     vjp=lambda ct: ct,
     jvp=lambda t: t,
     outputs=True,
+    loops=_barrier_loops,
     samples=lambda rng: [Sample((rng.normal(size=(2, 3)), rng.normal(size=4))), Sample((rng.normal(), np.arange(3)))],
 )
 

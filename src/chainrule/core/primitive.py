@@ -109,6 +109,10 @@ class Primitive:
         Its cotangents hold zeros that stand for "not taken": on their way back 0 times infinity is 0.
     scalar : rule, optional
         ``scalar(k, *xs, **params)``: lowering onto the scalar builder ``k`` (see `core.scalar.Builder`).
+    loops : rule, optional
+        ``loops(w, out, *xs, **params)``: lowering of a gate that is not elementwise onto the loop builder ``w`` (see `core.nest.Nest`);
+        ``out`` is a tuple if there are several. Gates of the kernel "move" with one input need none: where each element comes from is
+        what their evaluation makes of the elements' numbers (see `core.lowering`).
     kernel : str, optional
         Name of the kernel family of a gate without scalar lowering.
     numpy : rule, optional
@@ -139,6 +143,7 @@ class Primitive:
     cost: Rule | None = None
     masks: bool = False
     scalar: Rule | None = None
+    loops: Rule | None = None
     kernel: str | None = None
     numpy: Rule | None = None
     onnx: str | None = None

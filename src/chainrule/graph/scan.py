@@ -15,6 +15,7 @@ from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, ShapeError
 from chainrule.core.interp import current, evaluate, no_grad
+from chainrule.core.nest import Array, Nest
 from chainrule.core.primitive import Primitive, Refusal, Same, Sample, functions
 from chainrule.core.variable import Variable
 from chainrule.graph.control import carried as checked_carry
@@ -199,6 +200,24 @@ def _samples(rng: np.random.Generator) -> list[Sample]:
     ]
 
 
+def _loops(w: Nest, outs: tuple[Array, ...], *xs: Array, body: Graph, length: int, reverse: bool, carried: int, sliced: int) -> None:
+    slices, rest, columns = xs[carried : carried + sliced], xs[carried + sliced :], outs[carried:]
+    states = [w.own(x, inner.name or "state") for x, inner in zip(xs[:carried], body.inputs, strict=False)]
+    with w.loop(length) as i:
+        at = length - 1 - i if reverse else i
+        pieces = [w.scratch(x.shape[1:], x.dtype, inner.name) for x, inner in zip(slices, body.inputs[carried:], strict=False)]
+        for piece, whole in zip(pieces, slices, strict=True):
+            with w.loop(piece.size) as j:
+                w.put(piece, j, w.at(whole, at * piece.size + j))
+        made = w.inline(body, (*states, *pieces, *rest))
+        for x, whole in zip(made[carried:], columns, strict=True):
+            with w.each(x.shape) as place:
+                w.store(whole, (at, *place), w.load(x, place))
+        w.advance(states, made[:carried])
+    for x, out in zip(states, outs, strict=False):
+        w.copy(out, x)
+
+
 SCAN = Primitive(
     name="scan",
     inputs=("*xs",),
@@ -211,6 +230,7 @@ SCAN = Primitive(
     ),
     jvp=lambda t, xs, out, body, length, reverse, carried, sliced: _jvp(t, xs, out, _Scan(body, length, reverse, carried, sliced)),
     outputs=True,
+    loops=_loops,
     samples=_samples,
     refuses=lambda: [
         Refusal((lambda c, x: (c, x), 0.0), ArgumentError, "no one number of steps"),

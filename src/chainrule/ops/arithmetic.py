@@ -87,6 +87,7 @@ positive = unary(
     eval=lambda x: x,
     partial=1,
     scalar=lambda k, x: x,
+    loops=lambda w, out, x: w.same(out, x),
     onnx="Identity",
     example=("[1.0, -2.0]", "tensor([ 1., -2.])"),
 )

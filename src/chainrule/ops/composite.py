@@ -13,9 +13,11 @@ import numpy as np
 
 from chainrule.core.aval import Aval, normalize_axes
 from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeError
+from chainrule.core.nest import Array, Nest
 from chainrule.core.primitive import Primitive, Refusal, Sample, public
 from chainrule.ops.arithmetic import sqrt
 from chainrule.ops.gate import describe, gate, lift, operands, to_dtype
+from chainrule.ops.groups import Groups
 from chainrule.ops.movement import broadcast_to, reshape
 from chainrule.ops.reduction import sum
 from chainrule.ops.shifting import batch_axes
@@ -91,6 +93,17 @@ def _softmax_push(t: Any, out: Any, axis: tuple[int, ...]) -> Any:
     return softmax_pull(t, out, axis)
 
 
+def _softmax_loops(w: Nest, out: Array, x: Array, axis: tuple[int, ...]) -> None:
+    with Groups(w, x, axis).each() as group:
+        top, total = group.top(), w.variable(0, x.dtype)
+        with group.elements() as place:
+            part = w.let(w.k.exp(w.at(x, place) - top), "e")
+            w.put(out, place, part)
+            w.assign(total, total + part)
+        with group.elements() as place:
+            w.put(out, place, w.at(out, place) / total)
+
+
 SOFTMAX = Primitive(
     name="softmax",
     inputs=("x",),
@@ -99,6 +112,7 @@ SOFTMAX = Primitive(
     vjp=(softmax_pull,),
     jvp=(_softmax_push,),
     batch=batch_axes,
+    loops=_softmax_loops,
     kernel="softmax",
     onnx="Softmax",
     samples=_softmax_samples,
@@ -144,6 +158,14 @@ def softmax(x: Tensor | npt.ArrayLike, /, *, axis: int | Sequence[int] = -1) -> 
     return bind(SOFTMAX, (scores,), {"axis": _softmax_axes("softmax", scores, axis)})
 
 
+def _log_softmax_loops(w: Nest, out: Array, x: Array, axis: tuple[int, ...]) -> None:
+    with Groups(w, x, axis).each() as group:
+        top = group.top()
+        log_total = w.let(w.k.log(group.sum(lambda e: w.k.exp(e - top))), "log_total")
+        with group.elements() as place:
+            w.put(out, place, w.at(x, place) - top - log_total)
+
+
 LOG_SOFTMAX = Primitive(
     name="log_softmax",
     inputs=("x",),
@@ -152,6 +174,7 @@ LOG_SOFTMAX = Primitive(
     vjp=(lambda ct, out, axis: ct - exp(out) * sum(ct, axis=axis, keepdims=True),),
     jvp=(lambda t, out, axis: t - sum(t * exp(out), axis=axis, keepdims=True),),
     batch=batch_axes,
+    loops=_log_softmax_loops,
     kernel="softmax",
     onnx="LogSoftmax",
     samples=_softmax_samples,
@@ -249,6 +272,19 @@ def _standardize_push(t: Any, out: tuple[Any, Any, Any], axis: tuple[int, ...], 
     return (t - mean - y * along) / deviation, mean, along * deviation * 2
 
 
+def _standardize_loops(w: Nest, outs: tuple[Array, ...], x: Array, axis: tuple[int, ...], epsilon: float) -> None:
+    out, mean, var = outs
+    with Groups(w, x, axis).each() as group:
+        weight = 1.0 / group.count
+        middle = w.let(group.sum() * weight, "middle")
+        spread = w.let(group.sum(lambda e: (e - middle) * (e - middle)) * weight, "spread")
+        w.put(mean, group.out, middle)
+        w.put(var, group.out, spread)
+        scale = w.let(1.0 / w.k.sqrt(spread + epsilon), "scale")
+        with group.elements() as place:
+            w.put(out, place, (w.at(x, place) - middle) * scale)
+
+
 STANDARDIZE = Primitive(
     name="standardize",
     inputs=("x",),
@@ -258,6 +294,7 @@ STANDARDIZE = Primitive(
     jvp=_standardize_push,
     batch=batch_axes,
     outputs=True,
+    loops=_standardize_loops,
     kernel="standardize",
     samples=lambda rng: (
         [Sample((rng.normal(size=(3, 2, 4)),), {"axis": axis, "epsilon": 0.1}) for axis in (-1, 0, (0, 1), (0, -1))]

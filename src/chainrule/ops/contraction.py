@@ -21,6 +21,7 @@ import numpy as np
 
 from chainrule.core.aval import Aval, Shape, normalize_axis, promote
 from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeError
+from chainrule.core.nest import Array, Nest
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
 from chainrule.ops.gate import alias, describe, gate, operands
 from chainrule.ops.movement import permute_dims, reshape
@@ -245,6 +246,21 @@ _EINSUM_SAMPLES: tuple[tuple[str, tuple[Shape, ...]], ...] = (
     ("ij,jk->ik", ((2, 0), (0, 3))),
 )
 
+
+def _einsum_loops(w: Nest, out: Array, *xs: Array, subscripts: str) -> None:
+    terms, result = subscripts.split("->")
+    labels = terms.split(",")
+    sizes = {label: size for term, x in zip(labels, xs, strict=True) for label, size in zip(term, x.shape, strict=True)}
+    summed = [label for label in sizes if label not in result]
+    with w.each(out.shape) as at:
+        total = w.variable(0, out.dtype)
+        with w.each([sizes[label] for label in summed]) as inner:
+            where = dict(zip((*result, *summed), (*at, *inner), strict=True))
+            factors = [w.load(x, [where[label] for label in term]) for term, x in zip(labels, xs, strict=True)]
+            w.assign(total, total + math.prod(factors[1:], start=factors[0]))
+        w.store(out, at, total)
+
+
 EINSUM = Primitive(
     name="einsum",
     inputs=("*xs",),
@@ -254,6 +270,7 @@ EINSUM = Primitive(
     multilinear=True,
     vjp=_einsum_vjp,
     batch=_einsum_batch,
+    loops=_einsum_loops,
     kernel="gemm",
     onnx="Einsum",
     samples=lambda rng: [Sample((subscripts, *(rng.normal(size=shape) for shape in shapes))) for subscripts, shapes in _EINSUM_SAMPLES],

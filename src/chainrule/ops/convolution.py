@@ -9,16 +9,19 @@ Each gate takes two of them to the third, so the gates are each other's derivati
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chainrule.core.aval import Aval, Shape
 from chainrule.core.errors import ArgumentError, DtypeError, ShapeError
+from chainrule.core.nest import Array, Nest
 from chainrule.core.primitive import Primitive, Refusal, Rule, Sample
 from chainrule.ops.gate import describe, gate, operands
 from chainrule.ops.movement import permute_dims, reshape
+from chainrule.ops.sliding import Windows
 from chainrule.ops.windows import Layout, Padding, correlate, correlate_weight, extents, output_size, pad_pairs, per_axis, scatter
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
@@ -144,6 +147,44 @@ def _conv_samples(rng: np.random.Generator) -> list[Sample]:
     return [Sample((rng.normal(size=x), rng.normal(size=w)), options) for x, w, options in cases]
 
 
+class _Terms:
+    """The terms ``x[n, o*stride + k*dilation - low, c] * kernel[k, c, f] * y[n, o, f]``, of which each of the three gates gets two factors."""
+
+    def __init__(self, w: Nest, x: Array, kernel: Array, y: Array, groups: int, stride: Shape, dilation: Shape, low: Shape, size: Shape) -> None:
+        self.w, self.x, self.kernel, self.y = w, x, kernel, y
+        self.taps, self.outputs = kernel.shape[:-2], y.shape[1:-1]
+        self.channels, self.features, self.groups = kernel.shape[-2], kernel.shape[-1] // groups, groups
+        self.windows = Windows(w, x.shape[1:-1], self.outputs, self.taps, stride=stride, dilation=dilation, low=low)
+
+    @contextmanager
+    def outer(self) -> Generator[tuple[Any, Sequence[Any], Any, Any]]:
+        """For every element of ``y``: example, position, group, and feature of the group."""
+        with self.w.each((self.x.shape[0], *self.outputs, self.groups, self.features)) as (n, *o, g, f):
+            yield n, o, g, f
+
+    @contextmanager
+    def inner(self) -> Generator[tuple[Sequence[Any], Any]]:
+        """For every tap and channel of a group."""
+        with self.w.each((*self.taps, self.channels)) as (*k, c):
+            yield k, c
+
+    @contextmanager
+    def places(self, n: Any, o: Sequence[Any], k: Sequence[Any], g: Any, c: Any, f: Any) -> Generator[tuple[Any, Any, Any]]:
+        """Where the three stand, if the tap lies inside of the image."""
+        with self.windows.inside(o, k) as place:
+            feature = g * self.features + f
+            yield (n, *place, g * self.channels + c), (*k, c, feature), (n, *o, feature)
+
+
+def _conv_loops(w: Nest, y: Array, x: Array, kernel: Array, **layout: Any) -> None:
+    terms = _Terms(w, x, kernel, y, **layout)
+    with terms.outer() as (n, o, g, f):
+        total = w.variable(0, y.dtype)
+        with terms.inner() as (k, c), terms.places(n, o, k, g, c, f) as (at_x, at_kernel, _):
+            w.assign(total, total + w.load(x, at_x) * w.load(kernel, at_kernel))
+        w.store(y, (n, *o, g * terms.features + f), total)
+
+
 CONV = Primitive(
     name="conv",
     inputs=("x", "w"),
@@ -156,6 +197,7 @@ CONV = Primitive(
         lambda ct, x, to, stride, dilation, low, groups: _to_w(x, ct, stride, dilation, low, groups, to.shape[:-2]),
     ),
     batch=_batch("x", "w", "y"),
+    loops=_conv_loops,
     kernel="conv",
     onnx="Conv",
     samples=_conv_samples,
@@ -256,6 +298,13 @@ def _transpose_samples(rng: np.random.Generator) -> list[Sample]:
     return [Sample((rng.normal(size=x), rng.normal(size=w)), options) for x, w, options in cases]
 
 
+def _transpose_loops(w: Nest, x: Array, y: Array, kernel: Array, **layout: Any) -> None:
+    terms = _Terms(w, x, kernel, y, **layout)
+    w.fill(x, 0)
+    with terms.outer() as (n, o, g, f), terms.inner() as (k, c), terms.places(n, o, k, g, c, f) as (at_x, at_kernel, at_y):
+        w.store(x, at_x, w.load(x, at_x) + w.load(y, at_y) * w.load(kernel, at_kernel))
+
+
 CONV_TRANSPOSE = Primitive(
     name="conv_transpose",
     inputs=("x", "w"),
@@ -268,6 +317,7 @@ CONV_TRANSPOSE = Primitive(
         lambda ct, x, to, stride, dilation, low, groups: _to_w(ct, x, stride, dilation, low, groups, to.shape[:-2]),
     ),
     batch=_batch("y", "w", "x"),
+    loops=_transpose_loops,
     kernel="conv",
     onnx="ConvTranspose",
     samples=_transpose_samples,
@@ -371,6 +421,15 @@ def _named_size(padding: str, full: Shape, stride: Shape, extent: Shape, spatial
     return tuple(n * step + max(span - step, 0) for n, step, span in zip(spatial, stride, extent))
 
 
+def _weight_loops(w: Nest, kernel: Array, x: Array, y: Array, **layout: Any) -> None:
+    terms = _Terms(w, x, kernel, y, **layout)
+    with terms.inner() as (k, c), w.each((terms.groups, terms.features)) as (g, f):
+        total = w.variable(0, kernel.dtype)
+        with w.each((x.shape[0], *terms.outputs)) as (n, *o), terms.places(n, o, k, g, c, f) as (at_x, _, at_y):
+            w.assign(total, total + w.load(x, at_x) * w.load(y, at_y))
+        w.store(kernel, (*k, c, g * terms.features + f), total)
+
+
 CONV_WEIGHT = Primitive(
     name="conv_weight",
     inputs=("x", "y"),
@@ -383,6 +442,7 @@ CONV_WEIGHT = Primitive(
         lambda ct, x, to, stride, dilation, low, groups: _to_y(x, ct, stride, dilation, low, groups, to.shape[1:-1]),
     ),
     batch=_batch("x", "y", "w"),
+    loops=_weight_loops,
     kernel="conv",
     samples=lambda rng: [
         Sample((rng.normal(size=(2, 5, 2)), rng.normal(size=(2, 3, 3)), 3)),

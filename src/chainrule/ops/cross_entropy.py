@@ -13,10 +13,12 @@ import numpy as np
 
 from chainrule.core.aval import Aval, normalize_axis
 from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeError
+from chainrule.core.nest import Array, Nest
 from chainrule.core.primitive import Primitive, Refusal, Sample
 from chainrule.ops.activation import sigmoid
 from chainrule.ops.composite import less_maximum, log_softmax, log_softmax_eval, softmax, softmax_pull
 from chainrule.ops.gate import batch_elementwise, describe, elementwise_aval, gate, lift, operands
+from chainrule.ops.groups import Groups
 from chainrule.ops.movement import broadcast_to, permute_dims, reshape
 from chainrule.ops.reduction import sum
 from chainrule.ops.statistics import mean
@@ -119,6 +121,21 @@ def _pull_logits(ct: Any, logits: Any, labels: Any, smoothing: float) -> Any:
     return _column(ct) * softmax_minus_labels(logits, labels, label_smoothing=smoothing)
 
 
+def _row_groups(w: Nest, logits: Array) -> Groups:
+    return Groups(w, logits, (len(logits.shape) - 1,))
+
+
+def _minus_labels_loops(w: Nest, out: Array, logits: Array, labels: Array, smoothing: float) -> None:
+    with _row_groups(w, logits).each() as row:
+        top = row.top()
+        total = row.sum(lambda e: w.k.exp(e - top))
+        with row.elements() as place:
+            share = w.k.exp(w.at(logits, place) - top) / total
+            w.put(out, place, share - smoothing / row.count if smoothing else share)
+        chosen = row.at + w.index(w.at(labels, row.out))
+        w.put(out, chosen, w.at(out, chosen) - (1.0 - smoothing))
+
+
 MINUS_LABELS = Primitive(
     name="softmax_minus_labels",
     inputs=("logits", "labels"),
@@ -127,6 +144,7 @@ MINUS_LABELS = Primitive(
     vjp=(lambda ct, logits: softmax_pull(ct, softmax(logits), (len(logits.shape) - 1,)), None),
     jvp=(lambda t, logits: softmax_pull(t, softmax(logits), (len(logits.shape) - 1,)), None),
     batch=_labels_batch,
+    loops=_minus_labels_loops,
     kernel="cross_entropy",
     samples=lambda rng: _one_hot_samples(rng, reductions=False),
     refuses=lambda: [Refusal((np.ones((2, 3)), np.array([0, 3])), ArgumentError, "labels from 0 to 3 for 3 classes")],
@@ -159,6 +177,17 @@ def _soft_difference(logits: Any, probabilities: Any) -> Any:
     return softmax(logits) * sum(probabilities, axis=-1, keepdims=True) - probabilities
 
 
+def _soft_loops(w: Nest, out: Array, logits: Array, probabilities: Array) -> None:
+    with _row_groups(w, logits).each() as row:
+        top = row.top()
+        log_total = w.let(w.k.log(row.sum(lambda e: w.k.exp(e - top))), "log_total")
+        loss = w.variable(0, logits.dtype, "sum")
+        with row.elements() as place:
+            weight = w.at(probabilities, place)
+            w.assign(loss, loss - w.k.select(weight == 0, 0.0, weight * (w.at(logits, place) - top - log_total)))
+        w.put(out, row.out, loss)
+
+
 SOFT_CROSS_ENTROPY = Primitive(
     name="soft_cross_entropy",
     inputs=("logits", "probabilities"),
@@ -173,6 +202,7 @@ SOFT_CROSS_ENTROPY = Primitive(
         lambda t, logits: -sum(t * log_softmax(logits), axis=-1),
     ),
     batch=_labels_batch,
+    loops=_soft_loops,
     kernel="cross_entropy",
     samples=lambda rng: [Sample((rng.normal(size=s), rng.uniform(0.1, 1.0, s))) for s in ((4, 3), (2, 2, 3), (3,), (0, 3))],
     refuses=lambda: [Refusal((np.ones((2, 3)), np.ones((2, 4))), ShapeError, "do not fit")],
@@ -200,6 +230,17 @@ def _reduce(name: str, losses: Tensor, reduction: str) -> Tensor:
     return _REDUCTIONS[reduction](losses)
 
 
+def _labels_loops(w: Nest, out: Array, logits: Array, labels: Array, smoothing: float) -> None:
+    with _row_groups(w, logits).each() as row:
+        top = row.top()
+        total = row.sum(lambda e: w.k.exp(e - top))
+        expected = w.at(logits, row.at + w.index(w.at(labels, row.out))) - top
+        if smoothing:
+            mean = row.sum(lambda e: e - top, wanted="sum") / float(row.count)
+            expected = (1.0 - smoothing) * expected + smoothing * mean
+        w.put(out, row.out, w.k.log(total) - expected)
+
+
 SOFTMAX_CROSS_ENTROPY = Primitive(
     name="softmax_cross_entropy",
     inputs=("logits", "labels"),
@@ -208,6 +249,7 @@ SOFTMAX_CROSS_ENTROPY = Primitive(
     vjp=(_pull_logits, None),
     jvp=(lambda t, logits, labels, smoothing: sum(t * softmax_minus_labels(logits, labels, label_smoothing=smoothing), axis=-1), None),
     batch=_labels_batch,
+    loops=_labels_loops,
     kernel="cross_entropy",
     onnx="SoftmaxCrossEntropyLoss",
     samples=lambda rng: _one_hot_samples(rng, reductions=True),

@@ -12,7 +12,8 @@ import numpy as np
 
 from chainrule.core.aval import Aval, normalize_axis
 from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeError
-from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
+from chainrule.core.nest import Array, Nest
+from chainrule.core.primitive import Primitive, Refusal, Rule, Sample, functions, public
 from chainrule.ops.gate import alias, gate, operands
 from chainrule.ops.joining import batch_together, concat
 from chainrule.ops.movement import broadcast_arrays
@@ -25,7 +26,7 @@ from chainrule.tensor import Tensor
 __all__ = ["cumulative_prod", "cumulative_sum", "diff", "linear_recurrence"]
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -69,6 +70,20 @@ def _refuses() -> list[Refusal]:
     ]
 
 
+def accumulated_loops(start: int, combine: Callable[[Any, Any], Any]) -> Rule:
+    """The loops of what goes along an axis with all that came before in one number."""
+
+    def loops(w: Nest, out: Array, x: Array, axis: int) -> None:
+        with w.each([*x.shape[:axis], *x.shape[axis + 1 :]]) as at:
+            total = w.variable(start, out.dtype)
+            with w.loop(x.shape[axis]) as i:
+                here = (*at[:axis], i, *at[axis:])
+                w.assign(total, combine(total, w.load(x, here)))
+                w.store(out, here, total)
+
+    return loops
+
+
 CUMULATIVE_SUM = Primitive(
     name="cumulative_sum",
     inputs=("x",),
@@ -76,6 +91,7 @@ CUMULATIVE_SUM = Primitive(
     eval=lambda x, axis: np.add.accumulate(x, axis, own_dtype(x)),
     transpose=lambda ct, axis: flip(bind(CUMULATIVE_SUM, (flip(ct, axis=axis),), {"axis": axis}), axis=axis),
     batch=batch_axis,
+    loops=accumulated_loops(0, lambda total, e: total + e),
     kernel="scan",
     onnx="CumSum",
     samples=_samples,
@@ -136,6 +152,7 @@ CUMULATIVE_PROD = Primitive(
     vjp=(lambda ct, x, out, axis: _backwards(ct, x, axis) * _shifted(out, axis, 1),),
     jvp=(lambda t, x, out, axis: linear_recurrence(x, t * _shifted(out, axis, 1), axis=axis),),
     batch=batch_axis,
+    loops=accumulated_loops(1, lambda total, e: total * e),
     kernel="scan",
     samples=_samples,
     refuses=_refuses,
@@ -229,6 +246,15 @@ def _batch_recurrence(primitive: Primitive, batched: Sequence[bool], inputs: Seq
     return bind(primitive, batch_together(batched, inputs), {"axis": params["axis"] + 1})
 
 
+def _recurrence_loops(w: Nest, out: Array, decay: Array, drive: Array, axis: int) -> None:
+    with w.each([*out.shape[:axis], *out.shape[axis + 1 :]]) as at:
+        state = w.variable(0, out.dtype, "state")
+        with w.loop(out.shape[axis]) as i:
+            here = (*at[:axis], i, *at[axis:])
+            w.assign(state, w.load(decay, here) * state + w.load(drive, here))
+            w.store(out, here, state)
+
+
 LINEAR_RECURRENCE = Primitive(
     name="linear_recurrence",
     inputs=("decay", "drive"),
@@ -237,6 +263,7 @@ LINEAR_RECURRENCE = Primitive(
     vjp=_recurrence_vjp,
     jvp=_recurrence_jvp,
     batch=_batch_recurrence,
+    loops=_recurrence_loops,
     kernel="scan",
     samples=lambda rng: [
         Sample((rng.normal(size=(4,)), rng.normal(size=(4,)))),

@@ -10,8 +10,10 @@ import numpy as np
 
 from chainrule.core.aval import DEFAULT_INT, Aval, bool_, normalize_axis, reduced
 from chainrule.core.errors import AxisError, DtypeError, ShapeError
+from chainrule.core.nest import Array, Nest, strides
 from chainrule.core.primitive import Primitive, Refusal, Rule, Sample
 from chainrule.ops.gate import gate, gate_of, lift, operands
+from chainrule.ops.groups import Groups, reduced_loops
 from chainrule.ops.movement import reshape
 from chainrule.ops.reduction import add, reduced_source, reducer, refusals
 from chainrule.ops.shifting import batch_axes, batch_axis
@@ -36,6 +38,14 @@ def _aval(dtype: np.dtype[Any]) -> Rule:
     return lambda x, axis, keepdims: Aval(reduced(x.shape, axis, keepdims), dtype)
 
 
+def _some(w: Nest, group: Groups) -> Any:
+    return group.fold(False, lambda found, e: found | (e != 0), dtype=bool_, wanted="found")
+
+
+def _every(w: Nest, group: Groups) -> Any:
+    return group.fold(True, lambda found, e: found & (e != 0), dtype=bool_, wanted="found")
+
+
 def _truth(name: str, combined: Callable[..., Any], which: str, are: str, empty: str, prints: str):
     primitive = Primitive(
         name=name,
@@ -44,6 +54,7 @@ def _truth(name: str, combined: Callable[..., Any], which: str, are: str, empty:
         eval=lambda x, axis, keepdims: combined(x, axis, None, None, keepdims),
         numpy=lambda x, axis, keepdims: reduced_source(f"np.logical_{'or' if name == 'any' else 'and'}.reduce", x, axis, keepdims) if axis else None,
         batch=batch_axes,
+        loops=reduced_loops(_some if name == "any" else _every),
         kernel="reduce",
         samples=_samples,
         refuses=refusals,
@@ -92,6 +103,7 @@ COUNT_NONZERO = Primitive(
     aval=_aval(DEFAULT_INT),
     eval=lambda x, axis, keepdims: add(x != 0, axis, DEFAULT_INT, None, keepdims),
     batch=batch_axes,
+    loops=reduced_loops(lambda w, group: group.fold(0, lambda n, e: n + w.k.convert(e != 0, DEFAULT_INT), dtype=DEFAULT_INT, wanted="count")),
     kernel="reduce",
     samples=_samples,
     refuses=refusals,
@@ -132,6 +144,18 @@ def count_nonzero(x: Tensor | npt.ArrayLike, /, *, axis: Axis = None, keepdims: 
     return _count_nonzero(lift(x), axis, keepdims)
 
 
+def _search_loops(w: Nest, out: Array, x: Array, axis: int, *, more: bool) -> None:
+    step = strides(x.shape)[axis]
+    with Groups(w, x, (axis,)).each() as group:
+        best, where = w.variable(w.at(x, group.at), x.dtype, "best"), w.variable(0, wanted="where")
+        with w.loop(x.shape[axis], 1) as i:
+            element = w.let(w.at(x, i * step + group.at))
+            with w.when((element > best if more else element < best) | (w.k.isnan(element) & ~w.k.isnan(best))):
+                w.assign(best, element)
+                w.assign(where, i)
+        w.put(out, group.out, where)
+
+
 def _search(name: str, onnx: str, which: str, prints: str):
     function = getattr(np, name)
 
@@ -146,6 +170,7 @@ def _search(name: str, onnx: str, which: str, prints: str):
         aval=aval,
         eval=lambda x, axis, keepdims: function(x, axis, keepdims=keepdims),
         batch=batch_axis,
+        loops=lambda w, out, x, axis, keepdims: _search_loops(w, out, x, axis, more=name == "argmax"),
         kernel="reduce",
         onnx=onnx,
         samples=lambda rng: [

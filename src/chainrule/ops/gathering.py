@@ -14,7 +14,9 @@ import numpy as np
 
 from chainrule.core.aval import DEFAULT_FLOAT, DEFAULT_INT, Aval, Dtype, Shape, broadcast, normalize_axis
 from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeError
+from chainrule.core.nest import Array, Nest, offset, strides
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
+from chainrule.core.scalar import Value
 from chainrule.ops.gate import as_dtype, describe, gate, lift, to_dtype
 from chainrule.ops.joining import batch_together, concat, with_axis
 from chainrule.ops.movement import broadcast_to, expand_dims, integers, moveaxis, reshape
@@ -131,6 +133,27 @@ def _batch_gather(primitive: Primitive, batched: Sequence[bool], inputs: Sequenc
     return moved(bind(GATHER, (x, index), {"axes": both}), len(index.shape) - 2, 1, 1 + axes[0])
 
 
+def position(w: Nest, index: Array, at: Sequence[Value], size: int) -> Value:
+    """A position along an axis of a size, in a loop nest; negative ones count from its end. It is not checked."""
+    place = w.let(w.index(w.load(index, at)), "p")
+    return place if index.dtype.kind == "u" else w.let(w.k.select(place < 0, place + size, place), "p")
+
+
+def place_of(w: Nest, index: Array, axes: Sequence[int], shape: Shape, at: Sequence[Value]) -> Value:
+    """Where the element ``at`` of what is gathered stands in the flat array of the given shape, in a loop nest."""
+    many = len(axes) > 1
+    block, first = len(index.shape) - many, axes[0]
+    own, rest = at[first : first + block], iter((*at[:first], *at[first + block :]))
+    rows = iter(range(len(axes)))
+    place = [position(w, index, (next(rows), *own) if many else own, size) if axis in axes else next(rest) for axis, size in enumerate(shape)]
+    return offset(place, strides(shape))
+
+
+def _gather_loops(w: Nest, out: Array, x: Array, index: Array, axes: tuple[int, ...]) -> None:
+    with w.each(out.shape) as at:
+        w.store(out, at, w.at(x, place_of(w, index, axes, x.shape, at)))
+
+
 GATHER = Primitive(
     name="gather",
     inputs=("x", "index"),
@@ -138,6 +161,7 @@ GATHER = Primitive(
     eval=_gather_eval,
     transpose=(lambda ct, to, index, axes: functions.scatter_add(index, ct, shape=to.shape, axes=axes), None),
     batch=_batch_gather,
+    loops=_gather_loops,
     kernel="gather",
     onnx="Gather",
     samples=lambda rng: [
@@ -283,6 +307,11 @@ def _batch_take_along_axis(primitive: Primitive, batched: Sequence[bool], inputs
     return bind(primitive, batch_together(batched, inputs), {"axis": params["axis"] + 1})
 
 
+def _take_along_axis_loops(w: Nest, out: Array, x: Array, indices: Array, axis: int) -> None:
+    with w.each(out.shape) as at:
+        w.store(out, at, w.load(x, (*at[:axis], position(w, indices, at, x.shape[axis]), *at[axis + 1 :])))
+
+
 TAKE_ALONG_AXIS = Primitive(
     name="take_along_axis",
     inputs=("x", "indices"),
@@ -290,6 +319,7 @@ TAKE_ALONG_AXIS = Primitive(
     eval=_take_along_axis_eval,
     transpose=(lambda ct, to, indices, axis: functions.scatter_along_axis(indices, ct, axis=axis, size=to.shape[axis]), None),
     batch=_batch_take_along_axis,
+    loops=_take_along_axis_loops,
     kernel="gather",
     onnx="GatherElements",
     samples=lambda rng: [
@@ -372,12 +402,18 @@ def _one_hot_aval(indices: Aval, classes: int, dtype: Dtype) -> Aval:
     return Aval((*indices.shape, classes), dtype)
 
 
+def _one_hot_loops(w: Nest, out: Array, indices: Array, classes: int, dtype: Dtype) -> None:
+    with w.each(out.shape) as at:
+        w.store(out, at, w.k.convert(w.load(indices, at[:-1]) == at[-1], dtype))
+
+
 ONE_HOT = Primitive(
     name="one_hot",
     inputs=("indices",),
     aval=_one_hot_aval,
     eval=_one_hot_eval,
     batch=lambda primitive, batched, inputs, params: bind(primitive, inputs, params),
+    loops=_one_hot_loops,
     kernel="scatter",
     onnx="OneHot",
     samples=lambda rng: [Sample((np.array([[0, 2], [1, 1]]), 3)), Sample((np.array(1), 2)), Sample((np.zeros(0, int), 2))],

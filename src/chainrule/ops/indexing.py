@@ -13,6 +13,7 @@ import numpy as np
 
 from chainrule.core.aval import Aval, Shape
 from chainrule.core.errors import AxisError, DtypeError, ShapeError
+from chainrule.core.nest import Array, Nest, numbered
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
 from chainrule.ops.gate import gate, lift, operands
 from chainrule.ops.gathering import GATHER, gathered
@@ -161,6 +162,18 @@ def _batch_place(primitive: Primitive, batched: Sequence[bool], inputs: Sequence
     return bind(PLACE, (value,), {"index": index.behind_batch(), "shape": (count, *shape)})
 
 
+def _write_loops(w: Nest, out: Array, value: Array, index: Basic) -> None:
+    """A value, which broadcasts, at an index."""
+    into = np.asarray(numbered(out.shape)[index.native])
+    w.copy(out, value, into=into, source=np.broadcast_to(numbered(value.shape), into.shape))
+
+
+def _place_loops(w: Nest, out: Array, value: Array, index: Basic, shape: Shape) -> None:
+    if shape:
+        w.fill(out, 0)
+    _write_loops(w, out, value, index)
+
+
 PLACE = Primitive(
     name="place",
     inputs=("value",),
@@ -168,6 +181,7 @@ PLACE = Primitive(
     eval=_place_eval,
     transpose=lambda ct, index: bind(GETITEM, (ct,), {"index": index}),
     batch=_batch_place,
+    loops=_place_loops,
     kernel="move",
     onnx="Pad",
     samples=lambda rng: [
@@ -267,6 +281,12 @@ def _batch_index_update(primitive: Primitive, batched: Sequence[bool], inputs: S
     return bind(INDEX_UPDATE, (x, value), {"index": index.behind_batch()})
 
 
+def _index_update_loops(w: Nest, out: Array, x: Array, value: Array, index: Basic) -> None:
+    if out.shape:
+        w.copy(out, x)
+    _write_loops(w, out, value, index)
+
+
 INDEX_UPDATE = Primitive(
     name="index_update",
     inputs=("x", "value"),
@@ -277,6 +297,7 @@ INDEX_UPDATE = Primitive(
         lambda ct, index: bind(GETITEM, (ct,), {"index": index}),
     ),
     batch=_batch_index_update,
+    loops=_index_update_loops,
     kernel="move",
     onnx="ScatterND",
     samples=lambda rng: [

@@ -15,6 +15,7 @@ import numpy as np
 
 from chainrule.core.aval import Aval, Dtype, Shape, normalize_axis
 from chainrule.core.errors import ArgumentError, AxisError, ShapeError
+from chainrule.core.nest import Array, Nest, numbered
 from chainrule.core.primitive import Primitive, Refusal, Sample
 from chainrule.ops.gate import describe, gate, lift, operands
 from chainrule.ops.movement import broadcast_to, integers, reshape
@@ -75,6 +76,12 @@ def _concat_transpose(ct: Any, to: tuple[Any, ...], axis: int, sizes: tuple[int,
     return tuple(piece if want is not None else None for piece, want in zip(pieces, to, strict=True))
 
 
+def _concat_loops(w: Nest, out: Array, *xs: Array, axis: int, sizes: tuple[int, ...]) -> None:
+    places = np.split(numbered(out.shape), np.cumsum(sizes)[:-1], axis)
+    for x, into in zip(xs, places, strict=True):
+        w.copy(out, x, into=into)
+
+
 CONCAT = Primitive(
     name="concat",
     inputs=("*xs",),
@@ -83,6 +90,7 @@ CONCAT = Primitive(
     numpy=lambda xs, axis, sizes: f"np.concatenate({xs}, {axis})",
     transpose=_concat_transpose,
     batch=_batch_joined,
+    loops=_concat_loops,
     kernel="move",
     onnx="Concat",
     samples=lambda rng: [
@@ -149,6 +157,11 @@ def _stack_aval(*xs: Aval, axis: int) -> Aval:
     return Aval((*first.shape[:axis], len(xs), *first.shape[axis:]), first.dtype)
 
 
+def _stack_loops(w: Nest, out: Array, *xs: Array, axis: int) -> None:
+    for x, into in zip(xs, np.moveaxis(numbered(out.shape), axis, 0), strict=True):
+        w.copy(out, x, into=into)
+
+
 STACK = Primitive(
     name="stack",
     inputs=("*xs",),
@@ -157,6 +170,7 @@ STACK = Primitive(
     numpy=lambda xs, axis: f"np.stack({xs}, {axis})" if axis else f"np.array({xs})",
     transpose=lambda ct, to, axis: tuple(piece if want is not None else None for piece, want in zip(unstack(ct, axis=axis), to, strict=True)),
     batch=_batch_joined,
+    loops=_stack_loops,
     kernel="move",
     onnx="ConcatFromSequence",
     samples=lambda rng: [

@@ -12,8 +12,10 @@ import numpy as np
 
 from chainrule.core.aval import Aval, reduced
 from chainrule.core.errors import DtypeError, ShapeError
+from chainrule.core.nest import Nest
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions
 from chainrule.ops.gate import gate, operands
+from chainrule.ops.groups import Groups, reduced_loops
 from chainrule.ops.reduction import (
     Axes,
     add,
@@ -57,6 +59,12 @@ def _softmax(x: Any, out: Any, axis: Axes, keepdims: bool) -> Any:
     return e / functions.where(norm == 0, 1.0, norm)
 
 
+def _logsumexp_of(w: Nest, group: Groups) -> Any:
+    top = group.top()
+    shift = w.let(w.k.select(w.k.isfinite(top), top, 0.0), "shift")
+    return w.k.log(group.sum(lambda e: w.k.exp(e - shift))) + shift
+
+
 LOGSUMEXP = Primitive(
     name="logsumexp",
     inputs=("x",),
@@ -65,6 +73,7 @@ LOGSUMEXP = Primitive(
     vjp=(lambda ct, x, out, axis, keepdims: weigh(ct, _softmax(x, out, axis, keepdims), axis, keepdims),),
     jvp=(lambda t, x, out, axis, keepdims: weighted_sum(t, _softmax(x, out, axis, keepdims), axis, keepdims),),
     batch=batch_axes,
+    loops=reduced_loops(_logsumexp_of),
     kernel="reduce",
     onnx="ReduceLogSumExp",
     samples=lambda rng: [*reduction_samples(rng), Sample((np.array([0.5, 1000.0, 1001.0]),))],
@@ -158,6 +167,19 @@ def _norm_jvp(t: Any, x: Any, out: Any, axis: Axes, keepdims: bool, ord: float) 
     return weighted_sum(t, _norm_weights(x, out, axis, keepdims, ord), axis, keepdims)
 
 
+def _norm_of(w: Nest, group: Groups, ord: float) -> Any:
+    k = w.k
+    if math.isinf(ord):
+        return group.fold(0, lambda t, e: k.maximum(t, k.abs(e))) if ord > 0 else group.fold(math.inf, lambda t, e: k.minimum(t, k.abs(e)))
+    if ord == 0:
+        return group.sum(lambda e: k.select(e != 0, 1.0, 0.0))
+    if ord == 1:
+        return group.sum(k.abs)
+    if ord == 2:
+        return k.sqrt(group.sum(lambda e: e * e))
+    return k.pow(group.sum(lambda e: k.pow(k.abs(e), ord)), 1 / ord)
+
+
 VECTOR_NORM = Primitive(
     name="vector_norm",
     inputs=("x",),
@@ -166,6 +188,7 @@ VECTOR_NORM = Primitive(
     vjp=(_norm_vjp,),
     jvp=(_norm_jvp,),
     batch=batch_axes,
+    loops=reduced_loops(_norm_of),
     kernel="reduce",
     onnx="ReduceL2",
     samples=lambda rng: [*reduction_samples(rng), *(reduction_samples(rng, ord=ord)[1] for ord in (0, 1, 3, 0.5, -1.5, math.inf, -math.inf))],

@@ -20,6 +20,7 @@ from chainrule.core.errors import ArgumentError, DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Sample
 from chainrule.ops.gate import describe, gate, operands
 from chainrule.ops.movement import broadcast_to, reshape
+from chainrule.ops.sliding import avg_pool_loops, avg_spread_loops, max_gather_loops, max_pool_loops, max_spread_loops
 from chainrule.ops.windows import BLOCK, Padding, inside, output_size, pad_pairs, per_axis
 from chainrule.tape import bind
 from chainrule.tensor import Tensor
@@ -237,6 +238,7 @@ MAX_POOL = Primitive(
     vjp=(_max_spread,),
     jvp=(_max_gather,),
     batch=_batch_images,
+    loops=max_pool_loops,
     kernel="pool",
     onnx="MaxPool",
     samples=_max_samples,
@@ -328,6 +330,7 @@ MAX_POOL_SPREAD = Primitive(
     eval=_max_spread_eval,
     transpose=(_max_gather_of, None, None),
     batch=_batch_images,
+    loops=max_spread_loops,
     kernel="pool",
     samples=lambda rng: _routed_samples(rng, spread=True),
     refuses=lambda: [Refusal((np.ones((1, 3, 1)), np.ones((1, 4, 1)), 2), ShapeError, "cotangent")],
@@ -356,6 +359,7 @@ MAX_POOL_GATHER = Primitive(
     eval=_max_gather_eval,
     transpose=(_max_spread, None, None),
     batch=_batch_images,
+    loops=max_gather_loops,
     kernel="pool",
     samples=lambda rng: _routed_samples(rng, spread=False),
     refuses=lambda: [Refusal((np.ones((1, 3, 1)), np.ones((1, 4, 1)), 2), ShapeError, "tangent")],
@@ -384,6 +388,7 @@ AVG_POOL = Primitive(
     eval=_avg_eval,
     transpose=lambda ct, to, window, stride, low, include_pad: _avg_spread(ct, window, stride, low, to.shape[1:-1], include_pad),
     batch=_batch_images,
+    loops=avg_pool_loops,
     kernel="pool",
     onnx="AveragePool",
     samples=lambda rng: [
@@ -453,6 +458,7 @@ AVG_POOL_SPREAD = Primitive(
     eval=_avg_spread_eval,
     transpose=lambda ct, to, window, stride, low, include_pad: _avg(ct, window, stride, low, to.shape[1:-1], include_pad),
     batch=_batch_images,
+    loops=avg_spread_loops,
     kernel="pool",
     samples=lambda rng: [
         Sample((rng.normal(size=avg_pool(np.ones(shape), window, **options).shape), shape[1:-1], window), options)

@@ -16,6 +16,7 @@ import numpy as np
 
 from chainrule.core.aval import Aval, Shape, broadcast, promote
 from chainrule.core.errors import AxisError, DtypeError, ShapeError
+from chainrule.core.nest import Array, Nest
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions
 from chainrule.ops.elementwise import binary_function
 from chainrule.ops.gate import batch_elementwise, describe, gate, operands
@@ -166,6 +167,18 @@ _MATMUL_SHAPES = (
     ((2, 0, 2), (2, 2)),
 )
 
+
+def _matmul_loops(w: Nest, out: Array, a: Array, b: Array) -> None:
+    rows, columns = len(a.shape) > 1, len(b.shape) > 1
+    with w.each(out.shape) as at:
+        stack = at[: len(at) - rows - columns]
+        row, column = at[len(stack) : len(stack) + rows], at[len(at) - columns :] if columns else ()
+        total = w.variable(0, out.dtype)
+        with w.loop(a.shape[-1]) as k:
+            w.assign(total, total + w.load(a, (*stack, *row, k)) * w.load(b, (*stack, k, *column)))
+        w.store(out, at, total)
+
+
 MATMUL = Primitive(
     name="matmul",
     inputs=("x1", "x2"),
@@ -175,6 +188,7 @@ MATMUL = Primitive(
     multilinear=True,
     vjp=(_pull_x1, _pull_x2),
     batch=_matmul_batch,
+    loops=_matmul_loops,
     kernel="gemm",
     numpy=_product_source,
     onnx="MatMul",
@@ -260,6 +274,16 @@ def _vecdot_pull(ct: Any, x: Any, axis: int) -> Any:
     return reshape(ct, tuple(shape)) * x
 
 
+def _vecdot_loops(w: Nest, out: Array, a: Array, b: Array, axis: int) -> None:
+    with w.each(out.shape) as at:
+        total = w.variable(0, out.dtype)
+        before = len(at) + 1 + axis if axis < 0 else axis
+        with w.loop(a.shape[axis]) as i:
+            place = (*at[:before], i, *at[before:])
+            w.assign(total, total + w.load(a, place) * w.load(b, place))
+        w.store(out, at, total)
+
+
 VECDOT = Primitive(
     name="vecdot",
     inputs=("x1", "x2"),
@@ -269,6 +293,7 @@ VECDOT = Primitive(
     multilinear=True,
     vjp=(lambda ct, x2, axis: _vecdot_pull(ct, x2, axis), lambda ct, x1, axis: _vecdot_pull(ct, x1, axis)),
     batch=batch_elementwise,
+    loops=_vecdot_loops,
     samples=lambda rng: [
         Sample((rng.normal(size=3), rng.normal(size=3))),
         Sample((rng.normal(size=(2, 3)), rng.normal(size=3))),
@@ -332,6 +357,14 @@ def _cross_aval(x1: Aval, x2: Aval, axis: int) -> Aval:
     return Aval(_stacks("cross", x1, x2, x1.shape, x2.shape), promote(x1.dtype, x2.dtype))
 
 
+def _cross_loops(w: Nest, out: Array, a: Array, b: Array, axis: int) -> None:
+    axis += len(out.shape)
+    with w.each([*out.shape[:axis], *out.shape[axis + 1 :]]) as at:
+        for i in range(3):
+            here, one, two = ((*at[:axis], (i + j) % 3, *at[axis:]) for j in range(3))
+            w.store(out, here, w.load(a, one) * w.load(b, two) - w.load(a, two) * w.load(b, one))
+
+
 CROSS = Primitive(
     name="cross",
     inputs=("x1", "x2"),
@@ -341,6 +374,7 @@ CROSS = Primitive(
     multilinear=True,
     vjp=(lambda ct, x2, axis: cross(x2, ct, axis=axis), lambda ct, x1, axis: cross(ct, x1, axis=axis)),
     batch=batch_elementwise,
+    loops=_cross_loops,
     samples=lambda rng: [
         Sample((rng.normal(size=3), rng.normal(size=3))),
         Sample((rng.normal(size=(2, 3)), rng.normal(size=3))),

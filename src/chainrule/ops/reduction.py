@@ -17,6 +17,7 @@ from chainrule.core.aval import DEFAULT_INT, Aval, Shape, normalize_axes, reduce
 from chainrule.core.errors import AxisError, DtypeError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Rule, Sample, functions
 from chainrule.ops.gate import as_dtype, gate, gate_of, lift, operands, to_dtype
+from chainrule.ops.groups import reduced_loops
 from chainrule.ops.movement import inverse, permute_dims, repeated_to, reshape, to_shape
 from chainrule.ops.shifting import batch_axes, flip
 from chainrule.ops.short import short
@@ -160,6 +161,7 @@ SUM = Primitive(
     eval=_sum_eval,
     transpose=lambda ct, to, axis, keepdims: spread(ct, axis, keepdims, to.shape),
     batch=batch_axes,
+    loops=reduced_loops(lambda w, group: group.sum()),
     kernel="reduce",
     numpy=sum_source,
     onnx="ReduceSum",
@@ -235,6 +237,7 @@ PROD = Primitive(
     vjp=(lambda ct, x, axis, keepdims: weigh(ct, _others(x, axis), axis, keepdims),),
     jvp=(lambda t, x, axis, keepdims: weighted_sum(t, _others(x, axis), axis, keepdims),),
     batch=batch_axes,
+    loops=reduced_loops(lambda w, group: group.fold(1, lambda total, e: total * e, wanted="product")),
     kernel="reduce",
     onnx="ReduceProd",
     samples=lambda rng: [
@@ -307,6 +310,7 @@ def _extremum(name: str, extreme: Callable[..., Any], onnx: str, which: str, pri
         vjp=(lambda ct, x, out, axis, keepdims: weigh(ct, shares(x, out, axis, keepdims), axis, keepdims),),
         jvp=(lambda t, x, out, axis, keepdims: weighted_sum(t, shares(x, out, axis, keepdims), axis, keepdims),),
         batch=batch_axes,
+        loops=reduced_loops(lambda w, group: group.top() if name == "max" else group.least()),
         kernel="reduce",
         onnx=onnx,
         samples=reduction_samples,

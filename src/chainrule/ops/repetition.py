@@ -10,6 +10,7 @@ import numpy as np
 
 from chainrule.core.aval import Aval, Shape, normalize_axis, promote
 from chainrule.core.errors import ArgumentError, DtypeError
+from chainrule.core.nest import Array, Nest, numbered
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions, public
 from chainrule.ops.gate import concrete, describe, gate, lift
 from chainrule.ops.joining import with_axis
@@ -130,6 +131,12 @@ def _batch_pad(primitive: Primitive, batched: Sequence[bool], inputs: Sequence[A
     return bind(primitive, inputs, {**params, "widths": ((0, 0), *params["widths"])})
 
 
+def _pad_loops(w: Nest, out: Array, x: Array, widths: Widths, value: Any) -> None:
+    if out.size > x.size:
+        w.fill(out, value)
+    w.copy(out, x, into=numbered(out.shape)[tuple(slice(before, before + size) for size, (before, _) in zip(x.shape, widths, strict=True))])
+
+
 PAD = Primitive(
     name="pad",
     inputs=("x",),
@@ -138,6 +145,7 @@ PAD = Primitive(
     vjp=(lambda ct, to, widths: functions.getitem(ct, _interior(to.shape, widths)),),
     jvp=(lambda t, widths: bind(PAD, (t,), {"widths": widths, "value": 0}),),
     batch=_batch_pad,
+    loops=_pad_loops,
     kernel="move",
     onnx="Pad",
     samples=lambda rng: [

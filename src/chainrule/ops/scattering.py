@@ -7,14 +7,17 @@ value, and only that one gets a cotangent.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chainrule.core.aval import Aval, Shape, broadcast, normalize_axis, promote
 from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeError
+from chainrule.core.nest import Array, Nest, offset, strides
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions
+from chainrule.core.scalar import Value
 from chainrule.ops.gate import describe, gate, lift, operands, to_dtype
 from chainrule.ops.gathering import (
     GATHER,
@@ -30,6 +33,8 @@ from chainrule.ops.gathering import (
     neighbours,
     numbers_along,
     out_of_range,
+    place_of,
+    position,
     positions,
     with_example,
 )
@@ -156,6 +161,21 @@ def count_of(batched: Sequence[bool], inputs: Sequence[Any]) -> int:
     return next(x.shape[0] for x, b in zip(inputs, batched, strict=True) if b)
 
 
+@contextmanager
+def _scattered(w: Nest, out: Array, index: Array, axes: Sequence[int]) -> Generator[tuple[Sequence[Value], Value]]:
+    """For every element of what is scattered: its place, and where it goes to."""
+    rest = [size for axis, size in enumerate(out.shape) if axis not in axes]
+    block = index.shape[1:] if len(axes) > 1 else index.shape
+    with w.each((*rest[: axes[0]], *block, *rest[axes[0] :])) as at:
+        yield at, w.let(place_of(w, index, axes, out.shape, at), "at")
+
+
+def _scatter_add_loops(w: Nest, out: Array, index: Array, values: Array, shape: Shape, axes: Sequence[int]) -> None:
+    w.fill(out, 0)
+    with _scattered(w, out, index, axes) as (at, place):
+        w.put(out, place, w.at(out, place) + w.load(values, at))
+
+
 SCATTER_ADD = Primitive(
     name="scatter_add",
     inputs=("index", "values"),
@@ -163,6 +183,7 @@ SCATTER_ADD = Primitive(
     eval=_scatter_add_eval,
     transpose=(None, lambda ct, index, axes: bind(GATHER, (ct, index), {"axes": axes})),
     batch=_batch_scatter_add,
+    loops=_scatter_add_loops,
     kernel="scatter",
     onnx="ScatterElements",
     samples=lambda rng: [
@@ -266,6 +287,12 @@ def _kept(ct: Any, index: Any, axes: Axes) -> Any:
     return functions.where(reshape(last, (*block, *(1,) * rest)), bind(GATHER, (ct, index), {"axes": axes}), 0.0)
 
 
+def _scatter_update_loops(w: Nest, out: Array, x: Array, index: Array, value: Array, axes: Sequence[int]) -> None:
+    w.copy(out, x)
+    with _scattered(w, out, index, axes) as (at, place):
+        w.put(out, place, w.load(value, at))
+
+
 SCATTER_UPDATE = Primitive(
     name="scatter_update",
     inputs=("x", "index", "value"),
@@ -273,6 +300,7 @@ SCATTER_UPDATE = Primitive(
     eval=_scatter_update_eval,
     transpose=(lambda ct, index, axes: scatter_update(ct, index, 0.0, axes=axes), None, _kept),
     batch=_batch_scatter_update,
+    loops=_scatter_update_loops,
     kernel="scatter",
     onnx="ScatterND",
     samples=lambda rng: [
@@ -371,6 +399,14 @@ def _batch_scatter_along_axis(primitive: Primitive, batched: Sequence[bool], inp
     return bind(SCATTER_ALONG_AXIS, batch_together(batched, inputs), {**params, "axis": params["axis"] + 1})
 
 
+def _scatter_along_axis_loops(w: Nest, out: Array, indices: Array, values: Array, axis: int, size: int) -> None:
+    w.fill(out, 0)
+    with w.each(values.shape) as at:
+        place = (*at[:axis], position(w, indices, at, size), *at[axis + 1 :])
+        here = w.let(offset(place, strides(out.shape)), "at")
+        w.put(out, here, w.at(out, here) + w.load(values, at))
+
+
 SCATTER_ALONG_AXIS = Primitive(
     name="scatter_along_axis",
     inputs=("indices", "values"),
@@ -378,6 +414,7 @@ SCATTER_ALONG_AXIS = Primitive(
     eval=_scatter_along_axis_eval,
     transpose=(None, lambda ct, indices, axis: bind(TAKE_ALONG_AXIS, (ct, indices), {"axis": axis})),
     batch=_batch_scatter_along_axis,
+    loops=_scatter_along_axis_loops,
     kernel="scatter",
     onnx="ScatterElements",
     samples=lambda rng: [

@@ -13,6 +13,7 @@ import numpy as np
 
 from chainrule.core.aval import Aval, bool_
 from chainrule.core.errors import DtypeError, ShapeError
+from chainrule.core.nest import Array, Nest
 from chainrule.core.primitive import Primitive, Refusal, Sample, public
 from chainrule.ops.gate import batch_looped, concrete, gate, lift, made, operands
 from chainrule.ops.gathering import take
@@ -256,6 +257,14 @@ def _isin_eval(x1: Any, x2: Any, invert: bool) -> Any:
     return np.isin(x1, x2, invert=invert)
 
 
+def _isin_loops(w: Nest, out: Array, x: Array, among: Array, invert: bool) -> None:
+    with w.each(out.shape) as at:
+        value, found = w.let(w.load(x, at)), w.variable(False, bool_, "found")
+        with w.loop(among.size) as i:
+            w.assign(found, found | (w.at(among, i) == value))
+        w.store(out, at, ~found if invert else found)
+
+
 ISIN = Primitive(
     name="isin",
     inputs=("x1", "x2"),
@@ -264,6 +273,7 @@ ISIN = Primitive(
     batch=lambda primitive, batched, inputs, params: (
         bind(primitive, inputs, params) if not batched[1] else _isin_looped(primitive, batched, inputs, params)
     ),
+    loops=_isin_loops,
     kernel="sort",
     samples=lambda rng: [
         Sample((np.array([[1, 2], [3, 4]]), np.array([2, 3, 9]))),

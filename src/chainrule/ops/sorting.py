@@ -5,14 +5,17 @@ Gradients of sorted values go back to where the values came from. Order among Na
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from chainrule.core.aval import DEFAULT_INT, Aval, normalize_axis
 from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeError
+from chainrule.core.nest import Array, Nest
 from chainrule.core.primitive import Primitive, Refusal, Sample
+from chainrule.core.scalar import Value
 from chainrule.ops.gate import batch_looped, gate, operands
 from chainrule.ops.gathering import TAKE_ALONG_AXIS, take
 from chainrule.ops.joining import with_axis, zeros
@@ -76,12 +79,43 @@ def _refuses() -> list[Refusal]:
     ]
 
 
+def _before(w: Nest, a: Value, b: Value, *, ascending: bool) -> Value:
+    """Whether one element comes before another: NaN is the largest."""
+    one, two = (a, b) if ascending else (b, a)
+    return (one < two) | (w.k.isnan(two) & ~w.k.isnan(one))
+
+
+@contextmanager
+def _ranked(w: Nest, x: Array, axis: int, *, ascending: bool, last: bool = False) -> Generator[tuple[Value, Value, Value, tuple[Value, ...]]]:
+    """For every element: itself, its number along the axis, its rank, and the place of that rank; ``last``: of what ties the last comes first."""
+    # An element's rank is the number of those before it: no memory, and a stable order.
+    with w.each([*x.shape[:axis], *x.shape[axis + 1 :]]) as at, w.loop(x.shape[axis]) as i:
+        element, rank = w.let(w.load(x, (*at[:axis], i, *at[axis:]))), w.variable(0, wanted="rank")
+        with w.loop(x.shape[axis]) as j:
+            other = w.let(w.load(x, (*at[:axis], j, *at[axis:])))
+            tied = ~_before(w, element, other, ascending=ascending) & (j > i if last else j < i)
+            with w.when(_before(w, other, element, ascending=ascending) | tied):
+                w.assign(rank, rank + 1)
+        yield element, i, rank, (*at[:axis], rank, *at[axis:])
+
+
+def _argsort_loops(w: Nest, out: Array, x: Array, axis: int, descending: bool) -> None:
+    with _ranked(w, x, axis, ascending=not descending) as (_, i, _, place):
+        w.store(out, place, i)
+
+
+def _sort_loops(w: Nest, out: Array, x: Array, axis: int, descending: bool) -> None:
+    with _ranked(w, x, axis, ascending=not descending, last=descending) as (element, _, _, place):
+        w.store(out, place, element)
+
+
 ARGSORT = Primitive(
     name="argsort",
     inputs=("x",),
     aval=lambda x, axis, descending: Aval(x.shape, DEFAULT_INT),
     eval=_order,
     batch=batch_axis,
+    loops=_argsort_loops,
     kernel="sort",
     samples=_samples,
     refuses=_refuses,
@@ -95,6 +129,7 @@ SORT = Primitive(
     vjp=(lambda ct, x, axis, descending: scatter_along_axis(_ordered(ARGSORT, x, axis, descending), ct, axis=axis, size=x.shape[axis]),),
     jvp=(lambda t, x, axis, descending: bind(TAKE_ALONG_AXIS, (t, _ordered(ARGSORT, x, axis, descending)), {"axis": axis}),),
     batch=batch_axis,
+    loops=_sort_loops,
     kernel="sort",
     samples=_samples,
     refuses=_refuses,
@@ -232,6 +267,12 @@ def _top_k_vjp(ct: tuple[Any, Any], to: Aval, out: tuple[Any, Any], axis: int) -
     return scatter_along_axis(out[1], values, axis=axis, size=to.shape[axis])
 
 
+def _top_k_loops(w: Nest, outs: tuple[Array, Array], x: Array, k: int, axis: int, largest: bool) -> None:
+    with _ranked(w, x, axis, ascending=not largest) as (element, i, rank, place), w.when(rank < k):
+        w.store(outs[0], place, element)
+        w.store(outs[1], place, i)
+
+
 TOP_K = Primitive(
     name="top_k",
     inputs=("x",),
@@ -241,6 +282,7 @@ TOP_K = Primitive(
     jvp=(lambda t, out, axis: (bind(TAKE_ALONG_AXIS, (t, out[1]), {"axis": axis}), None),),
     batch=batch_axis,
     outputs=True,
+    loops=_top_k_loops,
     kernel="sort",
     onnx="TopK",
     samples=lambda rng: [
@@ -319,12 +361,23 @@ def _batch_searchsorted(primitive: Primitive, batched: Sequence[bool], inputs: S
     return _rowwise(primitive, batched, inputs, params) if batched[0] else bind(primitive, inputs, params)
 
 
+def _searchsorted_loops(w: Nest, out: Array, x: Array, values: Array, side: str) -> None:
+    with w.each(out.shape) as at:
+        value, count = w.let(w.load(values, at)), w.variable(0, wanted="count")
+        with w.loop(x.shape[0]) as i:
+            element = w.load(x, (i,))
+            with w.when(_before(w, element, value, ascending=True) if side == "left" else ~_before(w, value, element, ascending=True)):
+                w.assign(count, count + 1)
+        w.store(out, at, count)
+
+
 SEARCHSORTED = Primitive(
     name="searchsorted",
     inputs=("x1", "x2"),
     aval=_searchsorted_aval,
     eval=np.searchsorted,
     batch=_batch_searchsorted,
+    loops=_searchsorted_loops,
     kernel="sort",
     samples=lambda rng: [
         Sample((np.array([0.0, 1.0, 1.0, 2.0]), np.array([[1.0, -1.0], [3.0, 1.5]]))),

@@ -9,8 +9,10 @@ import numpy as np
 
 from chainrule.core.aval import float32
 from chainrule.core.errors import DtypeError
+from chainrule.core.nest import Nest
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions
 from chainrule.ops.gate import gate, operands
+from chainrule.ops.groups import Groups, reduced_loops
 from chainrule.ops.reduction import (
     Axes,
     add,
@@ -61,6 +63,7 @@ MEAN = Primitive(
     numpy=_mean_source,
     transpose=lambda ct, to, axis, keepdims: spread(ct * (1 / (count_over(to.shape, axis) or math.nan)), axis, keepdims, to.shape),
     batch=batch_axes,
+    loops=reduced_loops(lambda w, group: group.sum() / float(group.count or math.nan)),
     kernel="reduce",
     onnx="ReduceMean",
     samples=reduction_samples,
@@ -141,6 +144,12 @@ def _samples(rng: np.random.Generator) -> list[Sample]:
     return [*some[:2], some[3], reduction_samples(rng, correction=1)[1], reduction_samples(rng, correction=0.5)[0]]
 
 
+def _spread(w: Nest, group: Groups, correction: float) -> Any:
+    mean = w.let(group.sum() / float(group.count or math.nan), "mean")
+    freedom = group.count - correction
+    return group.sum(lambda e: (e - mean) * (e - mean)) / (freedom if freedom > 0 else math.nan)
+
+
 VAR = Primitive(
     name="var",
     inputs=("x",),
@@ -149,6 +158,7 @@ VAR = Primitive(
     vjp=(lambda ct, x, axis, keepdims, correction: weigh(ct, _deviation(x, axis, correction, 2.0), axis, keepdims),),
     jvp=(lambda t, x, axis, keepdims, correction: weighted_sum(t, _deviation(x, axis, correction, 2.0), axis, keepdims),),
     batch=batch_axes,
+    loops=reduced_loops(_spread),
     kernel="reduce",
     samples=lambda rng: [*_samples(rng), *reduction_samples(rng)[2:5:2]],
     refuses=lambda: [*refusals(), Refusal((np.array([1j]),), DtypeError, "takes")],
@@ -213,6 +223,7 @@ STD = Primitive(
     vjp=(lambda ct, x, out, axis, keepdims, correction: weigh(ct, _std_weights(x, out, axis, keepdims, correction), axis, keepdims),),
     jvp=(lambda t, x, out, axis, keepdims, correction: weighted_sum(t, _std_weights(x, out, axis, keepdims, correction), axis, keepdims),),
     batch=batch_axes,
+    loops=reduced_loops(lambda w, group, correction: w.k.sqrt(_spread(w, group, correction))),
     kernel="reduce",
     samples=_samples,
     refuses=lambda: [*refusals(), Refusal((np.array([1j]),), DtypeError, "takes")],

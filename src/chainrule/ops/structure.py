@@ -13,6 +13,7 @@ import numpy as np
 
 from chainrule.core.aval import Aval, Shape
 from chainrule.core.errors import ShapeError
+from chainrule.core.nest import Array, Nest, numbered
 from chainrule.core.primitive import Primitive, Refusal, Rule, Sample, functions, public
 from chainrule.ops.gate import gate, lift
 from chainrule.tape import bind
@@ -55,6 +56,7 @@ DIAGONAL: Primitive = Primitive(
     eval=lambda x, offset: x.diagonal(offset, -2, -1),
     transpose=lambda ct, to, offset: bind(DIAG_EMBED, (ct,), {"offset": offset, "shape": to.shape[-2:]}),
     batch=batch_stack,
+    loops=lambda w, out, x, offset: w.copy(out, x, source=numbered(x.shape).diagonal(offset, -2, -1)),
     samples=lambda rng: [
         Sample((rng.normal(size=(3, 3)),)),
         Sample((rng.normal(size=(2, 2, 4)),), {"offset": 1}),
@@ -122,6 +124,11 @@ def _embed(x: Any, offset: int, shape: Shape) -> Any:
     return out
 
 
+def _embed_loops(w: Nest, out: Array, x: Array, offset: int, shape: Shape) -> None:
+    w.fill(out, 0)
+    w.copy(out, x, into=numbered(out.shape).diagonal(offset, -2, -1))
+
+
 DIAG_EMBED: Primitive = Primitive(
     name="diag_embed",
     inputs=("x",),
@@ -129,6 +136,7 @@ DIAG_EMBED: Primitive = Primitive(
     eval=_embed,
     transpose=lambda ct, offset: diagonal(ct, offset=offset),
     batch=batch_stack,
+    loops=_embed_loops,
     samples=lambda rng: [
         Sample((rng.normal(size=3),)),
         Sample((rng.normal(size=(2, 3)),), {"offset": 1}),
@@ -181,6 +189,12 @@ def diag_embed(x: Tensor | npt.ArrayLike, /, *, offset: int = 0, shape: Sequence
     return bind(DIAG_EMBED, (vectors,), {"offset": k, "shape": target})
 
 
+def _cut_loops(w: Nest, out: Array, x: Array, k: int, *, lower: bool) -> None:
+    with w.each(out.shape) as at:
+        behind = at[-1] - at[-2]
+        w.store(out, at, w.k.select(behind <= k if lower else behind >= k, w.load(x, at), 0))
+
+
 def _triangle(name: str, cut: Rule, again: Rule) -> Primitive:
     return Primitive(
         name=name,
@@ -191,6 +205,7 @@ def _triangle(name: str, cut: Rule, again: Rule) -> Primitive:
         batch=batch_stack,
         masks=True,
         onnx="Trilu",
+        loops=lambda w, out, x, k: _cut_loops(w, out, x, k, lower=name == "tril"),
         samples=lambda rng: [
             Sample((rng.normal(size=(3, 3)),)),
             Sample((rng.normal(size=(2, 2, 4)),), {"k": 1}),

@@ -15,7 +15,6 @@ from chainrule.core.aval import Aval
 from chainrule.core.variable import Variable
 from chainrule.view.source import Listing
 from chainrule.view.targets.expressions import Expr
-from chainrule.view.targets.kernels import copied, numbered
 from chainrule.view.targets.loops import Alias, Place, read_by, written_by
 from chainrule.view.targets.syntax import INDENT, Program, Syntax
 
@@ -154,7 +153,7 @@ def _results(listing: Listing, program: Program) -> list[tuple[Variable, Variabl
 def _copies(program: Program, results: list[tuple[Variable, Variable, str]]) -> None:
     for x, source, _ in results:
         if x is not source:
-            copied(program.writer, x, numbered(x.shape), source, numbered(x.shape))
+            program.writer.copy(x, source)
 
 
 def _commented(lines: list[str], told: str, aval: str) -> list[str]:

@@ -64,6 +64,9 @@ class Expr:
     def __and__(self, other: Any) -> Expr:
         return binary("&", self, other)
 
+    def __rand__(self, other: Any) -> Expr:
+        return binary("&", other, self)
+
     def __or__(self, other: Any) -> Expr:
         return binary("|", self, other)
 
@@ -129,6 +132,11 @@ def converted(x: Expr, dtype: Any) -> Expr:
     if x.dtype == dtype:
         return x
     return Expr("const", x.args, np.dtype(dtype)) if x.op == "const" and np.dtype(dtype).kind != "b" else Expr("convert", (x,), np.dtype(dtype))
+
+
+def as_expr(value: Any, dtype: Any) -> Expr:
+    """A value or Python number in a dtype."""
+    return converted(value, dtype) if isinstance(value, Expr) else const(value, dtype)
 
 
 def number(x: Expr) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 
 from chainrule.autodiff.reverse import grad
 from chainrule.core.errors import ChainruleError
+from chainrule.core.nest import numbered
 from chainrule.core.primitive import call, functions
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
@@ -21,7 +22,6 @@ from chainrule.graph.trace import trace
 from chainrule.tape import bind
 from chainrule.view.source import Listing
 from chainrule.view.targets.expressions import Expr
-from chainrule.view.targets.kernels import copied, numbered
 from chainrule.view.targets.loops import Alias, Place, read_by, written_by
 from chainrule.view.targets.syntax import INDENT, Program, Syntax, UnsaidError
 
@@ -284,5 +284,5 @@ class _Locals:
             return _shown(place)
         full = self._place(Variable(out.aval))
         source = np.broadcast_to(numbered(x.shape), out.shape)
-        self.steps.append(list(self.program.noted(lambda: copied(self.program.writer, full, numbered(out.shape), x, source))))
+        self.steps.append(list(self.program.noted(lambda: self.program.writer.copy(full, x, source=source))))
         return self.program.places[full].name

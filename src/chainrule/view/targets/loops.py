@@ -1,6 +1,6 @@
-"""Loop nests: what one gate does to flat arrays, said once for every language that has loops.
+"""Loop nests as statements: the loop builder that gates are written onto, for every language with braces.
 
-A kernel (see `kernels`) writes statements with a `Writer`; a language prints them. Nothing here knows a syntax.
+A gate's rule writes statements with a `Writer`; a language prints them. Nothing here knows a syntax, nor a gate.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ from collections.abc import Callable, Generator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
+from chainrule.core.aval import Aval
+from chainrule.core.nest import Nest
+from chainrule.core.scalar import Builder
 from chainrule.core.variable import Variable
-from chainrule.view.targets.expressions import INDEX, Expr, Lowering, const, converted, number
+from chainrule.view.targets.expressions import INDEX, Expr, as_expr, const, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,20 @@ class Loop:
     start: Expr
     stop: Expr
     body: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Forever:
+    """Again and again, until a `Leave` inside."""
+
+    body: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The end of the innermost `Forever`, if the condition holds."""
+
+    condition: Expr
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +99,8 @@ class Place:
         The value, if it is known.
     pointer : bool
         Whether it is memory even without axes.
+    variable : bool
+        Whether it is a local variable that is there already, and may be assigned to.
     """
 
     name: str
@@ -88,6 +108,7 @@ class Place:
     dtype: np.dtype[Any]
     number: Any = None
     pointer: bool = False
+    variable: bool = False
 
     @property
     def memory(self) -> bool:
@@ -98,13 +119,8 @@ class Place:
         return math.prod(self.shape)
 
 
-def strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Of an array laid out row by row, in elements."""
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-
-
 @dataclass
-class Writer:
+class Writer(Nest):
     """Writes statements.
 
     Parameters
@@ -112,7 +128,7 @@ class Writer:
     places : dict of Variable to Place
     name : callable
         ``name(wanted)``: a name that is free.
-    k : Lowering
+    k : Builder
     gate : callable
         Writes a node.
     fixed : set of Variable
@@ -134,7 +150,7 @@ class Writer:
 
     places: dict[Variable, Place]
     name: Callable[[str], str]
-    k: Lowering
+    k: Builder
     gate: Callable[[Any], None]
     fixed: AbstractSet[Variable] = frozenset()
     body: list[Any] = field(default_factory=list[Any])
@@ -145,121 +161,144 @@ class Writer:
     depth: int = 0
     counters: list[str] = field(default_factory=list[str])
 
-    # Statements.
+    # Control.
 
     @contextmanager
     def loop(self, stop: Any, start: Any = 0) -> Generator[Expr]:
-        """Do what is written inside for every number from ``start`` up to ``stop``."""
-        first, last = (x if isinstance(x, Expr) else const(x) for x in (start, stop))
+        first, last = _position(start), _position(stop)
         if number(first) is not None and number(last) is not None and number(last) - number(first) == 1:
             yield first
             return
         if self.depth == len(self.counters):
             self.counters.append(self.name("ijklmnopqr"[self.depth] if self.depth < 10 else "i"))
-        index, outer = self.counters[self.depth], self.body
-        self.body, self.depth = [], self.depth + 1
-        yield Expr("name", (index,), INDEX)
-        inside, self.body, self.depth = self.body, outer, self.depth - 1
+        index = self.counters[self.depth]
+        with self._block() as inside:
+            yield Expr("name", (index,), INDEX)
         never = number(first) is not None and number(last) is not None and number(last) <= number(first)
         if inside and not never:
-            self.body.append(Loop(index, first, last, inside))
+            self._write(last, lambda end: Loop(index, first, end, inside))
 
     @contextmanager
-    def each(self, shape: Sequence[int]) -> Generator[tuple[Expr, ...]]:
-        """Do what is written inside for every position of an array."""
-        with self._nest(list(shape), []) as at:
-            yield at
+    def forever(self) -> Generator[None]:
+        with self._block() as inside:
+            yield
+        self.body.append(Forever(inside))
+
+    def leave(self, condition: Any) -> None:
+        self._write(condition, Leave)
 
     @contextmanager
-    def _nest(self, sizes: list[int], done: list[Expr]) -> Generator[tuple[Expr, ...]]:
-        if not sizes:
-            yield tuple(done)
-            return
-        with self.loop(sizes[0]) as index, self._nest(sizes[1:], [*done, index]) as at:
-            yield at
-
-    @contextmanager
-    def when(self, condition: Expr) -> Generator[None]:
-        """Do what is written inside if the condition holds."""
+    def when(self, *conditions: Any) -> Generator[None]:
+        condition = reduce(operator.and_, conditions, const(True, np.bool_))
         if condition.op == "const" and condition.args[0]:
             yield
             return
         outer, self.body = self.body, []
         yield
         inside, self.body = self.body, outer
-        if condition.op != "const":
+        if condition.op != "const" and inside:
             self._write(condition, lambda value: When(value, inside))
 
-    def let(self, value: Expr, wanted: str = "u") -> Expr:
-        """A name for a value."""
-        if value.op in ("name", "const"):
+    @contextmanager
+    def _block(self) -> Generator[list[Any]]:
+        """Statements inside of a loop."""
+        outer, inside = self.body, list[Any]()
+        self.body, self.depth = inside, self.depth + 1
+        yield inside
+        self.body, self.depth = outer, self.depth - 1
+
+    # Values.
+
+    def let(self, value: Any, wanted: str = "u") -> Any:
+        if not isinstance(value, Expr) or value.op in ("name", "const"):
             return value
         name = self._local(wanted)
         self._write(value, lambda shared: Declare(name, shared))
         return Expr("name", (name,), value.dtype)
 
-    def variable(self, value: Any, dtype: Any, wanted: str = "total") -> Expr:
-        """A name that can be assigned to."""
-        name = self._local(wanted)
-        first = converted(value, dtype) if isinstance(value, Expr) else const(value, dtype)
-        self._write(first, lambda shared: Declare(name, shared, mutable=True))
-        return Expr("name", (name,), np.dtype(dtype))
+    def variable(self, value: Any, dtype: Any = None, wanted: str = "total") -> Expr:
+        name, dtype = self._local(wanted), INDEX if dtype is None else np.dtype(dtype)
+        self._write(as_expr(value, dtype), lambda shared: Declare(name, shared, mutable=True))
+        return Expr("name", (name,), dtype)
 
     def assign(self, variable: Expr, value: Any) -> None:
-        value = converted(value, variable.dtype) if isinstance(value, Expr) else const(value, variable.dtype)
-        self._write(value, lambda shared: Assign(variable.args[0], shared))
+        self._write(as_expr(value, variable.dtype), lambda shared: Assign(variable.args[0], shared))
 
-    def load(self, x: Variable, at: Sequence[Expr] = ()) -> Expr:
-        """The element at a position; of a smaller array the one that broadcasting repeats there."""
-        place = self.places[x]
-        own = at[len(at) - len(place.shape) :] if place.shape else ()
-        steps = [0 if size == 1 else step for size, step in zip(place.shape, strides(place.shape), strict=True)]
-        return self.at(x, offset(own, steps))
+    def index(self, value: Any) -> Expr:
+        return as_expr(value, INDEX)
 
-    def at(self, x: Variable, position: Expr) -> Expr:
-        """The element at a position of the flat array."""
+    # Arrays.
+
+    def at(self, x: Variable, position: Any) -> Expr:
         place = self.places[x]
         if place.number is not None:
             return const(place.number, place.dtype)
-        return Expr("load", (place.name, position), place.dtype) if place.memory else Expr("name", (place.name,), place.dtype)
+        return Expr("load", (place.name, _position(position)), place.dtype) if place.memory else Expr("name", (place.name,), place.dtype)
 
-    def store(self, x: Variable, at: Sequence[Expr], value: Any) -> None:
-        """Let the element at a position be the value."""
-        self.put(x, offset(at, strides(self.places[x].shape)), value)
-
-    def put(self, x: Variable, position: Expr, value: Any) -> None:
-        """Let the element at a position of the flat array be the value; of a value without axes, declare it."""
+    def put(self, x: Variable, position: Any, value: Any) -> None:
         place = self.places[x]
-        value = converted(value, place.dtype) if isinstance(value, Expr) else const(value, place.dtype)
+        value = as_expr(value, place.dtype)
         if place.memory:
-            self._write(value, lambda shared: Store(place.name, position, shared))
+            self._write(value, lambda shared: Store(place.name, _position(position), shared))
+        elif place.variable:
+            self._write(value, lambda shared: Assign(place.name, shared))
         else:
             self._write(value, lambda shared: Declare(place.name, shared))
 
-    def shared(self, x: Variable, source: Variable) -> bool:
-        """Whether a value with the same elements as another can be the same array, and is now."""
-        place, other = self.places[x], self.places[source]
-        if x in self.fixed or not place.shape or not other.shape or not place.size:
+    def alias(self, out: Variable, x: Variable) -> bool:
+        place, other = self.places[out], self.places[x]
+        if out in self.fixed or not place.shape or not other.shape or not place.size:
             return False
         self.body.append(Alias(place.name, other.name, place.dtype))
         self.aliases.add(place.name)
         return True
 
-    def table(self, values: Any, wanted: str = "from") -> str:
-        """The name of a table."""
-        name = self.name(wanted)
-        self.tables[name] = values
-        return name
+    def constant(self, values: Any, wanted: str = "c") -> Variable:
+        values = np.asarray(values)
+        x = Variable(Aval(values.shape, values.dtype))
+        self.places[x] = Place("", (), values.dtype, values[()]) if not values.shape else Place(self.name(wanted), values.shape, values.dtype)
+        if values.shape:
+            self.tables[self.places[x].name] = values
+        return x
 
-    def temporary(self, x: Variable) -> None:
+    def scratch(self, shape: Sequence[int], dtype: Any, wanted: str = "t") -> Variable:
+        x = Variable(Aval(tuple(shape), np.dtype(dtype)), wanted)
+        self._temporary(x)
+        return x
+
+    def own(self, x: Variable, wanted: str = "kept") -> Variable:
+        if x.shape:
+            made = self.scratch(x.shape, x.dtype, wanted)
+            self.copy(made, x)
+            return made
+        made = Variable(x.aval, wanted)
+        self.places[made] = Place(self.variable(self.at(x, 0), x.dtype, wanted).args[0], (), x.dtype, variable=True)
+        return made
+
+    def inline(self, graph: Any, xs: Sequence[Variable]) -> tuple[Variable, ...]:
+        for x, given in zip(graph.inputs, xs, strict=True):
+            self.places[x] = self.places[given]
+        for x, value in graph.constants.items():
+            self.places[x] = self.places[self.constant(value)]
+        for x in (x for node in graph.nodes for x in node.outputs):
+            self._temporary(x)
+        fixed, self.fixed = self.fixed, self.fixed | set(graph.outputs)
+        for node in graph.nodes:
+            self.gate(node)
+        self.fixed = fixed
+        given = dict(zip(graph.inputs, xs, strict=True))
+        return tuple(given[x] if x in given else self._handle(x) for x in graph.outputs)
+
+    def _handle(self, x: Variable) -> Variable:
+        """Another handle of a place: the graph may be written again, with other places."""
+        made = Variable(x.aval, x.name)
+        self.places[made] = self.places[x]
+        return made
+
+    def _temporary(self, x: Variable) -> None:
         """Give a value a place, which is no value of the listing."""
         self.places[x] = Place(self.name(x.name or "t"), x.shape, x.dtype)
         self.temporaries.append(self.places[x])
-
-    def fill(self, x: Variable, value: Any) -> None:
-        """Let all elements be the value."""
-        with self.loop(self.places[x].size) as i:
-            self.put(x, i, value)
 
     def _local(self, wanted: str) -> str:
         """A name that is free; inside of loops it is free again when the node is written."""
@@ -311,7 +350,11 @@ def _parts(root: Expr) -> tuple[list[Expr], dict[Expr, int]]:
     return order, uses
 
 
-Statement = Loop | When | Declare | Assign | Store | Alias
+def _position(value: Any) -> Expr:
+    return as_expr(value, INDEX)
+
+
+Statement = Loop | Forever | Leave | When | Declare | Assign | Store | Alias
 
 
 def pruned(statements: Sequence[Any], live: AbstractSet[str]) -> list[Any]:
@@ -333,6 +376,10 @@ def read_by(statements: Sequence[Any]) -> set[str]:
             found |= _names(one.start) | _names(one.stop) | read_by(one.body)
         elif isinstance(one, When):
             found |= _names(one.condition) | read_by(one.body)
+        elif isinstance(one, Forever):
+            found |= read_by(one.body)
+        elif isinstance(one, Leave):
+            found |= _names(one.condition)
         elif isinstance(one, Alias):
             found.add(one.array)
         elif isinstance(one, Store):
@@ -346,9 +393,9 @@ def written_by(statements: Sequence[Any]) -> set[str]:
     """Names that are declared, assigned to or stored to."""
     found: set[str] = set()
     for one in statements:
-        if isinstance(one, (Loop, When)):
+        if isinstance(one, (Loop, When, Forever)):
             found |= written_by(one.body)
-        else:
+        elif not isinstance(one, Leave):
             found.add(one.array if isinstance(one, Store) else one.name)
     return found
 
@@ -369,39 +416,14 @@ def _without(statements: Sequence[Any], needed: AbstractSet[str]) -> tuple[list[
     kept: list[Any] = []
     dropped = False
     for one in statements:
-        if isinstance(one, (Loop, When)):
+        if isinstance(one, (Loop, When, Forever)):
             body, fewer = _without(one.body, needed)
-            dropped |= fewer or not body
-            if body:
+            empty = all(isinstance(part, Leave) for part in body)
+            dropped |= fewer or empty
+            if not empty:
                 kept.append(replace(one, body=body))
-        elif (one.array if isinstance(one, Store) else one.name) in needed:
+        elif isinstance(one, Leave) or (one.array if isinstance(one, Store) else one.name) in needed:
             kept.append(one)
         else:
             dropped = True
     return kept, dropped
-
-
-def offset(at: Sequence[Expr], steps: Sequence[int], base: int = 0) -> Expr:
-    """Where an element stands in a flat array."""
-    total = const(base)
-    for index, step in zip(at, steps, strict=True):
-        total = total + index * step
-    return total
-
-
-def merged(shape: Sequence[int], operands: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
-    """Fewer axes for the same loops: those of size 1 dropped, and neighbours made one where all operands lie in one row."""
-    sizes: list[int] = []
-    steps: list[list[int]] = [[] for _ in operands]
-    for axis, size in enumerate(shape):
-        if size == 1:
-            continue
-        if sizes and all(own[-1] == operand[axis] * size for own, operand in zip(steps, operands, strict=True)):
-            sizes[-1] *= size
-            for own, operand in zip(steps, operands, strict=True):
-                own[-1] = operand[axis]
-        else:
-            sizes.append(size)
-            for own, operand in zip(steps, operands, strict=True):
-                own.append(operand[axis])
-    return sizes, steps

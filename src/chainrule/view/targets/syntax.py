@@ -12,16 +12,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from chainrule.core.lowering import lower
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
 from chainrule.graph.text import OPERATORS, PREFIXES
 from chainrule.view.source import Listing, refused
-from chainrule.view.targets import positions as positions  # enters its kernels, as does the next
-from chainrule.view.targets import repeated as repeated
-from chainrule.view.targets import windows as windows
 from chainrule.view.targets.expressions import Expr, Lowering
-from chainrule.view.targets.kernels import kernel_of
-from chainrule.view.targets.loops import Alias, Assign, Declare, Loop, Place, When, Writer, pruned, read_by
+from chainrule.view.targets.loops import Alias, Assign, Declare, Forever, Leave, Loop, Place, When, Writer, pruned, read_by
 
 INDENT = "    "
 _BINDS = {
@@ -127,6 +124,12 @@ class Syntax:
                 yield f"if ({self.text(one.condition)}) {{"
                 yield from (INDENT + line for line in self.lines(one.body))
                 yield "}"
+            elif isinstance(one, Forever):
+                yield "for (;;) {"
+                yield from (INDENT + line for line in self.lines(one.body))
+                yield "}"
+            elif isinstance(one, Leave):
+                yield f"if ({self.text(one.condition)}) break;"
             elif isinstance(one, Declare):
                 yield f"{self.declare(one.name, one.value.dtype, mutable=one.mutable)} = {self.initial(one.name, one.value)};"
             elif isinstance(one, Alias):
@@ -179,13 +182,11 @@ class Program:
 
     def gate(self, node: Operation) -> None:
         """Write a node."""
-        kernel = kernel_of(node)
-        if kernel is None:
-            raise refused(self.syntax.target, node)
         for x in (*node.inputs, *node.outputs):
             if x.dtype.name not in self.syntax.types:
                 raise refused(self.syntax.target, node, f"it has no {x.dtype}")
-        kernel(self.writer, node)
+        if not lower(self.writer, node.primitive, node.outputs, node.inputs, node.params):
+            raise refused(self.syntax.target, node)
 
     def written(self, node: Operation) -> list[Any]:
         """A node's statements."""
