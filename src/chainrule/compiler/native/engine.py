@@ -9,18 +9,20 @@ from __future__ import annotations
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.util import find_spec
 from itertools import count
 from typing import Any
 
+from chainrule.compiler.native.cache import discard, fetch, keep, key_of
 from chainrule.compiler.native.host import Host, describe
 from chainrule.core.errors import MissingExtraError, TraceError
 
 _DEFINED = re.compile(r"^define (?!internal |private )[^@\n]*@([\w.$]+)\(", re.MULTILINE)
 _FUNCTION = re.compile(r"^define [^@\n]*@([\w.$]+)\(")
 _LINE = re.compile(r":(\d+):\d+: ")
+_REPORT = "this is a mistake of the library: please report it with this message"
 _numbers = count()
 _compiling = threading.Lock()
 _kept: list[Any] = []
@@ -84,15 +86,20 @@ def load(text: str, *, symbols: Mapping[str, int] | None = None, optimize: int =
     TraceError
         If the IR is not well formed: a mistake of the library.
     """
-    llvm = _llvm()
     names = _DEFINED.findall(text)
-    image = _compile(text, optimize)
-    builder = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
-    for name, address in (symbols or {}).items():
-        builder.import_symbol(name, address)
-    for name in names:
-        builder.export_symbol(name)
-    tracker = builder.link(_jit(), f"chainrule.{next(_numbers)}")
+    key = key_of(text, str(optimize), *_kind())
+    image = fetch(key)
+    tracker = None
+    if image is not None:
+        try:
+            tracker = _link(image, names, symbols or {})
+        except TraceError:
+            # Whole, and yet not what this LLVM takes.
+            discard(key)
+    if tracker is None:
+        image = _compile(text, optimize)
+        tracker = _link(image, names, symbols or {})
+        keep(key, image)
     if permanent:
         _kept.append(tracker)
     return Code({name: tracker[name] for name in names}, tracker)
@@ -149,6 +156,26 @@ def _jit() -> Any:
     return _llvm().create_lljit_compiler(_machine(), use_jit_link=sys.platform != "win32")
 
 
+@cache
+def _kind() -> tuple[str, ...]:
+    """What machine code depends on besides the IR."""
+    llvm = _llvm()
+    release = sys.modules["llvmlite"].__version__
+    return (sys.platform, llvm.get_process_triple(), host().cpu, host().features, release, str(llvm.llvm_version_info), "O2 pic")
+
+
+def _link(image: bytes, names: Iterable[str], symbols: Mapping[str, int]) -> Any:
+    builder = _llvm().JITLibraryBuilder().add_object_img(image).add_current_process()
+    for name, address in symbols.items():
+        builder.import_symbol(name, address)
+    for name in names:
+        builder.export_symbol(name)
+    try:
+        return builder.link(_jit(), f"chainrule.{next(_numbers)}")
+    except RuntimeError as error:
+        raise TraceError(f"LLVM cannot link the module: {error}", mend=_REPORT) from None
+
+
 def _compile(text: str, optimize: int) -> bytes:
     """An object file."""
     with _compiling:
@@ -162,7 +189,7 @@ def _module(text: str, optimize: int) -> Any:
         # A hundredth of what compiling takes.
         module.verify()
     except RuntimeError as error:
-        raise TraceError(_blame(text, str(error)), mend="this is a mistake of the library: please report it with this message") from None
+        raise TraceError(_blame(text, str(error)), mend=_REPORT) from None
     if optimize:
         passes = llvm.create_pass_builder(_machine(), llvm.create_pipeline_tuning_options(optimize))
         passes.getModulePassManager().run(module, passes)
