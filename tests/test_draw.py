@@ -199,6 +199,25 @@ def test_a_history_knows_what_each_use_of_a_value_sends_back() -> None:
     assert sorted(drawn) == sorted(texts(PICTURES["branches"](), "gradient"))
 
 
+def test_single_numbers_that_a_history_did_not_keep_are_worked_out_and_never_guessed() -> None:
+    w = [cr.tensor(number, requires_grad=True) for number in (2.0, -1.0)]
+    drawn = texts(cr.draw(1 / (1 + cr.exp(-(w[0] * w[1])))))
+    assert {"+1", "1/x"} <= set(drawn)
+    assert "+0.1" in texts(cr.draw(cr.log(cr.exp(w[0]) + 0.1)))
+    mask = cr.tensor([0.5, 1.5, 2.5])
+    x = cr.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    assert "+" in texts(cr.draw(cr.log(cr.exp(x) + mask).sum()))
+
+
+def test_a_history_made_under_watch_knows_layers_and_arrays_are_known_by_their_variables() -> None:
+    model = nn.Sequential([nn.Dense(4, activation="relu"), nn.Dense(3)])
+    x, targets = cr.ones((2, 5)), cr.tensor([0, 2])
+    model(x)
+    with cr.detect_anomaly():
+        loss = nn.losses.softmax_cross_entropy(model(x), targets)
+    assert {"layers.0", "layers.1", "kernel", "targets", "x"} <= set(texts(cr.draw(loss)))
+
+
 def test_a_tensor_without_history_is_refused() -> None:
     with pytest.raises(ArgumentError, match="no history"):
         cr.draw(cr.tensor(1.0))
@@ -259,10 +278,11 @@ def test_layers_fold_by_themselves_and_by_name() -> None:
 
     example = np.ones((2, 8, 8, 1), np.float32), np.zeros(2, np.int64)
     folded = texts(cr.draw(loss, *example, fold="all"))
-    assert {"layers.0", "80 parameters", "layers.8", "51 parameters"} <= set(folded)
+    assert {"layers.0", "Conv2D", "80 parameters", "layers.8", "Dense", "51 parameters"} <= set(folded)
     assert "conv" not in folded
     one = texts(cr.draw(loss, *example, fold=["layers.0"]))
     assert one.count("conv") == 1
+    assert {"layers.0", "Conv2D", "layers.3 Conv2D", "layers.8 Dense"} <= set(one)
     with pytest.raises(ArgumentError, match="no layer 'encoder'"):
         cr.draw(loss, *example, fold=["encoder"])
     with pytest.raises(ArgumentError, match="not a way to fold"):

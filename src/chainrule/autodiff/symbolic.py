@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from chainrule.autodiff.reverse import grad
@@ -34,7 +35,7 @@ def gradient_of_graph(graph: Graph, wrt: int | str | Sequence[int | str] | None)
 
     gradient.__name__ = f"grad_{graph.name}"
     made, _ = trace_with(gradient, [x.aval for x in graph.parameters], graph.arguments, names=names)
-    return made
+    return replace(made, layers=graph.layers)
 
 
 def _position(graph: Graph, which: int | str, first: list[int], names: list[str]) -> int:

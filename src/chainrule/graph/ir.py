@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, Protocol
 
@@ -153,6 +153,8 @@ class Graph:
         What is set to None.
     absent : tuple of Gradient
         Gradients that the function asked for when it was traced, and that were None.
+    layers : Mapping of str to str
+        What the layers that it went through are, by their paths: Dense, say.
 
     Examples
     --------
@@ -182,6 +184,7 @@ class Graph:
     updated: tuple[Captured | Argument, ...] = ()
     cleared: tuple[Captured, ...] = ()
     absent: tuple[Gradient, ...] = ()
+    layers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         # Numbers, which are written where they are used, come last.
@@ -200,10 +203,7 @@ class Graph:
     def with_nodes(self, nodes: Sequence[Operation], outputs: Sequence[Variable], constants: Mapping[Variable, Any] | None = None) -> Graph:
         """The same function computed otherwise."""
         used = self.constants if constants is None else constants
-        return Graph(
-            self.name, self.inputs, tuple(nodes), tuple(outputs), used,
-            self.arguments, self.results, self.statics, self.captured, self.updated, self.cleared, self.absent,
-        )  # fmt: skip
+        return replace(self, nodes=tuple(nodes), outputs=tuple(outputs), constants=used)
 
     def grad(self, wrt: int | str | Sequence[int | str] | None = None) -> Graph:
         """The gradient, as a graph of the same kind: forward values first, then their gradients in reverse.

@@ -346,6 +346,7 @@ class GraphTracer:
             tuple(target for target, _ in updated),
             tuple(cleared),
             tuple(Gradient(x) for x in self.missing_gradients()),
+            {path: type(owner).__name__ for owner, path in self.owners},
         )
 
     def let_go(self) -> None:

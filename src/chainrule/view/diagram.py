@@ -39,7 +39,7 @@ class Node:
     id : str
     kind : {"gate", "leaf", "branch", "box", "out"}
     text, note : str
-        What is written on it; below it, or in a box on the second line.
+        What is written on it; below it, or in a box on further lines.
     shape : (float, float)
         What is drawn.
     size : (float, float)
@@ -187,9 +187,10 @@ class _Drawing:
             own = {x for step in steps for x in step.inputs if x.kind == "outside" and x in hidden}
             count = sum(int(np.prod(x.shape)) for x in own)
             text = unit.label
-            note = f"{count:,} parameters" if count else "" if unit.stretch else f"{len(steps):,} gates"
-            wide = max(text_width(text, SIZES["label"]), text_width(note, SIZES["detail"])) + 28
-            shape = (wide, 52.0 if note else 38.0)
+            notes = [unit.kind, f"{count:,} parameters" if count else "" if unit.stretch else f"{len(steps):,} gates"]
+            notes = [note for note in notes if note]
+            wide = max(text_width(text, SIZES["label"]), *(text_width(note, SIZES["detail"]) for note in notes), 0) + 28
+            shape, note = (wide, 38.0 + (SIZES["detail"] + 4) * len(notes)), "\n".join(notes)
             self.diagram.nodes.append(Node(self._id(unit), "box", text, note, shape, shape, group, plain=unit.stretch))
             return
         text, note = sign(unit), pattern(unit)
@@ -266,7 +267,8 @@ def diagram(program: Program, fold: Fold = "auto", *, values: bool = True, gradi
 
 def _inside_frame(name: str, group: tuple[Box, ...]) -> str:
     """A parameter's name without that of the layer that it stands in."""
-    return name.removeprefix("_".join(group[-1].path).replace(".", "_") + "_") if group else name
+    path = ".".join(group[-1].path) + "." if group else ""
+    return name.removeprefix(path).removeprefix(path.replace(".", "_"))
 
 
 def _common(groups: Sequence[tuple[Box, ...]]) -> tuple[Box, ...]:

@@ -57,7 +57,7 @@ def _node(node: Node, palette: Palette | None) -> str:
     if node.kind in ("leaf", "out"):
         return f'{node.id} [{_room(node.shape)}, shape=plain, label={_quoted(node.text)}, fontname="{MATHS[0]}", fontsize={SIZES["leaf"]}];'
     if node.kind == "box":
-        small = f'<br/><font point-size="{SIZES["detail"]}" color="{palette.soft}">{escape(node.note)}</font>' * bool(node.note)
+        small = "".join(f'<br/><font point-size="{SIZES["detail"]}" color="{palette.soft}">{escape(note)}</font>' for note in node.note.splitlines())
         style = "dashed" if node.plain else "filled"
         return f'{node.id} [{_room(node.shape)}, style="rounded,{style}", fillcolor="{palette.box}", label=<<b>{escape(node.text)}</b>{small}>];'
     # Below the sign stands what the gate does to a gradient.
@@ -88,9 +88,9 @@ def _edges(wire: Wire, framed: set[str]) -> list[str]:
 def _frame(box: Box, palette: Palette | None) -> list[str]:
     if palette is not None:
         return [
-            f'margin={_FRAME}; label={_quoted(box.label)}; labeljust=l; style="rounded,filled"; fillcolor="{palette.wash}"; color="{palette.line}";'
+            f'margin={_FRAME}; label={_quoted(box.title)}; labeljust=l; style="rounded,filled"; fillcolor="{palette.wash}"; color="{palette.line}";'
         ]
-    wide = text_width(box.label, SIZES["frame"])
+    wide = text_width(box.title, SIZES["frame"])
     table = f'<table border="0" cellborder="0" fixedsize="true" width="{wide:.0f}" height="{SIZES["frame"] + 4}"><tr><td></td></tr></table>'
     return [f"margin={_FRAME}; label=<{table}>;"]
 

@@ -32,12 +32,20 @@ class Box:
     parts : list of Box or Step
     stretch : bool
         Whether it is the middle of a long row.
+    label, kind : str
+        What it is called, and the layer's class.
     """
 
     path: tuple[str, ...]
     parts: list[Box | Step] = field(default_factory=list["Box | Step"])
     stretch: bool = False
     label: str = ""
+    kind: str = ""
+
+    @property
+    def title(self) -> str:
+        """Both in a line."""
+        return f"{self.label} {self.kind}".strip()
 
     def steps(self) -> Iterator[Step]:
         """All gates inside, in order."""
@@ -56,6 +64,8 @@ Fold = str | Collection[str]
 def boxes(program: Program) -> Box:
     """The whole program as a box of boxes."""
     root = Box((), _parts(program.steps, ()))
+    for box in _walk(root):
+        box.kind = program.layers.get(".".join(box.path), "")
     _shorten(root)
     return root
 

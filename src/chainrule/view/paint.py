@@ -45,7 +45,7 @@ def scene(diagram: Diagram, placed: Placed, palette: Palette) -> Scene:
     for place, group in enumerate(diagram.frames):
         left, top, wide, high = placed.frames[f"cluster_{place}"]
         items.append(Area(left + wide / 2, top + high / 2, wide - 6, high - 6, 10, palette.wash, palette.line))
-        items.append(Text(left + wide / 2, top + 16, group[-1].label, SIZES["frame"], palette.soft, bold=True))
+        items.append(Text(left + wide / 2, top + 16, group[-1].title, SIZES["frame"], palette.soft, bold=True))
     for wire in diagram.wires:
         # Straight from the tail, its first bends, and straight to and through the seat; there it can be cut.
         joint = len(placed.curves[wire.tail, wire.id]) + 8
@@ -129,10 +129,12 @@ def _node(node: Node, at: Point, palette: Palette) -> Iterator[Item]:
         yield Area(x, y, wide, high, wide / 2, palette.soft)
     elif node.kind == "box":
         yield Area(x, y, wide, high, 9, palette.box, palette.soft, dashed=node.plain)
-        lift = 8 if node.note else 0
-        yield Text(x, y - lift, node.text, SIZES["label"], palette.ink, bold=not node.plain)
-        if node.note:
-            yield Text(x, y + 11, node.note, SIZES["detail"], palette.soft)
+        notes = node.note.splitlines()
+        step = SIZES["detail"] + 4
+        top = y - step * len(notes) / 2
+        yield Text(x, top, node.text, SIZES["label"], palette.ink, bold=not node.plain)
+        for place, note in enumerate(notes):
+            yield Text(x, top + 5 + step * (place + 1), note, SIZES["detail"], palette.soft)
         return
     elif node.kind == "gate":
         yield Area(x, y, wide, high, high / 2, palette.box, palette.ink)

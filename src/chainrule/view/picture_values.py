@@ -24,6 +24,7 @@ from chainrule.graph.ir import Graph, State
 from chainrule.graph.naming import unnamed
 from chainrule.tape import bind
 from chainrule.tensor import Tensor, new
+from chainrule.view.watching import place_of
 
 # An array or a NumPy scalar.
 Array = Any
@@ -65,11 +66,12 @@ class Step:
 
 @dataclass(slots=True, eq=False)
 class Program:
-    """Gates in the order in which they run, and what comes out."""
+    """Gates in the order in which they run, what comes out, and the layers' classes by their paths."""
 
     name: str
     steps: list[Step]
     outputs: tuple[Value, ...]
+    layers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def of_graph(graph: Graph, examples: Sequence[Any]) -> Program:
@@ -100,7 +102,7 @@ def of_graph(graph: Graph, examples: Sequence[Any]) -> Program:
     for x in counters:
         made[x].kind = "counter"
     shown = [step for step in steps if any(x.kind != "counter" for x in step.outputs)]
-    program = Program(graph.name, shown, tuple(made[x] for x in graph.returned))
+    program = Program(graph.name, shown, tuple(made[x] for x in graph.returned), graph.layers)
     if examples or not graph.parameters:
         _run(graph, examples, made, steps)
     return program
@@ -193,12 +195,15 @@ def of_tape(loss: Tensor, held: Iterable[tuple[str, Tensor]]) -> Program:
         says = f"the tensor of shape {loss.shape} has no history to draw"
         raise ArgumentError(says, mend="draw what was computed from a tensor with requires_grad=True, or give draw the function and examples")
     nodes = _history(loss._node)
+    held = list(held)
     names = {x._node: (name, x._value) for name, x in held if x._node is not None}
     names = {loss._node: ("", loss._value)} | names
+    # What has no history is known by the array that the gate kept.
+    arrays = {id(x._value): name for name, x in held if x._node is None and x.ndim}
     made: dict[Node, Value] = {}
     steps: dict[Node, Step] = {}
     for node in nodes:
-        name, value = names.get(node, ("", None))
+        name, value = names.get(node, (place_of(node).name, None))
         made[node] = own = Value(name, node.shape, "outside" if node.primitive is None else "computed", value)
         if node.primitive is None:
             own.gradient = None if node.cell is None or node.cell.grad is None else node.cell.grad._value
@@ -206,8 +211,8 @@ def of_tape(loss: Tensor, held: Iterable[tuple[str, Tensor]]) -> Program:
             gate = steps[node.inputs[0]]  # pyright: ignore[reportArgumentType] - an item is always of a node
             gate.outputs = (*gate.outputs, own)
         else:
-            inputs = tuple(_input(node, i, source, made) for i, source in enumerate(node.inputs))
-            step = Step(node.primitive, inputs, () if node.primitive.outputs else (own,), node.params, shares=[None] * len(inputs))
+            inputs = tuple(_input(node, i, source, made, arrays) for i, source in enumerate(node.inputs))
+            step = Step(node.primitive, inputs, () if node.primitive.outputs else (own,), node.params, place_of(node).scope, [None] * len(inputs))
             if node.saved and own.value is None and not node.primitive.outputs:
                 own.value = node.saved[-1]
             steps[node] = step
@@ -233,12 +238,12 @@ def _history(end: Node) -> list[Node]:
     return [seen[order] for order in sorted(seen)]
 
 
-def _input(node: Node, i: int, source: Node | None, made: Mapping[Node, Value]) -> Value:
+def _input(node: Node, i: int, source: Node | None, made: Mapping[Node, Value], arrays: Mapping[int, str]) -> Value:
     saved: Array | None = None
     if node.saved and node.primitive is not None:
         saved = (node.saved[0] or (None,) * len(node.inputs))[i] if node.primitive.variadic else node.saved[i]
     if source is None:
-        return Value("", () if saved is None else np.shape(saved), "constant", saved)
+        return Value(arrays.get(id(saved), ""), () if saved is None else np.shape(saved), "constant", saved)
     value = made[source]
     if value.value is None:
         value.value = saved
@@ -252,6 +257,32 @@ def _fill(steps: Iterable[Step]) -> None:
             missing = len(step.outputs) == 1 and not step.primitive.outputs and step.outputs[0].value is None
             if missing and all(x.value is not None for x in step.inputs):
                 step.outputs[0].value = step.primitive.evaluate(*(x.value for x in step.inputs), **step.params)
+            unknown = [x for x in step.inputs if x.kind == "constant" and x.value is None]
+            if len(unknown) == 1:
+                unknown[0].value = _solved(step)
+
+
+_FIGURES = 6
+
+
+def _solved(step: Step) -> Array | None:
+    """The single number that a gate was given beside tensors and did not keep, if it follows from the rest: the 1 of exp(x) + 1."""
+    gate, (out, *_) = step.primitive, step.outputs
+    known = [x.value for x in step.inputs]
+    if gate.partials is None or out.value is None or not np.size(out.value) or sum(x is None for x in known) != 1:
+        return None
+    place = next(i for i, x in enumerate(known) if x is None)
+    dtype = np.result_type(out.value)
+
+    def result(number: float) -> Array:
+        return gate.evaluate(*(dtype.type(number) if i == place else x for i, x in enumerate(known)), **step.params)
+
+    # As in a sum or a quotient, by a straight line through two points; that it is right is tried.
+    start, end, there = (float(np.asarray(x).flat[0]) for x in (result(0.0), result(1.0), out.value))
+    number = (there - start) / (end - start) if end != start else float("nan")
+    # The difference is rounded, so the shortest number will do that gives the same.
+    written = (float(f"{number:.{figures}g}") for figures in range(1, _FIGURES + 1))
+    return next((dtype.type(short) for short in written if np.array_equal(result(short), out.value)), None)
 
 
 def _gradients(loss: Tensor, nodes: Sequence[Node], made: Mapping[Node, Value], steps: Mapping[Node, Step]) -> None:

@@ -26,11 +26,12 @@ _DEPTH = 3
 
 
 class Place(NamedTuple):
-    """Where a gate was called: the name of its value, the layer's path, and the caller's line as (file, number)."""
+    """Where a gate was called: the name of its value, the layer's path, the caller's line as (file, number), and the path by layers."""
 
     name: str = ""
     layer: str = ""
     line: tuple[str, int] = ("", 0)
+    scope: tuple[str, ...] = ()
 
     @property
     def code(self) -> str:
@@ -106,9 +107,10 @@ class Watch:
         operation = self._operation
         if operation is not None:
             name = "" if len(operation.outputs) != 1 or unnamed(operation.outputs[0]) else operation.output.name
-            return Place(name, ".".join(operation.scope), operation.line)
+            return Place(name, ".".join(operation.scope), operation.line, operation.scope)
         names, line = caller(_DEPTH)
-        return Place(names[0] if len(names) == 1 else "", ".".join(current().scope), line)
+        scope = current().scope
+        return Place(names[0] if len(names) == 1 else "", ".".join(scope), line, scope)
 
     def follow(self, operation: Any) -> None:
         """What comes next is an operation of a graph; None: the caller's own."""
