@@ -130,7 +130,7 @@ def test_nothing_is_shown_before_it_is_computed(pages):
 
 def test_the_line_is_lit_in_the_flat_code_and_in_the_users(pages):
     page = pages.open("E2", place="step=6")
-    assert page.inner_text("#flat .now .text") == "e = exp(n)"
+    assert page.inner_text("#flat .now .text") == "e = np.exp(n)"
     assert page.inner_text("#source .now .text").strip() == "e = cr.exp(n)"
     page.keyboard.press("End")
     assert page.locator("#flat .now .text").all_inner_texts() == ["grad_w0 = grad_s0 * x0", "grad_x0 = grad_s0 * w0"]
@@ -178,7 +178,8 @@ def test_why_is_answered_for_a_unit_that_is_closed(pages):
     page = pages.open("network", place="step=99")
     page.click(".node[aria-label='input W1']")
     page.keyboard.press("w")
-    assert "in all 8 elements" in page.inner_text(".why")
+    assert "passes nothing on" in page.inner_text(".why")
+    assert "it closes all 8 elements" in page.inner_text(".why")
     assert "rectified" in (page.locator(".node.cut").get_attribute("aria-label") or "")
 
 

@@ -29,7 +29,10 @@ from chainrule.view.explorer.run import output_of, run
 from chainrule.view.source import Listing, listed
 
 MARKS = ("TITLE", "STYLE", "DATA", "RECOMPUTE", "SCRIPT")
-SCRIPTS = ("facts", "graph", "paint", "camera", "code", "panel", "tensors", "why", "live", "steps", "tools", "tables", "keys")
+SCRIPTS = (
+    "facts", "graph", "overlays", "paint", "marks", "camera", "code", "panel", "jacobian", "tensors", "why", "routes", "live", "steps", "tools",
+    "tables", "keys",
+)
 """The page's JavaScript, in the order in which it is put together."""
 
 

@@ -8,7 +8,7 @@ if (G.version !== 1) {
 /* JSON has no NaN and no infinities: they come as words */
 const revive = (x) => (Array.isArray(x) ? x.map(revive) : typeof x === "string" ? Number(x) : x);
 for (const v of Object.values(G.vars)) { v.value = revive(v.value); v.grad = revive(v.grad); v.numeric = revive(v.numeric); v.error = revive(v.error); for (const s of Object.values(v.stats)) if (s) for (const k in s) s[k] = revive(s[k]); }
-for (const g of Object.values(G.gates)) { g.jacobian = g.jacobian.map(revive); g.down = g.down.map(revive); }
+for (const g of Object.values(G.gates)) { g.units = revive(g.units); g.jacobian = g.jacobian.map(revive); g.down = g.down.map(revive); }
 
 /* ---------- small helpers ---------- */
 const SVG = "http://www.w3.org/2000/svg";
@@ -94,7 +94,7 @@ const wireGrad = (w) => (node[w.to].kind === "out" ? G.vars[w.var].grad : G.gate
 /* ---------- state ---------- */
 const hash = new URLSearchParams(location.hash.slice(1));
 const state = {
-  step: Math.min(LAST, Math.max(0, parseInt(hash.get("step") ?? "0", 10) || 0)), pick: null, show: null, elem: null,
+  step: Math.min(LAST, Math.max(0, parseInt(hash.get("step") ?? "0", 10) || 0)), pick: null, show: null, elem: null, jacobian: null, routes: null,
   folded: new Set((hash.get("fold") ?? ("" in G.layouts ? "" : G.groups.map((g) => g.id).join(" "))).split(" ").filter((g) => G.groups.some((x) => x.id === g))),
   overlay: hash.get("overlay") ?? "none", playing: null, why: null, follow: false,
 };

@@ -1,7 +1,7 @@
 /* ---------- keys ---------- */
 const KEYS = [
   ["→ ←", "one gate on, one gate back", null], ["Home End", "to the start, to the end", null], ["space", "play or pause", null],
-  ["/", "search; Enter goes to the next match", null], ["w", "why is this gradient zero?", null], ["o", "next overlay", null], ["[ ]", "fold all layers, unfold all", null],
+  ["/", "search; Enter goes to the next match", null], ["w", "why is this gradient zero?", null], ["p", "paths of the element to the output, ranked", null], ["j", "the gate's Jacobian: the first, the next, none", null], ["e", "change the element that is picked", null], ["o", "next overlay", null], ["[ ]", "fold all layers, unfold all", null],
   ["+ − 0", "zoom in, out, fit the graph", null], ["t", "tables", null], ["c", "colour-blind-safe palette", null], ["d", "light, dark, as the system", null],
   ["Tab Enter", "walk the graph, open a gate", null], ["Esc", "clear the search, the path, the choice", null]];
 $("key-list").append(...KEYS.flatMap(([k, what]) => [make("dt", {}, k), make("dd", {}, what)]));
@@ -15,8 +15,9 @@ addEventListener("keydown", (e) => {
     ArrowRight: () => go(state.step + 1), ArrowLeft: () => go(state.step - 1), Home: () => go(0), End: () => go(LAST),
     "/": () => $("search").focus(), "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8), 0: () => fit(),
     t: () => toggleTables(), c: palette, d: theme, "[": () => foldAll(true), "]": () => foldAll(false), "?": () => $("help").showModal(),
-    o: () => overlay({ none: "norm", norm: "zero", zero: "time", time: "bytes", bytes: "odd", odd: "none" }[state.overlay]),
+    o: nextOverlay,
     w: () => document.querySelector(".act button[aria-pressed]")?.click(),
+    p: () => document.querySelector(".routes-of")?.click(), j: nextJacobian, e: () => $("element")?.select(),
   }[e.key] ?? (e.key === " " && !e.target.matches("button, .node") ? () => play(!state.playing) : null);
   if (act) { e.preventDefault(); if (state.playing && e.key !== " ") play(false); act(); }
 });

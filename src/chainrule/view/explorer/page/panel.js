@@ -21,7 +21,7 @@ function panel() {
   if (g) gateFacts(box, facts, g, s.gate); else varFacts(box, facts, s);
   box.append(facts, side);
   if (names.some((n) => G.vars[n].shape.length)) inspector(side, names, g);
-  if (G.live) inputs(side); else if (!side.children.length) side.remove();
+  if (editable) inputs(side); else if (!side.children.length) side.remove();
 }
 function gateFacts(box, facts, g, id) {
   const t = state.step, out = G.vars[g.output], seen = t >= valueAt[g.output];
@@ -56,17 +56,28 @@ function gateFacts(box, facts, g, id) {
     row.append(cell); flow.append(row);
   });
   facts.append(flow);
-  const full = g.inputs.reduce((a, n, i) => a + (g.down[i] ? G.vars[n].shape.reduce((x, y) => x * y, 1) * out.shape.reduce((x, y) => x * y, 1) * (out.bytes / Math.max(1, out.shape.reduce((x, y) => x * y, 1))) : 0), 0);
-  if (!numbers && full) facts.append(make("p", { class: "check", html: `${g.jacobian.some(Boolean) ? `${g.jacobian.reduce((a, j) => a + (j ? j.reduce((x, row) => x + row.length, 0) : 0), 0)} local derivatives can be other than 0. ` : ""}The local derivatives as full matrices would take ${bytes(full)}; they are never formed.` }));
+  if (G.vars[g.output].grad) facts.append(make("p", { class: "check", html: keepsFacts(id) }));
+  jacobianFacts(facts, g, id);
+  unitFacts(facts, g);
+  happened(facts, id);
   const slot = g.inputs.indexOf(state.show ?? ""), i = state.elem ?? 0;
-  if (!(numbers && g.local[slot]) && slot >= 0 && g.down[slot] && g.jacobian[slot] && t >= gradAt[into[id].find((w) => w.slot === slot).id]) oneElement(facts, g, slot, i);
+  if (!(numbers && g.local[slot]) && slot >= 0 && g.down[slot] && jacobianOf(id, slot) && t >= gradAt[into[id].find((w) => w.slot === slot).id]) oneElement(facts, g, id, slot, i);
 }
-function oneElement(facts, g, slot, i) {
-  const name = g.inputs[slot], v = G.vars[name], up = G.vars[g.output].grad, row = g.jacobian[slot][i] ?? [];
+function oneElement(facts, g, id, slot, i) {
+  const name = g.inputs[slot], v = G.vars[name], up = G.vars[g.output].grad, row = jacobianOf(id, slot)[i] ?? [];
   if (i >= v.value.length) return;
   const shown = row.slice(0, 8).map(([k, d]) => `<span class="g">${signed(up?.[k])}</span> × ${signed(d)}`).join(" + ");
   facts.append(make("h3", { html: `One element, <code>${name}${index(v, i)}</code>` }),
     make("p", { class: "eq", html: `${shown || "no path"}${row.length > 8 ? " + …" : ""} = <span class="g">${num(g.down[slot][i])}</span>` }));
+}
+function keepsFacts(id) {
+  const kept = Object.entries(G.saved.by).filter(([, gates]) => gates.includes(id)).map(([name]) => `${math(name)} (${bytes(G.vars[name].bytes)})`);
+  return kept.length ? `Keeps ${kept.join(" and ")} for its backward step.` : "Its backward step needs no value: nothing is kept for it.";
+}
+function savedFacts(facts, name) {
+  const gates = G.saved.by[name], again = G.saved.again[name], by = gates && `Kept for the backward steps of ${gates.map(math).join(", ")}: ${bytes(G.vars[name].bytes)}.`;
+  const text = again ? `Computed again in the backward pass, ${again === 1 ? "once" : `${again} times`}.` : by || (G.vars[name].kind === "computed" ? "No backward step reads it: it can be freed once it is used." : "");
+  if (text) facts.append(make("p", { class: "check", html: text }));
 }
 function branchFacts(facts, g, id) {
   const v = G.vars[g.output], parts = g.branches.map((b) => wire[b]), known = state.step >= gradAt[into[id][0].id], i = Math.min(state.elem ?? 0, v.value.length - 1);
@@ -87,9 +98,13 @@ function varFacts(box, facts, s) {
     facts.append(make("h3", {}, "Gradient"), make("p", { class: "eq", html: !v.grad ? `<span class="dim">absent: ${v.absent}</span>` : known ? `${frac(G.output, s.var)} = <span class="g">${num(v.grad[0])}</span> <span class="check">&ensp;${verdict(v)}</span>` : dots }));
     if (known && s.var !== G.output) facts.append(make("p", { class: "check", html: `Raise ${math(s.var)} by 0.01 and ${math(G.output)} changes by about ${num(v.grad[0] * 0.01)}.` }));
     if (known && v.grad[0] === 0) whyButton(facts, s.var, 0);
+    if (known && s.var !== G.output) routeFacts(facts, s.var, 0, v.grad);
   } else {
     facts.append(make("h3", {}, "Value"), make("p", { class: "eq", html: seen ? told(v.stats.value) : dots }));
     facts.append(make("h3", {}, "Gradient"), make("p", { class: "eq", html: !v.grad ? `<span class="dim">absent: ${v.absent}</span>` : known ? `norm ${num(v.stats.grad?.norm)}, ${told(v.stats.grad)}` : dots }));
     if (known) facts.append(make("p", { class: "check", html: verdict(v) }));
+    if (known && v.value.length) routeFacts(facts, s.var, Math.min(state.elem ?? 0, v.value.length - 1), v.grad);
   }
+  explained(facts, s.var);
+  savedFacts(facts, s.var);
 }

@@ -17,6 +17,7 @@ function inspector(side, names, g) {
   maps.append(figure(name, v, t >= valueAt[name] ? v.value : null, "value", "cell-v", "v"));
   maps.append(figure(name, v, known ? grad : null, caption, "cell-g", "g", grad ? null : "no gradient asked for"));
   side.append(...sliders(name), maps);
+  editor(side, name);
   if (known && zeros(grad)) {
     let i = state.elem;
     if (i === null || grad[i] !== 0) i = firstZero(grad, v);
@@ -39,11 +40,25 @@ function firstZero(grad, v) {
   for (let c = 0; c < cols; c++) if (Array.from({ length: rows }, (_, r) => grad[r * cols + c]).every((x) => x === 0)) return c;
   return grad.indexOf(0);
 }
+/* arrow keys in a heat map go from element to element; Enter goes on to its field, where it can be changed */
+function walk(e, name, v, at, rows, cols, caption) {
+  const by = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[e.key];
+  if (e.key === "Enter" && $("element")) { e.preventDefault(); return $("element").select(); }
+  if (!by) return;
+  e.preventDefault(); e.stopPropagation();
+  const now = Math.max(0, at.findIndex((block) => block.includes(state.elem))), first = state.elem === null;
+  const r = Math.min(rows - 1, Math.max(0, Math.floor(now / cols) + (first ? 0 : by[0]))), c = Math.min(cols - 1, Math.max(0, (now % cols) + (first ? 0 : by[1])));
+  state.elem = at[r * cols + c][0]; state.show = name;
+  panel();
+  [...document.querySelectorAll(".side .maps svg")].find((s) => s.getAttribute("aria-label").startsWith(caption))?.focus();
+  $("spoken").textContent = `${name}${index(v, state.elem)}: ${caption} ${num((caption === "value" ? v.value : v.grad ?? v.value)[state.elem])}`;
+}
 function figure(name, v, data, caption, plus, cls, empty) {
   if (!data) return make("figure", {}, make("figcaption", { class: cls }, caption), make("p", { class: "dim" }, empty ?? "not computed yet"));
   const { rows, cols, cells: at, thinned } = blocks(name, MOST), words = cols <= 8, longest = Math.max(0, ...data.slice(0, 4096).map((x) => num(x).length)), wide = words ? Math.max(42, 7 * longest) : 16, tall = words ? (rows > 4 ? 17 : 21) : 16;
   const W = cols * wide + 18, H = rows * tall + (words ? 14 : 4), top0 = words ? 14 : 4, all = data.filter(Number.isFinite);
-  const svg = make("svg", { width: W, height: H + 40, viewBox: `0 0 ${W} ${H + 40}`, role: "img", "aria-label": `${caption} of ${name}, shape ${shape(v.shape)}` });
+  const svg = make("svg", { width: W, height: H + 40, viewBox: `0 0 ${W} ${H + 40}`, tabindex: 0, role: "application", "aria-label": `${caption} of ${name}, shape ${shape(v.shape)}: arrow keys choose an element` });
+  svg.addEventListener("keydown", (e) => walk(e, name, v, at, rows, cols, caption));
   const fig = make("figure", {}, make("figcaption", { class: cls }, caption), svg);
   if (words && !thinned) for (let c = 0; c < cols; c++) svg.append(make("text", { class: "axis", x: 18 + c * wide + wide / 2, y: 9 }, c));
   const fills = [], shown = at.map((block) => loudest(data, block));

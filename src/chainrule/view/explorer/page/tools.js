@@ -41,7 +41,6 @@ function setLabels() {
   $("palette").setAttribute("aria-pressed", root.dataset.palette === "safe");
   $("theme").textContent = { auto: "Auto", dark: "Dark", light: "Light" }[root.dataset.theme];
 }
-function overlay(name) { state.overlay = name; $("overlay").value = name; paint(); remember(); }
 function tab(name) {
   $("main").dataset.tab = name;
   document.querySelectorAll(".tabs button").forEach((b) => b.setAttribute("aria-selected", b.dataset.tab === name));

@@ -18,8 +18,9 @@ function why(name, start) {
       const g = G.gates[w.to];
       wires.add(w.id); nodes.add(w.to);
       if (!g.down[w.slot]) continue;                  // no gradient comes from there at all
-      if (!g.jacobian[w.slot]) { closed++; continue; }
-      const row = g.jacobian[w.slot][i] ?? [], open = row.filter(([, d]) => d !== 0);
+      const table = jacobianOf(w.to, w.slot);
+      if (!table) { closed++; continue; }
+      const row = table[i] ?? [], open = row.filter(([, d]) => d !== 0);
       if (!open.length) { (cuts.get(w.to) ?? cuts.set(w.to, { slot: w.slot, at: [] }).get(w.to)).at.push(i); continue; }
       const output = G.vars[g.output];
       if (open.some(([k]) => output.grad?.[k] !== 0)) cancel++;
@@ -29,10 +30,10 @@ function why(name, start) {
   const label = `${name}${index(G.vars[name], start)}`;
   let html = `<p>${closed ? `Some gates behind <code>${label}</code> have too many local derivatives to be in this page; where it closes can be told in part only.` : !cancel ? `Every path from <code>${label}</code> to ${math(G.output)} is closed.` : cuts.size ? `Some paths from <code>${label}</code> are closed, and the terms on the others cancel.` : `The paths from <code>${label}</code> are open, but their terms add up to exactly 0.`}</p>`;
   for (const [id, { slot, at }] of cuts) {
-    const g = G.gates[id], operand = g.inputs[slot], xs = at.map((i) => G.vars[operand].value[i]), reason = g.zero[slot] ?? "its local derivative is 0 here";
-    const route = trail.map(math).join(" → ");
-    html += `<p>${route} ↛ ${math(id)}: at the <b>${escape(g.title)}</b> gate ${formula(reason)}${G.vars[operand].shape.length ? `, in all ${at.length} elements on the way` : ""}${g.op === "relu" ? ` (from ${num(Math.min(...xs))} to ${num(Math.max(...xs))})` : ""}. The local derivative is 0, so the upstream gradient is multiplied by 0.</p>`;
-    if (g.op === "relu") html += "<p>To open it again: a larger bias, a smaller learning rate, or a rectifier with a slope below 0.</p>";
+    const g = G.gates[id], operand = g.inputs[slot], route = trail.map(math).join(" → ");
+    const says = G.why[name]?.causes.find((cause) => cause.gate === id);
+    const own = `at the <b>${escape(g.title)}</b> gate ${formula(g.zero[slot] ?? "its local derivative is 0 here")}${G.vars[operand].shape.length ? `, in all ${at.length} elements on the way` : ""}. The local derivative is 0, so the upstream gradient is multiplied by 0.`;
+    html += `<p>${route} ↛ ${math(id)}: ${says ? `${words(says)}${at.length > 1 ? ` <span class="dim">On the way from <code>${label}</code> it closes all ${at.length} elements.</span>` : ""}` : own}</p>`;
   }
   return { label, wires, nodes, cuts, html };
 }
