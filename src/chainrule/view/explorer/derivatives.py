@@ -27,6 +27,8 @@ Table = Sequence[Sequence[Sequence[float]]]
 def structure(done: Run, node: Operation, slot: int, table: Table | None) -> Data:
     """The matrix of a gate's output by one operand: rows, columns, bytes if it were formed, entries that can be non-zero, and how they lie.
 
+    Where entries are not counted, ``entries`` is None, and ``most`` is a bound of their number, if one is known.
+
     Parameters
     ----------
     done : Run
@@ -38,7 +40,7 @@ def structure(done: Run, node: Operation, slot: int, table: Table | None) -> Dat
         The matrix, if it is known: per element of the operand its pairs of output element and derivative.
     """
     rows, cols = node.output.size, node.inputs[slot].size
-    told: Data = {"rows": rows, "cols": cols, "bytes": rows * cols * node.output.dtype.itemsize, "entries": None, "kind": ""}
+    told: Data = {"rows": rows, "cols": cols, "bytes": rows * cols * node.output.dtype.itemsize, "entries": None, "most": None, "kind": ""}
     if table is not None:
         pairs = [(int(entry[0]), i) for i, column in enumerate(table) for entry in column]
     elif node.primitive.scalar is not None and node.inputs[slot].shape == node.output.shape:
@@ -46,6 +48,11 @@ def structure(done: Run, node: Operation, slot: int, table: Table | None) -> Dat
     elif node.primitive.scalar is not None:
         return {**told, "entries": rows, "kind": "one entry in each row"}
     elif rows * cols > COUNTED:
+        gate = node.primitive
+        if gate.multilinear and gate.cost is not None:
+            # Each multiplication joins one element of the operand to one of the output.
+            most = gate.cost(*(x.aval for x in node.inputs), **node.params)
+            return {**told, "most": int(min(most, rows * cols)), "kind": "at most one entry for each multiplication"}
         return told
     else:
         try:

@@ -13,10 +13,10 @@ function jacobianFacts(facts, g, id) {
 }
 const percent = (x) => (x > 0 && x < 0.0001 ? "less than 0.01%" : `${+(100 * x).toPrecision(3)}%`);
 /* "diagonal: 64 of 4,096 entries can be non-zero; not forming it saves 16.0 KiB" */
-function sparsity({ rows, cols, entries: n, kind, bytes: whole }) {
-  const of = (rows * cols).toLocaleString("en");
-  const lies = n === null ? `${of} entries; which of them can be non-zero is not counted above 200,000` : `${kind ? `${kind}: ` : ""}${n.toLocaleString("en")} of ${of} entries can be non-zero${n && n < rows * cols ? ` (${percent(n / (rows * cols))})` : ""}`;
-  return `${lies}; not forming it saves ${bytes(whole)}`;
+function sparsity({ rows, cols, entries: n, most, kind, bytes: whole }) {
+  const all = rows * cols, of = all.toLocaleString("en"), can = n ?? most, part = can && can < all ? ` (${percent(can / all)})` : "";
+  const lies = can === null ? `${of} entries; which of them can be non-zero is not counted above 200,000` : `${n === null ? "at most " : ""}${can.toLocaleString("en")} of ${of} entries can be non-zero${part}`;
+  return `${kind ? `${kind}: ` : ""}${lies}; not forming it saves ${bytes(whole)}`;
 }
 function jacobianView(facts, g, id, slot) {
   const s = g.structure[slot], name = g.inputs[slot], out = g.output, table = jacobianOf(id, slot);
@@ -36,8 +36,8 @@ function jacobianView(facts, g, id, slot) {
   });
   tint(cells, all.map(([, , d]) => d), "cell-v");
   if (written) cells.forEach((c) => c.setAttribute("fill-opacity", c.getAttribute("fill-opacity") * 0.6));
-  const list = make("table", { class: "sr" }, make("caption", {}, `Entries of the Jacobian of ${out} by ${name} that can be non-zero`), ...all.slice(0, 100).map(([k, i, d]) => make("tr", {}, make("th", { scope: "row" }, at(k, i)), make("td", {}, num(d)))));
-  facts.append(make("div", { class: "maps jac" }, make("figure", {}, svg)), list);
+  const list = make("table", {}, make("caption", {}, `Entries of the Jacobian of ${out} by ${name} that can be non-zero`), ...all.slice(0, 100).map(([k, i, d]) => make("tr", {}, make("th", { scope: "row" }, at(k, i)), make("td", {}, num(d)))));
+  facts.append(make("div", { class: "maps jac" }, make("figure", {}, svg)), make("div", { class: "sr" }, list));
 }
 /* ---------- units of a gate that closes ---------- */
 function unitFacts(facts, g) {

@@ -27,7 +27,7 @@ function go(to, animate = true) {
 }
 function choose(what) {
   state.pick = what; state.elem = null; state.show = null; state.why = null;
-  paint(); panel(); tab("gate");
+  paint(); panel(); tab("gate"); follow(true);
 }
 function play(on) {
   clearInterval(state.playing);
