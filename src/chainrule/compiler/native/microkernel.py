@@ -223,13 +223,14 @@ def store_lanes(f: Function, x: Value, pointer: Value, count: int) -> None:
 
 def lanes_of(f: Function, x: Value, which: Sequence[int]) -> Value:
     """Some lanes of a vector, as a shorter one."""
-    if len(which) == 1:
-        return f.value(x.kind.wide(1), f"extractelement {x}, i64 {which[0]}")
-    return shuffle(f, x, x, which)
+    return x if list(which) == list(range(x.kind.lanes)) else shuffle(f, x, x, which)
 
 
 def shuffle(f: Function, x: Value, y: Value, which: Sequence[int]) -> Value:
     """Lanes out of two vectors, those of the second counted on from the first's."""
+    if len(which) == 1:
+        source, lane = (x, which[0]) if which[0] < x.kind.lanes else (y, which[0] - x.kind.lanes)
+        return f.value(x.kind.wide(1), f"extractelement {source}, i64 {lane}")
     mask = ", ".join(f"i32 {i}" for i in which)
     return f.value(x.kind.wide(len(which)), f"shufflevector {x}, {y}, <{len(which)} x i32> <{mask}>")
 
