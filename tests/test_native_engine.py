@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
 
 import numpy as np
 import pytest
 
-from chainrule.compiler.native import cache, engine
-from chainrule.compiler.native.host import describe, thread_count
+from chainrule.compiler.native import cache, engine, threads
+from chainrule.compiler.native.host import describe
+from chainrule.compiler.native.threads import thread_count
 from chainrule.core.errors import ArgumentError, TraceError
 
 llvmlite = pytest.importorskip("llvmlite", reason="native code: pip install 'chainrule[cpu]'")
@@ -37,6 +39,36 @@ done:
 }
 """
 
+
+# args: the rounds to do, the mistakes seen, and a place for each thread, which its neighbour reads after every round.
+RELAY = """
+declare void @pool_barrier(i64, i64)
+define void @relay(ptr %args, i64 %thread, i64 %threads) nounwind {
+entry:
+  %rounds = load i64, ptr %args, align 8
+  %mistakes = getelementptr i64, ptr %args, i64 1
+  %places = getelementptr i64, ptr %args, i64 2
+  %own = getelementptr i64, ptr %places, i64 %thread
+  %after = add i64 %thread, 1
+  %next = urem i64 %after, %threads
+  %theirs = getelementptr i64, ptr %places, i64 %next
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %more, %loop ]
+  %more = add i64 %i, 1
+  store i64 %more, ptr %own, align 8
+  call void @pool_barrier(i64 %thread, i64 %threads)
+  %seen = load i64, ptr %theirs, align 8
+  %wrong = icmp ne i64 %seen, %more
+  %count = zext i1 %wrong to i64
+  %ignored = atomicrmw add ptr %mistakes, i64 %count seq_cst
+  call void @pool_barrier(i64 %thread, i64 %threads)
+  %further = icmp slt i64 %more, %rounds
+  br i1 %further, label %loop, label %done
+done:
+  ret void
+}
+"""
 
 PLACES = {"first": 0, "checksum": 15, "first of the code": 44, "middle": 500, "last": -1}
 
@@ -66,11 +98,13 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def in_process(body: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a process of its own."""
-    where = str(Path(engine.__file__).parents[3])
-    environment = {**os.environ, "PYTHONPATH": where, **settings}
-    return subprocess.run([sys.executable, "-c", dedent(body)], env=environment, capture_output=True, text=True, timeout=60, check=False)
+def in_process(body: str, **settings: str) -> str:
+    """Run Python code in a process of its own, which must end well; what it printed."""
+    where = [str(Path(engine.__file__).parents[3]), str(Path(__file__).parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(where), **settings}
+    ran = subprocess.run([sys.executable, "-c", dedent(body)], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
 
 
 def doubles(code: engine.Code) -> bool:
@@ -225,7 +259,7 @@ def test_many_processes_may_write_at_once(folder: Path) -> None:
         import os, sys
         from chainrule.compiler.native import cache
         os.environ["CHAINRULE_CACHE_DIR"] = sys.argv[1]
-        for i in range(200):
+        for i in range(60):
             key = str(i % 5)
             image = bytes([i % 5]) * 30_000
             cache.keep(key, image)
@@ -236,6 +270,103 @@ def test_many_processes_may_write_at_once(folder: Path) -> None:
     where = str(Path(engine.__file__).parents[3])
     processes = [
         subprocess.Popen([sys.executable, "-c", dedent(body), str(folder)], env={**os.environ, "PYTHONPATH": where}, stderr=subprocess.PIPE)
-        for _ in range(4)
+        for _ in range(3)
     ]
-    assert [process.communicate(timeout=60)[1] for process in processes] == [b""] * 4
+    assert [process.communicate(timeout=60)[1] for process in processes] == [b""] * 3
+
+
+def relay(pool: threads.Pool, code: engine.Code, rounds: int = 50) -> tuple[int, list[int]]:
+    """The mistakes, and how many threads got as far as the end."""
+    args = np.zeros(2 + threads.MOST, np.int64)
+    args[0] = rounds
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(pool.symbols["pool_run"])(code.address("relay"), args.ctypes.data)
+    return int(args[1]), np.flatnonzero(args[2:] == rounds).tolist()
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 9])
+def test_threads_of_a_pool_wait_for_each_other(count: int) -> None:
+    code = engine.load(RELAY)
+    with engine.pool().using(count):
+        for _ in range(5):
+            assert relay(engine.pool(), code) == (0, list(range(count)))
+
+
+def test_the_number_of_threads_may_change_between_steps() -> None:
+    code, pool = engine.load(RELAY), engine.pool()
+    for count in (4, 1, 2, 3, 1, 4, 2):
+        with pool.using(count):
+            assert relay(pool, code, 3) == (0, list(range(count)))
+
+
+def test_the_pool_works_without_the_linux_kernels_help() -> None:
+    text = threads.text("darwin")
+    assert "pthread_cond_wait" in text
+    assert "syscall" not in text
+    # Asleep at once.
+    module = engine.load(text.replace("icmp ult i32 %offers.next, 1000", "icmp ult i32 %offers.next, 0"), permanent=True)
+    pool = threads.Pool(module.address, 3)
+    code = engine.load(RELAY, symbols=pool.symbols)
+    assert relay(pool, code, 200) == (0, [0, 1, 2])
+
+
+def test_without_threads_of_the_system_the_caller_runs_alone() -> None:
+    pool = threads.Pool(engine.load(threads.text("win32"), permanent=True).address, 4)
+    assert relay(pool, engine.load(RELAY, symbols=pool.symbols)) == (0, [0])
+
+
+def test_many_python_threads_may_run_steps_at_once() -> None:
+    code, pool = engine.load(RELAY), engine.pool()
+    with pool.using(3), ThreadPoolExecutor(4) as callers:
+        found = list(callers.map(lambda _: relay(pool, code, 10), range(40)))
+    assert {mistakes for mistakes, _ in found} == {0}
+    # Whoever came second ran alone.
+    assert {tuple(who) for _, who in found} <= {(0,), (0, 1, 2)}
+
+
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    body = """
+        import os, sys
+        from chainrule.compiler.native import engine
+        from test_native_engine import RELAY, relay
+        code, pool = engine.load(RELAY), engine.pool()
+        relay(pool, code)
+        children = []
+        for i in range(3):
+            child = os.fork()
+            if child == 0:
+                assert relay(pool, code) == (0, [0, 1, 2])
+                os._exit(7)
+            children.append(child)
+            assert relay(pool, code) == (0, [0, 1, 2])
+        print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+    """
+    assert in_process(body, CHAINRULE_NUM_THREADS="3") == "[7, 7, 7]"
+
+
+@pytest.mark.parametrize("idle", [0.0, 0.3])
+def test_a_process_ends_whatever_its_threads_do(idle: float) -> None:
+    body = f"""
+        import time
+        from chainrule.compiler.native import engine
+        from test_native_engine import RELAY, relay
+        print(relay(engine.pool(), engine.load(RELAY)))
+        time.sleep({idle})
+    """
+    assert in_process(body, CHAINRULE_NUM_THREADS="4") == "(0, [0, 1, 2, 3])"
+
+
+def test_an_interrupt_is_heard_after_the_step_and_breaks_nothing() -> None:
+    body = """
+        import os, signal, threading
+        from chainrule.compiler.native import engine
+        from test_native_engine import RELAY, relay
+        code, pool = engine.load(RELAY), engine.pool()
+        for i in range(3):
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+            try:
+                while True:
+                    relay(pool, code, 2000)
+            except KeyboardInterrupt:
+                print(relay(pool, code), end="")
+    """
+    assert in_process(body, CHAINRULE_NUM_THREADS="2") == "(0, [0, 1])" * 3

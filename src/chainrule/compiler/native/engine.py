@@ -6,6 +6,7 @@ module means, and who calls it, is the business of others.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
@@ -15,16 +16,19 @@ from importlib.util import find_spec
 from itertools import count
 from typing import Any
 
+from chainrule.compiler.native import threads
 from chainrule.compiler.native.cache import discard, fetch, keep, key_of
 from chainrule.compiler.native.host import Host, describe
+from chainrule.compiler.native.threads import Pool, thread_count
 from chainrule.core.errors import MissingExtraError, TraceError
 
 _DEFINED = re.compile(r"^define (?!internal |private )[^@\n]*@([\w.$]+)\(", re.MULTILINE)
 _FUNCTION = re.compile(r"^define [^@\n]*@([\w.$]+)\(")
+_POOLED = re.compile(r"^declare void @pool_", re.MULTILINE)
 _LINE = re.compile(r":(\d+):\d+: ")
 _REPORT = "this is a mistake of the library: please report it with this message"
 _numbers = count()
-_compiling = threading.Lock()
+_working = threading.RLock()
 _kept: list[Any] = []
 
 
@@ -68,7 +72,8 @@ def load(text: str, *, symbols: Mapping[str, int] | None = None, optimize: int =
     text : str
         LLVM IR. Functions that are neither internal nor private get an address.
     symbols : Mapping, optional
-        Addresses of what the module declares and does not define; the C library's functions are found by themselves.
+        Addresses of what the module declares and does not define; the pool's functions and the C library's are found by
+        themselves.
     optimize : {0, 2}
         0 for IR that has its vectors written out, 2 for scalar loops that LLVM shall turn into vectors. The instructions are
         chosen with care either way.
@@ -86,28 +91,23 @@ def load(text: str, *, symbols: Mapping[str, int] | None = None, optimize: int =
     TraceError
         If the IR is not well formed: a mistake of the library.
     """
-    names = _DEFINED.findall(text)
-    key = key_of(text, str(optimize), *_kind())
-    image = fetch(key)
-    tracker = None
-    if image is not None:
-        try:
-            tracker = _link(image, names, symbols or {})
-        except TraceError:
-            # Whole, and yet not what this LLVM takes.
-            discard(key)
-    if tracker is None:
-        image = _compile(text, optimize)
-        tracker = _link(image, names, symbols or {})
-        keep(key, image)
-    if permanent:
-        _kept.append(tracker)
+    with _working:
+        given = {**pool().symbols, **(symbols or {})} if _POOLED.search(text) else symbols or {}
+        names = _DEFINED.findall(text)
+        key = key_of(text, str(optimize), *_kind())
+        tracker = _revive(key, names, given)
+        if tracker is None:
+            image = _compile(text, optimize)
+            tracker = _link(image, names, given)
+            keep(key, image)
+        if permanent:
+            _kept.append(tracker)
     return Code({name: tracker[name] for name in names}, tracker)
 
 
 def assembly(text: str, *, optimize: int = 0) -> str:
     """The instructions that a module becomes, to be read."""
-    with _compiling:
+    with _working:
         return _machine().emit_assembly(_module(text, optimize))
 
 
@@ -127,6 +127,17 @@ def host() -> Host:
         # LLVM cannot ask everywhere; it knows what comes with the processor's name.
         features = {}
     return describe(llvm.get_host_cpu_name(), features)
+
+
+def pool() -> Pool:
+    """The threads that steps run on."""
+    with _working:
+        return _pool()
+
+
+@cache
+def _pool() -> Pool:
+    return Pool(load(threads.text(), permanent=True).address, thread_count())
 
 
 @cache
@@ -152,6 +163,9 @@ def _machine() -> Any:
 
 @cache
 def _jit() -> Any:
+    if hasattr(os, "register_at_fork"):
+        # A child must not begin with a compiler that was at work.
+        os.register_at_fork(before=_working.acquire, after_in_parent=_working.release, after_in_child=_working.release)
     # JITLink keeps a module's code and constants together, as the small code model wants it.
     return _llvm().create_lljit_compiler(_machine(), use_jit_link=sys.platform != "win32")
 
@@ -162,6 +176,19 @@ def _kind() -> tuple[str, ...]:
     llvm = _llvm()
     release = sys.modules["llvmlite"].__version__
     return (sys.platform, llvm.get_process_triple(), host().cpu, host().features, release, str(llvm.llvm_version_info), "O2 pic")
+
+
+def _revive(key: str, names: Iterable[str], symbols: Mapping[str, int]) -> Any:
+    """What was kept, linked; None if there is nothing that can be."""
+    image = fetch(key)
+    if image is None:
+        return None
+    try:
+        return _link(image, names, symbols)
+    except TraceError:
+        # Whole, and yet not what this LLVM takes.
+        discard(key)
+        return None
 
 
 def _link(image: bytes, names: Iterable[str], symbols: Mapping[str, int]) -> Any:
@@ -178,8 +205,7 @@ def _link(image: bytes, names: Iterable[str], symbols: Mapping[str, int]) -> Any
 
 def _compile(text: str, optimize: int) -> bytes:
     """An object file."""
-    with _compiling:
-        return _machine().emit_object(_module(text, optimize))
+    return _machine().emit_object(_module(text, optimize))
 
 
 def _module(text: str, optimize: int) -> Any:

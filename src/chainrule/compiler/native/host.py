@@ -1,4 +1,4 @@
-"""The machine that code is written for: its processor as LLVM names it, how wide its vectors are, how many threads may run.
+"""The machine that code is written for: its processor as LLVM names it, how wide its vectors are.
 
 Nothing here is measured, and nothing imports LLVM: `engine` hands in what LLVM knows.
 """
@@ -6,7 +6,6 @@ Nothing here is measured, and nothing imports LLVM: `engine` hands in what LLVM 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -73,21 +72,3 @@ def describe(cpu: str, features: Mapping[str, bool], settings: Mapping[str, str]
         # Vectors of 512 bits are twice as fast here as LLVM's caution with them is.
         words += [_NARROWER[bits]] if _NARROWER[bits] else ["-prefer-256-bit"]
     return Host(cpu, ",".join(words), bits)
-
-
-def thread_count(settings: Mapping[str, str] = os.environ) -> int:
-    """How many threads a step is shared by: ``CHAINRULE_NUM_THREADS``, or else the processors that this process may run on.
-
-    Raises
-    ------
-    ArgumentError
-        If what is set is not a whole number above 0.
-    """
-    asked = settings.get("CHAINRULE_NUM_THREADS", "").strip()
-    if asked:
-        if not asked.isdecimal() or int(asked) < 1:
-            raise ArgumentError(f"CHAINRULE_NUM_THREADS is {asked!r}", mend="set it to a whole number above 0, or leave it out")
-        return int(asked)
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

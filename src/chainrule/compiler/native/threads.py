@@ -1,0 +1,396 @@
+"""A pool of threads, in machine code: it runs one step on all of them and lets them wait for each other inside it.
+
+Its module is never freed, because its threads sleep in it until the process ends. It knows nothing of what a step computes.
+Who calls while a step of another caller is running has no share of the threads and runs alone: results do not depend on it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+
+from chainrule.core.errors import ArgumentError
+
+MOST = 256
+"""Threads of a pool: a job's word has eight bits for how many take part."""
+
+SYMBOLS = ("pool_run", "pool_barrier")
+"""Functions for other modules: ``void pool_run(ptr step, ptr args)``, ``void pool_barrier(i64 thread, i64 threads)``."""
+
+# Rounds of looking (about 15 ns each) before the processor is offered to others; few where threads wait for a processor
+# themselves. After so many offers a thread sleeps; waking it costs 30 us.
+_SPIN, _SPIN_CROWDED, _OFFERS = 4_000, 32, 1_000
+
+_FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}
+_PAUSE = {
+    "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
+    "aarch64": ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)"),
+}
+
+# A word that is waited for lies in a cache line of its own, followed by the number of those that sleep until it changes.
+_POOL = """
+%word = type { i32, i32, [14 x i32] }
+@job = internal global %word zeroinitializer, align 64
+@left = internal global %word zeroinitializer, align 64
+@phase = internal global %word zeroinitializer, align 64
+@arrived = internal global i32 0, align 64
+@taken = internal global i32 0, align 64
+@step = internal global ptr null, align 64
+@args = internal global ptr null
+@workers = internal global i32 0
+@wanted = internal global i32 1
+@rounds = internal global i32 0
+
+declare i32 @pthread_create(ptr, ptr, ptr, ptr)
+declare i32 @sched_yield()
+
+; Until the word is no longer what it was; returns what it is then.
+define internal i32 @wait(ptr %word, i32 %old) nounwind {
+entry:
+  %sleepers = getelementptr i32, ptr %word, i64 1
+  %rounds = load atomic i32, ptr @rounds monotonic, align 4
+  br label %look
+look:
+  %round = phi i32 [ 0, %entry ], [ %round.next, %again ]
+  %now = load atomic i32, ptr %word acquire, align 4
+  %changed = icmp ne i32 %now, %old
+  br i1 %changed, label %done, label %again
+again:
+  PAUSE
+  %round.next = add i32 %round, 1
+  %patient = icmp ult i32 %round.next, %rounds
+  br i1 %patient, label %look, label %offer
+offer:
+  %offers = phi i32 [ 0, %again ], [ %offers.next, %offer.again ]
+  %offer.now = load atomic i32, ptr %word acquire, align 4
+  %offer.changed = icmp ne i32 %offer.now, %old
+  br i1 %offer.changed, label %done, label %offer.again
+offer.again:
+  %ignored = call i32 @sched_yield()
+  %offers.next = add i32 %offers, 1
+  %awake = icmp ult i32 %offers.next, OFFERS
+  br i1 %awake, label %offer, label %sleep
+sleep:
+  %more = atomicrmw add ptr %sleepers, i32 1 seq_cst
+  call void @park(ptr %word, i32 %old)
+  %fewer = atomicrmw sub ptr %sleepers, i32 1 seq_cst
+  %woken.now = load atomic i32, ptr %word acquire, align 4
+  %woken = icmp ne i32 %woken.now, %old
+  br i1 %woken, label %done, label %sleep
+done:
+  %result = phi i32 [ %now, %look ], [ %offer.now, %offer ], [ %woken.now, %sleep ]
+  ret i32 %result
+}
+
+; After the word was changed, with seq_cst: either the sleepers are seen here, or they see the change.
+define internal void @wake(ptr %word) nounwind {
+entry:
+  %place = getelementptr i32, ptr %word, i64 1
+  %sleepers = load atomic i32, ptr %place seq_cst, align 4
+  %some = icmp ne i32 %sleepers, 0
+  br i1 %some, label %call, label %done
+call:
+  call void @unpark(ptr %word)
+  br label %done
+done:
+  ret void
+}
+
+; The low half is this thread's number, the high half the last job before its time.
+define internal ptr @worker(ptr %packed) nounwind {
+entry:
+  %bits = ptrtoint ptr %packed to i64
+  %number = and i64 %bits, 4294967295
+  %high = lshr i64 %bits, 32
+  %first = trunc i64 %high to i32
+  br label %rest
+rest:
+  %seen = phi i32 [ %first, %entry ], [ %job, %rest ], [ %job, %work ], [ %job, %tell ]
+  %job = call i32 @wait(ptr @job, i32 %seen)
+  %last = and i32 %job, 255
+  %last.wide = zext i32 %last to i64
+  %mine = icmp ule i64 %number, %last.wide
+  br i1 %mine, label %work, label %rest
+work:
+  %step = load ptr, ptr @step
+  %args = load ptr, ptr @args
+  %threads = add i64 %last.wide, 1
+  call void %step(ptr %args, i64 %number, i64 %threads)
+  %left = atomicrmw sub ptr @left, i32 1 seq_cst
+  %end = icmp eq i32 %left, 1
+  br i1 %end, label %tell, label %rest
+tell:
+  call void @wake(ptr @left)
+  br label %rest
+}
+
+; Workers up to this number. If the system refuses, there are fewer from now on.
+define internal void @start(i32 %need) nounwind {
+entry:
+  %handle = alloca i64, align 8
+  br label %next
+next:
+  %have = load i32, ptr @workers
+  %missing = icmp ult i32 %have, %need
+  br i1 %missing, label %create, label %done
+create:
+  %number = add i32 %have, 1
+  %low = zext i32 %number to i64
+  %job = load atomic i32, ptr @job monotonic, align 4
+  %wide = zext i32 %job to i64
+  %high = shl i64 %wide, 32
+  %bits = or i64 %low, %high
+  %packed = inttoptr i64 %bits to ptr
+  %refused = call i32 @pthread_create(ptr %handle, ptr null, ptr @worker, ptr %packed)
+  %fine = icmp eq i32 %refused, 0
+  br i1 %fine, label %count, label %give.up
+count:
+  store i32 %number, ptr @workers
+  br label %next
+give.up:
+  store atomic i32 %number, ptr @wanted monotonic, align 4
+  br label %done
+done:
+  ret void
+}
+
+define void @pool_run(ptr %step, ptr %args) nounwind {
+entry:
+  %wanted = load atomic i32, ptr @wanted monotonic, align 4
+  %several = icmp ugt i32 %wanted, 1
+  br i1 %several, label %ask, label %alone
+ask:
+  %pair = cmpxchg ptr @taken, i32 0, i32 1 acquire monotonic
+  %free = extractvalue { i32, i1 } %pair, 1
+  br i1 %free, label %gather, label %alone
+alone:
+  call void %step(ptr %args, i64 0, i64 1)
+  ret void
+gather:
+  %need = sub i32 %wanted, 1
+  %there = load i32, ptr @workers
+  %enough = icmp uge i32 %there, %need
+  br i1 %enough, label %go, label %create
+create:
+  call void @start(i32 %need)
+  br label %go
+go:
+  %have = load i32, ptr @workers
+  %others = call i32 @llvm.umin.i32(i32 %have, i32 %need)
+  store ptr %step, ptr @step
+  store ptr %args, ptr @args
+  store atomic i32 %others, ptr @left monotonic, align 4
+  ; The job's number and the last thread that takes part in one word: who has no part in it reads nothing else of the job.
+  %before = load atomic i32, ptr @job monotonic, align 4
+  %bare = and i32 %before, -256
+  %number = add i32 %bare, 256
+  %job = or i32 %number, %others
+  store atomic i32 %job, ptr @job seq_cst, align 4
+  call void @wake(ptr @job)
+  %wide = zext i32 %others to i64
+  %threads = add i64 %wide, 1
+  call void %step(ptr %args, i64 0, i64 %threads)
+  br label %join
+join:
+  %left = load atomic i32, ptr @left acquire, align 4
+  %all = icmp eq i32 %left, 0
+  br i1 %all, label %done, label %stay
+stay:
+  %fewer = call i32 @wait(ptr @left, i32 %left)
+  br label %join
+done:
+  store atomic i32 0, ptr @taken release, align 4
+  ret void
+}
+declare i32 @llvm.umin.i32(i32, i32)
+
+define void @pool_barrier(i64 %thread, i64 %threads) nounwind {
+entry:
+  %alone = icmp eq i64 %threads, 1
+  br i1 %alone, label %done, label %arrive
+arrive:
+  %phase = load atomic i32, ptr @phase acquire, align 4
+  %before = atomicrmw add ptr @arrived, i32 1 acq_rel
+  %count = zext i32 %before to i64
+  %last = sub i64 %threads, 1
+  %is.last = icmp eq i64 %count, %last
+  br i1 %is.last, label %open, label %stay
+open:
+  store atomic i32 0, ptr @arrived monotonic, align 4
+  %opened = atomicrmw add ptr @phase, i32 1 seq_cst
+  call void @wake(ptr @phase)
+  ret void
+stay:
+  %new = call i32 @wait(ptr @phase, i32 %phase)
+  ret void
+done:
+  ret void
+}
+
+define void @pool_resize(i32 %threads, i32 %rounds) nounwind {
+  store atomic i32 %threads, ptr @wanted monotonic, align 4
+  store atomic i32 %rounds, ptr @rounds monotonic, align 4
+  ret void
+}
+
+; In a forked child, where only the thread that forked lives on: as it was at first.
+define void @pool_reset() nounwind {
+  store %word zeroinitializer, ptr @job
+  store %word zeroinitializer, ptr @left
+  store %word zeroinitializer, ptr @phase
+  store i32 0, ptr @arrived
+  store i32 0, ptr @taken
+  store i32 0, ptr @workers
+  call void @prepare()
+  ret void
+}
+"""
+
+# Sleeping in the kernel, if the word is still what it was.
+_LINUX = """
+declare i64 @syscall(i64, ...)
+define internal void @park(ptr %word, i32 %old) nounwind {
+  %ignored = call i64 (i64, ...) @syscall(i64 FUTEX, ptr %word, i64 128, i32 %old, ptr null, ptr null, i32 0)
+  ret void
+}
+define internal void @unpark(ptr %word) nounwind {
+  %ignored = call i64 (i64, ...) @syscall(i64 FUTEX, ptr %word, i64 129, i32 2147483647, ptr null, ptr null, i32 0)
+  ret void
+}
+define internal void @prepare() nounwind {
+  ret void
+}
+"""
+
+_POSIX = """
+@mutex = internal global [128 x i8] zeroinitializer, align 64
+@condition = internal global [128 x i8] zeroinitializer, align 64
+declare i32 @pthread_mutex_init(ptr, ptr)
+declare i32 @pthread_mutex_lock(ptr)
+declare i32 @pthread_mutex_unlock(ptr)
+declare i32 @pthread_cond_init(ptr, ptr)
+declare i32 @pthread_cond_wait(ptr, ptr)
+declare i32 @pthread_cond_broadcast(ptr)
+define internal void @park(ptr %word, i32 %old) nounwind {
+entry:
+  %locked = call i32 @pthread_mutex_lock(ptr @mutex)
+  br label %look
+look:
+  %now = load atomic i32, ptr %word seq_cst, align 4
+  %same = icmp eq i32 %now, %old
+  br i1 %same, label %sleep, label %done
+sleep:
+  %slept = call i32 @pthread_cond_wait(ptr @condition, ptr @mutex)
+  br label %look
+done:
+  %unlocked = call i32 @pthread_mutex_unlock(ptr @mutex)
+  ret void
+}
+define internal void @unpark(ptr %word) nounwind {
+  %locked = call i32 @pthread_mutex_lock(ptr @mutex)
+  %told = call i32 @pthread_cond_broadcast(ptr @condition)
+  %unlocked = call i32 @pthread_mutex_unlock(ptr @mutex)
+  ret void
+}
+define internal void @prepare() nounwind {
+  %first = call i32 @pthread_mutex_init(ptr @mutex, ptr null)
+  %second = call i32 @pthread_cond_init(ptr @condition, ptr null)
+  ret void
+}
+"""
+
+_ALONE = """
+define void @pool_run(ptr %step, ptr %args) nounwind {
+  call void %step(ptr %args, i64 0, i64 1)
+  ret void
+}
+define void @pool_barrier(i64 %thread, i64 %threads) nounwind {
+  ret void
+}
+define void @pool_resize(i32 %threads, i32 %rounds) nounwind {
+  ret void
+}
+define void @pool_reset() nounwind {
+  ret void
+}
+"""
+
+
+def text(system: str = sys.platform, machine: str = "") -> str:
+    """The pool's module.
+
+    Parameters
+    ----------
+    system : str
+        On ``"linux"`` threads sleep by futex, on other kinds of Unix by a condition variable; elsewhere the caller runs alone.
+    machine : str
+        The processor's family; by default this one's.
+    """
+    family = (machine or platform.machine()).lower().replace("amd64", "x86_64").replace("arm64", "aarch64")
+    if system == "win32":
+        return _ALONE
+    futex = _FUTEX.get(family) if system == "linux" else None
+    declared, pause = _PAUSE.get(family, ("", ""))
+    sleep = _POSIX if futex is None else _LINUX.replace("FUTEX", str(futex))
+    return _POOL.replace("PAUSE", pause).replace("OFFERS", str(_OFFERS)) + sleep + declared + "\n"
+
+
+class Pool:
+    """The threads of this process. They are created when the first step runs, and again in a forked child.
+
+    Parameters
+    ----------
+    address : callable
+        Of the functions in the pool's module, by name; it must have been loaded to stay.
+    threads : int
+        How many run a step, the caller's own included.
+    """
+
+    def __init__(self, address: Callable[[str], int], threads: int) -> None:
+        self.symbols: Mapping[str, int] = {name: address(name) for name in SYMBOLS}
+        self._resize = ctypes.CFUNCTYPE(None, ctypes.c_int32, ctypes.c_int32)(address("pool_resize"))
+        self._reset = ctypes.CFUNCTYPE(None)(address("pool_reset"))
+        self._reset()
+        self.resize(threads)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._reset)
+
+    def resize(self, threads: int) -> None:
+        """Share the steps that begin from now on by so many threads."""
+        self.threads = max(1, min(threads, MOST))
+        self._resize(self.threads, _SPIN if self.threads <= processors() else _SPIN_CROWDED)
+
+    @contextmanager
+    def using(self, threads: int) -> Generator[None]:
+        """Another number of threads for a while."""
+        before = self.threads
+        self.resize(threads)
+        try:
+            yield
+        finally:
+            self.resize(before)
+
+
+def thread_count(settings: Mapping[str, str] = os.environ) -> int:
+    """How many threads a step is shared by: ``CHAINRULE_NUM_THREADS``, or else the processors that this process may run on.
+
+    Raises
+    ------
+    ArgumentError
+        If what is set is not a whole number above 0.
+    """
+    asked = settings.get("CHAINRULE_NUM_THREADS", "").strip()
+    if asked:
+        if not asked.isdecimal() or int(asked) < 1:
+            raise ArgumentError(f"CHAINRULE_NUM_THREADS is {asked!r}", mend="set it to a whole number above 0, or leave it out")
+        return int(asked)
+    return processors()
+
+
+def processors() -> int:
+    """How many processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
