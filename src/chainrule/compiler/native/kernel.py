@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from chainrule.core.variable import Variable
+
 
 class Kernel(NamedTuple):
     """A function in a module: ``void name(ptr, ..., i64 first, i64 last)`` does the units ``first`` to ``last - 1`` of its work.
@@ -19,3 +21,20 @@ class Kernel(NamedTuple):
 
     name: str
     units: int
+
+
+class Call(NamedTuple):
+    """A kernel, and the values that its pointers point to.
+
+    Attributes
+    ----------
+    kernel : Kernel
+    arguments : tuple of Variable
+        In whose memory each pointer points, to its beginning.
+    writes : tuple of Variable
+        Those of the arguments that it changes.
+    """
+
+    kernel: Kernel
+    arguments: tuple[Variable, ...]
+    writes: tuple[Variable, ...]

@@ -1,0 +1,412 @@
+"""Loop nests: a region of elementwise gates, with reductions at its end, as one kernel.
+
+The nest runs over the axes of the region's shape, as few and as long as the operands' strides allow. The last one is done in
+vectors; axes that are kept make the units that threads share; axes that are reduced are loops inside a unit, so that the order of every sum is
+fixed. Where there would be few units for much work, a reduction is done in parts first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from chainrule.compiler.native.elements import load, register, store
+from chainrule.compiler.native.ir import I64, PTR, Function, Index, Module, Value, first_lanes, index, literal
+from chainrule.compiler.native.kernel import Call, Kernel
+from chainrule.compiler.native.scalars import lower
+from chainrule.compiler.native.views import Axes, Strides, View, collapsed, contiguous, whole
+from chainrule.core.aval import Aval, Dtype, Shape
+from chainrule.core.primitive import TABLE, Primitive
+from chainrule.core.variable import Variable
+from chainrule.graph.ir import Operation
+
+__all__ = ["REDUCTIONS", "Fused", "write_fused"]
+
+BLOCK = 4096
+"""Elements that a unit of an elementwise nest has at most, unless an axis is shorter."""
+FEW = 32
+"""Units below which a large reduction is done in parts first."""
+PART = 8192
+"""Elements that such a part has about."""
+TOGETHER = 4
+"""Sums along the vector axis that run side by side: one addition waits for the one before."""
+
+
+class Reduction(NamedTuple):
+    """How elements are summarised: what nothing gives, how two are one, how the lanes of a vector are."""
+
+    start: Callable[[Dtype], float]
+    combine: Callable[[Function, Value, Value, Dtype], Value]
+    lanes: Callable[[Function, Value, Dtype], Value]
+
+
+def _arithmetic(whole_stem: str, stem: str) -> Callable[[Function, Value, Value, Dtype], Value]:
+    return lambda f, a, b, dtype: f.binary(f"f{stem}" if dtype.kind == "f" else whole_stem, a, b)
+
+
+def _added_up(stem: str, start: float) -> Callable[[Function, Value, Dtype], Value]:
+    def lanes(f: Function, x: Value, dtype: Dtype) -> Value:
+        one = x.kind.wide(1)
+        if dtype.kind != "f":
+            return f.intrinsic(f"vector.reduce.{stem}", x, result=one)
+        return f.intrinsic(f"vector.reduce.f{stem}", literal(start, one), x, result=one, overload=x.kind, flags="reassoc")
+
+    return lanes
+
+
+def _extreme(stem: str) -> tuple[Callable[[Function, Value, Value, Dtype], Value], Callable[[Function, Value, Dtype], Value]]:
+    short = stem[:3]
+
+    def name(dtype: Dtype) -> str:
+        return f"f{stem}" if dtype.kind == "f" else f"{'u' if dtype.kind in 'ub' else 's'}{short}"
+
+    def combine(f: Function, a: Value, b: Value, dtype: Dtype) -> Value:
+        return f.intrinsic(stem if dtype.kind == "f" else name(dtype), a, b)
+
+    return combine, lambda f, x, dtype: f.intrinsic(f"vector.reduce.{name(dtype)}", x, result=x.kind.wide(1))
+
+
+def _lowest(dtype: Dtype) -> float:
+    return -math.inf if dtype.kind == "f" else int(np.iinfo(dtype).min)
+
+
+def _highest(dtype: Dtype) -> float:
+    return math.inf if dtype.kind == "f" else int(np.iinfo(dtype).max)
+
+
+def _logical(operation: str) -> tuple[Callable[[Function, Value, Value, Dtype], Value], Callable[[Function, Value, Dtype], Value]]:
+    def lanes(f: Function, x: Value, dtype: Dtype) -> Value:
+        return f.intrinsic(f"vector.reduce.{operation}", x, result=x.kind.wide(1))
+
+    return lambda f, a, b, dtype: f.binary(operation, a, b), lanes
+
+
+REDUCTIONS: dict[Primitive, Reduction] = {
+    TABLE["sum"]: Reduction(lambda dtype: 0.0, _arithmetic("add", "add"), _added_up("add", -0.0)),
+    TABLE["prod"]: Reduction(lambda dtype: 1.0, _arithmetic("mul", "mul"), _added_up("mul", 1.0)),
+    TABLE["max"]: Reduction(_lowest, *_extreme("maximum")),
+    TABLE["min"]: Reduction(_highest, *_extreme("minimum")),
+    TABLE["any"]: Reduction(lambda dtype: 0, *_logical("or")),
+    TABLE["all"]: Reduction(lambda dtype: 1, *_logical("and")),
+}
+"""Reductions that end a nest."""
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What one loop nest computes.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the loop.
+    nodes : sequence of Operation
+        Elementwise gates, in order.
+    stores : sequence of Variable
+        What they make that is stored.
+    ends : sequence of Operation
+        Reductions (`REDUCTIONS`), all along the same axes.
+    """
+
+    shape: Shape
+    nodes: Sequence[Operation]
+    stores: Sequence[Variable]
+    ends: Sequence[Operation]
+
+    @property
+    def axes(self) -> frozenset[int]:
+        """That are reduced."""
+        return frozenset(self.ends[0].params["axis"]) if self.ends else frozenset()
+
+
+def write_fused(module: Module, name: str, fused: Fused, views: Mapping[Variable, View], lanes: int) -> list[Call]:
+    """Write the kernels of a nest, and say on what they are called.
+
+    Parameters
+    ----------
+    module : Module
+    name : str
+        Of the kernel; parts of it have more names.
+    nest : Fused
+    views : Mapping of Variable to View
+        Where what it reads lies; everything it writes has memory of its own.
+    lanes : int
+        Of vectors of float32.
+    """
+    return _Writer(module, name, fused, views, lanes).write()
+
+
+class _Operand(NamedTuple):
+    """A value in memory: its pointer, the first element, and steps along the axes of the nest."""
+
+    pointer: Value
+    offset: int
+    strides: Strides
+
+
+class _Writer:
+    def __init__(self, module: Module, name: str, fused: Fused, views: Mapping[Variable, View], lanes: int) -> None:
+        self.module, self.name, self.fused = module, name, fused
+        self.made = {x: node for node in fused.nodes for x in node.outputs}
+        self.nodes, self.leaves = self._needed()
+        self.lanes = lanes
+        read = {x: views.get(x) or whole(x) for x in self.leaves}
+        written = {x: whole(x) for x in (*fused.stores, *(node.output for node in fused.ends))}
+        self.roots = list(dict.fromkeys(view.root for view in (*read.values(), *written.values())))
+        self.views = {**read, **written}
+        self.steps = self._collapse()
+        self.partial: dict[Variable, Variable] = {}
+
+    def _needed(self) -> tuple[list[Operation], list[Variable]]:
+        """The gates that what is stored or summarised depends on, and what they read of others."""
+        wanted = {*self.fused.stores, *(x for node in self.fused.ends for x in node.inputs)}
+        nodes: list[Operation] = []
+        for node in reversed(self.fused.nodes):
+            if not wanted.isdisjoint(node.outputs):
+                nodes.append(node)
+                wanted.update(node.inputs)
+        return nodes[::-1], [x for x in wanted if x not in self.made]
+
+    def _collapse(self) -> dict[Variable, Strides]:
+        """Sets the axes of the nest; every operand's strides along them."""
+        shape, axes = self.fused.shape, self.fused.axes
+        operands = {x: self.views[x].along(shape) for x in (*self.leaves, *self.fused.stores)}
+        for node in self.fused.ends:
+            kept = iter(contiguous(tuple(size for i, size in enumerate(shape) if i not in axes)))
+            operands[node.output] = tuple(0 if i in axes else next(kept) for i in range(len(shape)))
+        found: Axes = collapsed(shape, list(operands.values()), axes)
+        self.sizes, self.marks = found.sizes or (1,), found.marks or (False,)
+        return {x: strides or (0,) for x, strides in zip(operands, found.strides, strict=True)}
+
+    # The kernel.
+
+    def write(self) -> list[Call]:
+        last = len(self.sizes) - 1
+        total = math.prod(self.sizes)
+        width = self.sizes[last]
+        self.vector = self.lanes if width > 1 else 1
+        outer = [i for i in range(last) if not self.marks[i]]
+        self.inner = [i for i in range(last) if self.marks[i]]
+        columns = -(-width // self._block(outer)) if not self.marks[last] else 1
+        units = math.prod(self.sizes[i] for i in outer) * columns
+        self.parts = self._parts(units, total)
+        results = [self.partial.get(node.output, node.output) for node in self.fused.ends]
+        self.roots = [self.partial.get(x, x) for x in self.roots]
+        places = {root: i for i, root in enumerate(self.roots)}
+        f = Function(self.module, self.name, [*((f"p{i}", PTR) for i in range(len(self.roots))), ("first", I64), ("last", I64)], linkage="internal")
+        self.f = f
+        pointers = f.parameters
+        self.operands = {
+            x: _Operand(pointers[places[self.partial.get(view.root, view.root)]], view.offset, self.steps[x]) for x, view in self.views.items()
+        }
+        with f.loop(pointers[-2], pointers[-1]) as loop:
+            rest: Index = loop.index
+            part: Index = 0
+            if self.parts > 1:
+                part, rest = f.rem(rest, self.parts), f.div(rest, self.parts)
+            column, rest = f.rem(rest, columns), f.div(rest, columns)
+            at: dict[int, Index] = {}
+            for i in reversed(outer):
+                at[i], rest = f.rem(rest, self.sizes[i]), f.div(rest, self.sizes[i])
+            self._unit(at, column, part)
+        f.close()
+        written = (*self.fused.stores, *results)
+        calls = [Call(Kernel(self.name, units * self.parts), tuple(self.roots), written)]
+        return calls + self._joined()
+
+    def _block(self, outer: Sequence[int]) -> int:
+        """How many elements along the vector axis a unit has, where that axis is kept."""
+        width = self.sizes[-1]
+        if not self.fused.ends:
+            return min(width, BLOCK) or 1
+        return min(width, self.vector * TOGETHER) or 1
+
+    def _parts(self, units: int, total: int) -> int:
+        """How many parts reductions are done in; makes the memory for their results."""
+        cut = self.inner[0] if self.inner else len(self.sizes) - 1
+        if not self.fused.ends or units >= FEW or total < 4 * PART or not self.marks[cut]:
+            return 1
+        step = self.vector if cut == len(self.sizes) - 1 else 1
+        length = -(-self.sizes[cut] // min(64, total // PART))
+        self.part = -(-length // step) * step
+        parts = -(-self.sizes[cut] // self.part)
+        if parts > 1:
+            self.cut = cut
+            for node in self.fused.ends:
+                out = node.output
+                self.partial[out] = Variable(Aval((parts, *out.shape), out.dtype), f"{out.name}_parts")
+        return parts
+
+    def _joined(self) -> list[Call]:
+        """The kernels that make one of the parts."""
+        calls: list[Call] = []
+        for number, node in enumerate(self.fused.ends):
+            if node.output in self.partial:
+                parts = self.partial[node.output]
+                end = Operation(node.primitive, (parts,), {"axis": (0,), "keepdims": False}, node.outputs)
+                fused = Fused(parts.shape, (), (), (end,))
+                calls += write_fused(self.module, f"{self.name}_join{number}", fused, {}, self.lanes)
+        return calls
+
+    # One unit.
+
+    def _unit(self, at: Mapping[int, Index], column: Index, part: Index) -> None:
+        f, last, width = self.f, len(self.sizes) - 1, self.sizes[-1]
+        self.base: dict[Variable, Index] = {x: self._place(operand, at) for x, operand in self.operands.items()}
+        for node in self.fused.ends:
+            if node.output in self.partial:
+                self.base[node.output] = f.add(self.base[node.output], f.mul(part, node.output.size))
+        self.same: dict[Variable, Value] = {}
+        self._spread([x for x in self.leaves if not any(self.steps[x][i] for i in (*self.inner, last))])
+        if self.marks[last]:
+            self._along(part)
+            return
+        block = self._block(())
+        start = f.mul(column, block)
+        stop = f.least(width, f.add(start, block)) if width % block else f.add(start, block)
+        rest = width % self.vector
+        whole_stop = f.least(width - rest, stop) if rest else stop
+        with f.loop(start, whole_stop, self.vector) as loop:
+            self._across(loop.index, None, part)
+        if rest:
+            with f.when(f.compare("eq", index(stop), index(width))) if not isinstance(stop, int) else ExitStack():
+                self._across(width - rest, first_lanes(rest, self.vector), part)
+
+    def _place(self, operand: _Operand, at: Mapping[int, Index]) -> Index:
+        place: Index = operand.offset
+        for i, position in at.items():
+            place = self.f.add(place, self.f.mul(position, operand.strides[i]))
+        return place
+
+    def _spread(self, leaves: Sequence[Variable]) -> None:
+        """Compute once per unit what is the same in all of it."""
+        self.same.update((x, self._load(x, self.base[x], 1, None)) for x in leaves)
+        for node in self.nodes:
+            if all(x in self.same for x in node.inputs):
+                self.same[node.output] = self._lowered(node, self.same)
+
+    def _bounds(self, i: int, part: Index) -> tuple[Index, Index]:
+        """Where the loop along an axis that is reduced begins and ends."""
+        if self.parts == 1 or i != self.cut:
+            return 0, self.sizes[i]
+        start = self.f.mul(part, self.part)
+        return start, self.f.least(self.sizes[i], self.f.add(start, self.part))
+
+    def _starts(self, lanes: int) -> list[Value]:
+        return [self._nothing(node, lanes) for node in self.fused.ends]
+
+    def _nothing(self, node: Operation, lanes: int) -> Value:
+        dtype = node.output.dtype
+        return literal(REDUCTIONS[node.primitive].start(dtype), register(dtype, lanes))
+
+    def _across(self, column: Index, mask: Value | None, part: Index) -> None:
+        """Elements side by side along the vector axis, which is kept."""
+        f, last = self.f, len(self.sizes) - 1
+
+        def body(at: Mapping[int, Index], carried: list[Value]) -> list[Value]:
+            values = self._values({**at, last: column}, mask)
+            return [self._combine(node, total, values[node.inputs[0]]) for node, total in zip(self.fused.ends, carried, strict=True)]
+
+        totals = self._loops(self.inner, part, {}, self._starts(self.vector), body)
+        for node, total in zip(self.fused.ends, totals, strict=True):
+            self._store(node.output, f.add(self.base[node.output], column), total, mask)
+
+    def _along(self, part: Index) -> None:
+        """Elements along the vector axis, which is reduced; several vectors at once, for one sum waits for the other."""
+        f, last, width = self.f, len(self.sizes) - 1, self.sizes[-1]
+        rest = width % self.vector
+        together = TOGETHER if width >= 2 * TOGETHER * self.vector else 1
+        ends = self.fused.ends
+
+        def body(at: Mapping[int, Index], carried: list[Value]) -> list[Value]:
+            start, stop = self._bounds(last, part)
+            stop = f.least(stop, width - rest) if rest else stop
+            step = together * self.vector
+            many = f.add(start, f.mul(f.div(f.sub(stop, start), step), step))
+            with f.loop(start, many, step, carried) as loop:
+                found: list[Value] = []
+                for group in range(together):
+                    values = self._values({**at, last: f.add(loop.index, group * self.vector)}, None)
+                    own = loop.carried[group * len(ends) : (group + 1) * len(ends)]
+                    found += [self._combine(node, total, values[node.inputs[0]]) for node, total in zip(ends, own, strict=True)]
+                loop.next(*found)
+            first, others = loop.results[: len(ends)], loop.results[len(ends) :]
+            if together > 1:
+                with f.loop(many, stop, self.vector, first) as loop:
+                    values = self._values({**at, last: loop.index}, None)
+                    loop.next(*(self._combine(node, total, values[node.inputs[0]]) for node, total in zip(ends, loop.carried, strict=True)))
+                first = loop.results
+            if rest:
+                mask = first_lanes(rest, self.vector)
+                values = self._values({**at, last: width - rest}, mask)
+                if self.parts > 1 and self.cut == last:
+                    here = f.compare("eq", index(part), index(self.parts - 1))
+                    mask = f.binary("and", mask, f.splat(here, self.vector))
+                first = [f.select(mask, self._combine(node, total, values[node.inputs[0]]), total) for node, total in zip(ends, first, strict=True)]
+            return [*first, *others]
+
+        totals = self._loops(self.inner, part, {}, self._starts(self.vector) * together, body)
+        for i, node in enumerate(ends):
+            total = totals[i]
+            for other in totals[i + len(ends) :: len(ends)]:
+                total = self._combine(node, total, other)
+            if self.vector > 1:
+                total = REDUCTIONS[node.primitive].lanes(f, total, node.output.dtype)
+            self._store(node.output, self.base[node.output], total, None)
+
+    def _combine(self, node: Operation, total: Value, x: Value) -> Value:
+        return REDUCTIONS[node.primitive].combine(self.f, total, self.f.splat(x, total.kind.lanes), node.output.dtype)
+
+    def _loops(
+        self,
+        axes: Sequence[int],
+        part: Index,
+        at: Mapping[int, Index],
+        carried: list[Value],
+        body: Callable[[Mapping[int, Index], list[Value]], list[Value]],
+    ) -> list[Value]:
+        """Loops along axes that are reduced, the first outermost."""
+        if not axes:
+            return body(at, carried)
+        start, stop = self._bounds(axes[0], part)
+        with self.f.loop(start, stop, 1, carried) as loop:
+            loop.next(*self._loops(axes[1:], part, {**at, axes[0]: loop.index}, loop.carried, body))
+        return loop.results
+
+    # Elements.
+
+    def _values(self, at: Mapping[int, Index], mask: Value | None) -> dict[Variable, Value]:
+        """All that is needed at one place, in the lanes of a vector; what is stored is stored."""
+        f, lanes = self.f, self.vector
+        values = {x: f.splat(value, lanes) for x, value in self.same.items()}
+        for x in self.leaves:
+            if x not in values:
+                values[x] = self._load(x, self._further(x, at), lanes, mask)
+        for node in self.nodes:
+            if node.output not in values:
+                values[node.output] = self._lowered(node, values)
+        for x in self.fused.stores:
+            self._store(x, self._further(x, at), values[x], mask)
+        return values
+
+    def _further(self, x: Variable, at: Mapping[int, Index]) -> Index:
+        place = self.base[x]
+        for i, position in at.items():
+            place = self.f.add(place, self.f.mul(position, self.operands[x].strides[i]))
+        return place
+
+    def _lowered(self, node: Operation, values: Mapping[Variable, Value]) -> Value:
+        return lower(self.f, node.primitive, [values[x] for x in node.inputs], [x.dtype for x in node.inputs], node.params, node.output.dtype)
+
+    def _load(self, x: Variable, place: Index, lanes: int, mask: Value | None) -> Value:
+        operand = self.operands[x]
+        return load(self.f, x.dtype, operand.pointer, place, operand.strides[-1], lanes, mask)
+
+    def _store(self, x: Variable, place: Index, value: Value, mask: Value | None) -> None:
+        operand = self.operands[x]
+        store(self.f, x.dtype, operand.pointer, place, self.f.splat(value, self.vector) if operand.strides[-1] else value, mask)
