@@ -335,7 +335,7 @@ def scatter(y: Array, w: Array, layout: Layout, spatial: Shape) -> Array:
     turned = w.reshape(*kernel, channels, groups, features // groups).swapaxes(-1, -3).reshape(*kernel, features // groups, groups * channels)
     axes = zip(layout.stride, layout.dilation, layout.low, kernel, strict=True)
     x = None
-    for phases in product(*([_phase(*axis, residue) for residue in range(min(axis[0], size))] for axis, size in zip(axes, spatial))):
+    for phases in product(*([phase(*axis, residue) for residue in range(min(axis[0], size))] for axis, size in zip(axes, spatial))):
         if not all(phase.taps for phase in phases):
             continue
         at = [slice(phase.residue, None, s) for phase, s in zip(phases, layout.stride)]
@@ -350,7 +350,7 @@ def scatter(y: Array, w: Array, layout: Layout, spatial: Shape) -> Array:
     return np.zeros(shape, y.dtype) if x is None else x
 
 
-class _Phase(NamedTuple):
+class Phase(NamedTuple):
     """The outputs of a transposed convolution with one remainder modulo the stride: they share their taps."""
 
     residue: int
@@ -360,7 +360,7 @@ class _Phase(NamedTuple):
     low: int
 
 
-def _phase(stride: int, dilation: int, low: int, kernel: int, residue: int) -> _Phase:
+def phase(stride: int, dilation: int, low: int, kernel: int, residue: int) -> Phase:
     """Outputs ``residue + stride*m`` are a correlation with stride 1 of those taps for which
     ``k*dilation`` leaves the remainder of ``residue + low``, in reverse order.
     """
@@ -371,7 +371,7 @@ def _phase(stride: int, dilation: int, low: int, kernel: int, residue: int) -> _
     last = first + (taps - 1) * every
     gap = dilation // common
     offset = (residue + low - first * dilation) // stride
-    return _Phase(residue, taps, slice(last, first - 1 if first else None, -every) if taps else slice(0), gap, (taps - 1) * gap - offset)
+    return Phase(residue, taps, slice(last, first - 1 if first else None, -every) if taps else slice(0), gap, (taps - 1) * gap - offset)
 
 
 def _scatter_apart(x: Array, y: Array, w: Array, layout: Layout) -> Array:

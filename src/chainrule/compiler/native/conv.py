@@ -1,0 +1,106 @@
+"""The convolution gates in machine code: which kernels compute each of them, in which order, on what.
+
+Images have their channels last and weights their features, as the gates have them: nothing is laid out anew between layers. What the
+gate that goes back to the images needs is the weights with channels and features exchanged, which one kernel writes to scratch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from chainrule.compiler.native.conv_general import write_general
+from chainrule.compiler.native.conv_products import Tiles, amount, write_products, write_turn
+from chainrule.compiler.native.conv_shape import Correlation, Target, classes, correlation
+from chainrule.compiler.native.conv_weights import write_sum, write_weight_blocks
+from chainrule.compiler.native.gemm import Epilogue, Work, Written
+from chainrule.compiler.native.ir import Module
+from chainrule.core.aval import Aval
+
+__all__ = ["write_conv"]
+
+_CODE = 12_000
+"""Products written out, beyond which a convolution is computed position by position."""
+
+_PARTS = 36
+"""Shares of a transposed convolution, each a kernel."""
+
+
+def write_conv(
+    module: Module,
+    name: str,
+    gate: str,
+    inputs: Sequence[Aval],
+    out: Aval,
+    params: Mapping[str, Any],
+    target: Target,
+    epilogue: Epilogue | None = None,
+    *,
+    general: bool = False,
+) -> Written:
+    """Write the kernels of `conv`, `conv_transpose` or `conv_weight`.
+
+    Parameters
+    ----------
+    module : Module
+    name : str
+        With which the names of all functions begin.
+    gate : str
+    inputs : sequence of Aval
+        Without gaps in memory, as the result: float32 or float64.
+    out : Aval
+    params : Mapping
+        The gate's.
+    target : Target
+    epilogue : Epilogue, optional
+        What becomes of the results before they are stored: of a matrix with a row for each position (or each tap and channel of weights)
+        and a column for each feature.
+    general : bool
+        Position by position, whatever the shapes (not of ``conv_weight``).
+
+    Returns
+    -------
+    Written
+        Kernels of the inputs ``"a"`` and ``"b"`` and the result ``"c"``, whose memory may not be shared.
+    """
+    first, second = inputs[0].shape, inputs[1].shape
+    tiles = Tiles(module, name, target, target.vector(out.dtype), out.shape[-1], epilogue)
+    extra = epilogue.parameters if epilogue else ()
+    if gate == "conv_weight":
+        return _weights(tiles, correlation(first, out.shape, second, params), extra)
+    if gate == "conv_transpose":
+        return _transpose(tiles, correlation(out.shape, second, first, params), extra, general)
+    bond = correlation(first, second, out.shape, params)
+    if general or amount(tiles, [bond]) > _CODE:
+        return Written((Work(write_general(module, name, tiles.vector, bond, epilogue), ("a", "b", "c", *extra)),), 0)
+    return Written((Work(write_products(tiles, [bond]), ("a", "b", "c", *extra)),), 0)
+
+
+def _transpose(tiles: Tiles, bond: Correlation, extra: tuple[str, ...], general: bool) -> Written:
+    """The weights are turned first; the parts of the result have nothing to do with each other."""
+    vector = tiles.vector
+    taps = math.prod(axis.taps for axis in bond.axes)
+    scratch = taps * bond.channels * bond.features * bond.groups * vector.wide(1).nbytes
+    general = general or math.prod(min(axis.step, axis.inputs) for axis in bond.axes) > _PARTS
+    parts = [] if general else classes(bond)
+    if general or amount(tiles, [part.correlation for part in parts]) > _CODE:
+        kernel = write_general(tiles.module, tiles.name, vector, bond, tiles.epilogue, back=True)
+        picked = list(range(taps))
+    else:
+        kernel = write_products(tiles, [part.correlation for part in parts])
+        picked = [tap for part in parts for tap in part.taps]
+    turn = write_turn(tiles.module, f"{tiles.name}_turn", vector, bond, picked)
+    return Written((Work(turn, ("b", "scratch")), Work(kernel, ("a", "scratch", "c", *extra))), scratch)
+
+
+def _weights(tiles: Tiles, bond: Correlation, extra: tuple[str, ...]) -> Written:
+    """Where the result is put together from parts, or something becomes of it, it stands in scratch first."""
+    name, vector, epilogue = tiles.name, tiles.vector, tiles.epilogue
+    blocks, parts = write_weight_blocks(tiles.module, name, bond, tiles.target, vector)
+    if parts == 1 and not epilogue:
+        return Written((Work(blocks, ("a", "b", "c")),), 0)
+    rows, columns = math.prod(axis.taps for axis in bond.axes) * bond.channels, bond.features * bond.groups
+    kernel = write_sum(tiles.module, f"{name}_sum", vector, parts, (rows, columns), epilogue)
+    works = Work(blocks, ("a", "b", "scratch")), Work(kernel, ("scratch", "c", *extra))
+    return Written(works, parts * rows * columns * vector.wide(1).nbytes)

@@ -1,0 +1,296 @@
+"""Convolution as an implicit matrix product: blocks of outputs of one row by features, summed over taps and channels in place.
+
+Nothing is copied or padded: where taps read outside of the image, blocks leave them out. The sums over y for the gradient of x are of
+the same kind, with turned weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from chainrule.compiler.native.conv_shape import Axis, Correlation, Panel, Run, Target, best_vectors, panels, rows_of, runs
+from chainrule.compiler.native.gemm import Epilogue, Place
+from chainrule.compiler.native.ir import I64, PTR, VOID, Function, Index, Kind, Module, Value, first_lanes, index
+from chainrule.compiler.native.kernel import Kernel
+from chainrule.compiler.native.microkernel import (
+    Block,
+    Nest,
+    Part,
+    Parts,
+    Rounds,
+    Sums,
+    Taps,
+    load_lanes,
+    store_lanes,
+    transposed,
+    write_microkernel,
+)
+
+__all__ = ["Tiles", "amount", "finished", "pointers_of", "write_products", "write_turn"]
+
+_CACHED = 1 << 19
+"""Bytes of weights that the second-level cache holds beside the images: more are read panel by panel."""
+
+_FEW = 16
+"""Units that keep threads busy; with fewer, rows are cut further."""
+
+
+@dataclass
+class Tiles:
+    """The micro-kernels of one gate, each written once."""
+
+    module: Module
+    name: str
+    target: Target
+    vector: Kind
+    features: int
+    epilogue: Epilogue | None = None
+    names: dict[object, str] = field(default_factory=dict[object, str])
+
+    def tile(self, rows: tuple[int, ...], outs: tuple[int, ...], widths: tuple[int, ...], nest: Nest, counts: tuple[str, ...]) -> str:
+        """One that stores its sums at ``outs`` (and so many lanes further), in elements."""
+        key = rows, outs, widths, nest, counts
+        if key not in self.names:
+            self.names[key] = f"{self.name}_tile{len(self.names)}"
+            few = len(rows) * len(widths)
+            parameters = [("c", PTR), ("row", I64), ("feature", I64), *((count, I64) for count in counts), *pointers_of(self.epilogue)]
+            block, ways = Block(self.vector, rows, widths), 4 if few < 4 else 2 if few < 8 else 1
+            write_microkernel(
+                self.module, self.names[key], block, nest, lambda f, sums: self._store(f, sums, outs, widths), parameters=parameters, ways=ways
+            )
+        return self.names[key]
+
+    def row_of(self, f: Function, y: Index) -> Index:
+        """Which position begins at this element of the result; nobody asks without an epilogue."""
+        return f.div(y, self.features) if self.epilogue else 0
+
+    def _store(self, f: Function, sums: Sums, outs: tuple[int, ...], widths: tuple[int, ...]) -> None:
+        _, _, c, row, feature, *_ = f.parameters
+        for (i, v), x in sums.items():
+            lane = self.vector.lanes * v
+            y = finished(f, self.epilogue, x, f.add(row, outs[i] // self.features), f.add(feature, lane), widths[v])
+            if y is not None:
+                store_lanes(f, y, f.at(c, outs[i] + lane, y.kind), widths[v])
+
+
+def pointers_of(epilogue: Epilogue | None) -> list[tuple[str, Kind]]:
+    """The parameters that an epilogue adds to a kernel's pointers."""
+    return [(name, PTR) for name in epilogue.parameters] if epilogue else []
+
+
+def finished(f: Function, epilogue: Epilogue | None, x: Value, row: Index, column: Index, width: int) -> Value | None:
+    """What an epilogue makes of a vector of results; ``row`` numbers positions, ``column`` features."""
+    if not epilogue:
+        return x
+    mask = None if width == x.kind.lanes else first_lanes(width, x.kind.lanes)
+    pointers = {y.text[1:]: y for y in f.parameters if y.text[1:] in epilogue.parameters}
+    return epilogue.write(f, x, Place((), row, column, width, mask), pointers)
+
+
+def write_products(tiles: Tiles, bonds: Sequence[Correlation]) -> Kernel:
+    """Define ``void name(ptr x, ptr w, ptr y, *pointers, i64 first, i64 last)``, which computes these correlations."""
+    name, kernels = tiles.name, [_Products(tiles, bond.joined()).write(f"{tiles.name}_{number}") for number, bond in enumerate(bonds)]
+    f = Function(tiles.module, name, [("x", PTR), ("w", PTR), ("y", PTR), *pointers_of(tiles.epilogue), ("first", I64), ("last", I64)])
+    *pointers, first, last = f.parameters
+    done = 0
+    for kernel in kernels:
+        f.call(kernel.name, VOID, *pointers, index(f.most(f.sub(first, done), 0)), index(f.least(f.sub(last, done), kernel.units)))
+        done += kernel.units
+    f.close()
+    return Kernel(name, done)
+
+
+class _Products:
+    """Writes the kernel of one correlation: which units there are, and which tiles each calls."""
+
+    def __init__(self, tiles: Tiles, bond: Correlation) -> None:
+        self.tiles = tiles
+        self.bond = bond
+        lanes, target = tiles.vector.lanes, tiles.target
+        *self.outer, self.row = bond.axes
+        vectors = best_vectors(self.row.outputs, bond.features, lanes, target)
+        self.panels = panels(bond.features, lanes, vectors)
+        self.runs = runs(self.row, rows_of(vectors, target))
+        blocks, rows = sum(run.stop - run.first for run in self.runs), 1
+        for axis in self.outer:
+            rows *= axis.outputs
+        taps = 1
+        for axis in bond.axes:
+            taps *= axis.taps
+        self.columns = bond.groups * (self.panels[-1].stop if self.panels else 0)
+        weights = taps * bond.channels * bond.features * bond.groups * tiles.vector.wide(1).nbytes
+        # Panels outside of rows: each thread then reads its panels' weights only, one panel at a time.
+        self.by_panel = weights > _CACHED or rows * blocks < _FEW
+        wanted = max(1, _FEW // max(1, rows))
+        self.share = max(1, blocks // wanted)
+        self.shares = -(-blocks // self.share) if blocks else 0
+        self.blocks = blocks
+        self.units = rows * self.shares * (self.columns if self.by_panel else bool(self.columns))
+
+    def write(self, name: str) -> Kernel:
+        bond, tiles = self.bond, self.tiles
+        parameters = [("x", PTR), ("w", PTR), ("y", PTR), *pointers_of(tiles.epilogue), ("first", I64), ("last", I64)]
+        f = Function(tiles.module, name, parameters, linkage="internal")
+        if self.units:
+            with f.loop(f.parameters[-2], f.parameters[-1]) as loop:
+                share, rest = f.rem(loop.index, self.shares), f.div(loop.index, self.shares)
+                x, w, y = bond.x, bond.w, bond.y
+                counts: dict[str, Value] = {}
+                for number, axis in reversed(list(enumerate(self.outer))):
+                    output, rest = f.rem(rest, axis.outputs), f.div(rest, axis.outputs)
+                    x, w, y = self.along(f, f"n{number}", axis, output, (x, w, y), counts)
+                self.unit(f, rest, share, (x, w, y), counts)
+        f.close()
+        return Kernel(name, self.units)
+
+    def along(
+        self, f: Function, label: str, axis: Axis, output: Index, places: tuple[Index, Index, Index], counts: dict[str, Value]
+    ) -> tuple[Index, Index, Index]:
+        """An outer axis: where its first tap that reads inside finds its operands, and how many there are."""
+        x, w, y = places
+        begin = f.sub(f.mul(output, axis.step), axis.low)
+        y = f.add(y, f.mul(output, axis.y))
+        if axis.peeled:
+            first = f.div(f.add(f.most(f.sub(0, begin), 0), axis.gap - 1), axis.gap)
+            stop = f.least(axis.taps, f.div(f.most(f.add(f.sub(axis.inputs, begin), axis.gap - 1), 0), axis.gap))
+            counts[label] = index(f.sub(stop, first))
+            begin, w = f.add(begin, f.mul(first, axis.gap)), f.add(w, f.mul(first, axis.w))
+        return f.add(x, f.mul(begin, axis.x)), w, y
+
+    def unit(self, f: Function, column: Index, share: Index, places: tuple[Index, Index, Index], counts: dict[str, Value]) -> None:
+        """All panels, or one of them, of the blocks of one share."""
+        bond = self.bond
+        if self.by_panel:
+            per_group = self.columns // bond.groups
+            group, number = f.div(column, per_group), f.rem(column, per_group)
+            for panel in self.panels:
+                with f.loop(f.most(number, panel.first), f.least(f.add(number, 1), panel.stop)) as loop:
+                    self.panel(f, group, loop.index, panel, share, places, counts)
+            return
+        with f.loop(0, bond.groups) as groups:
+            group = 0 if bond.groups == 1 else groups.index
+            for panel in self.panels:
+                with f.loop(panel.first, panel.stop) as loop:
+                    number = panel.first if panel.stop == panel.first + 1 else loop.index
+                    self.panel(f, group, number, panel, share, places, counts)
+
+    def panel(
+        self, f: Function, group: Index, number: Index, panel: Panel, share: Index, places: tuple[Index, Index, Index], counts: dict[str, Value]
+    ) -> None:
+        bond, (x, w, y) = self.bond, places
+        local = f.add(panel.feature, f.mul(f.sub(number, panel.first), sum(panel.widths)))
+        feature = f.add(local, f.mul(group, bond.features))
+        x, w, y = f.add(x, f.mul(group, bond.channels)), f.add(w, feature), f.add(y, feature)
+        begin = f.mul(share, self.share)
+        end = f.least(f.add(begin, self.share), self.blocks)
+        for run in self.runs:
+            tile = self.tile(run, panel.widths)
+            low, high = (run.first, run.stop) if self.shares == 1 else (f.most(begin, run.first), f.least(end, run.stop))
+            with f.loop(low, high) as loop:
+                here = run.first if low == run.first and high == run.first + 1 else loop.index
+                output = f.add(run.output, f.mul(f.sub(here, run.first), run.height))
+                place = f.add(y, f.mul(output, self.row.y))
+                at = f.add(x, f.mul(f.sub(f.mul(output, self.row.step), self.row.low), self.row.x))
+                self.call(f, tile, at, w, place, feature, counts)
+
+    def call(self, f: Function, tile: str, x: Index, w: Index, y: Index, feature: Index, counts: dict[str, Value]) -> None:
+        kind = self.tiles.vector
+        px, pw, py, *extra = f.parameters[:-2]
+        pointers = [f.at(px, x, kind), f.at(pw, w, kind), f.at(py, y, kind)]
+        row = self.tiles.row_of(f, f.sub(y, feature))
+        arguments = [*pointers, index(row), index(feature), *(counts[label] for label in sorted(counts)), *extra]
+        f.call(tile, VOID, *arguments)
+
+    def tile(self, run: Run, widths: tuple[int, ...]) -> str:
+        """The micro-kernel of a run: outer taps in loops, those along the row as far as their rows see them."""
+        row = self.row
+        few = run.height * len(widths)
+        parts = [Part(tap * row.gap * row.x, tap * row.w, self.taps(count, few), frozenset(reach)) for tap, count, reach in run.taps]
+        nest: Nest = Parts(tuple(part._replace(rows=None) if len(part.rows or ()) == run.height else part for part in parts))
+        counts: list[str] = []
+        for number, axis in reversed(list(enumerate(self.outer))):
+            if axis.taps > 1 or axis.peeled:
+                nest = Rounds(f"n{number}" if axis.peeled else axis.taps, axis.gap * axis.x, axis.w, nest)
+            if axis.peeled:
+                counts.append(f"n{number}")
+        rows = tuple(i * row.step * row.x for i in range(run.height))
+        outs = tuple(i * row.y for i in range(run.height))
+        return self.tiles.tile(rows, outs, widths, nest, tuple(sorted(counts)))
+
+    def taps(self, count: int, few: int) -> Nest:
+        """Neighbouring taps along the row, and the channels under each: one long loop where they follow each other in both operands."""
+        bond, row = self.bond, self.row
+        if row.gap * row.x == bond.channels and row.w == bond.channels * bond.row:
+            return _line(count * bond.channels, bond.row, few)
+        inner = _line(bond.channels, bond.row, few)
+        if isinstance(inner, Taps) and len(inner.places) * count * few <= _UNROLLED:
+            return Taps(tuple((a + tap * row.gap * row.x, b + tap * row.w) for tap in range(count) for a, b in inner.places))
+        return Rounds(count, row.gap * row.x, row.w, inner)
+
+
+_UNROLLED = 120
+"""Products that are written one after the other rather than in a loop."""
+
+
+def _line(count: int, row: int, few: int) -> Nest:
+    """So many channels, one after the other: of few sums several at a time."""
+    if count * few <= _UNROLLED or count <= 3:
+        return Taps(tuple((k, k * row) for k in range(count)))
+    at_once = next(u for u in (4, 2, 1) if count % u == 0 and (u == 1 or u * few <= 32))
+    return Rounds(count // at_once, at_once, at_once * row, Taps(tuple((k, k * row) for k in range(at_once))))
+
+
+def write_turn(module: Module, name: str, vector: Kind, bond: Correlation, taps: Sequence[int]) -> Kernel:
+    """Define ``void name(ptr w, ptr turned, i64 first, i64 last)``: these taps of w with channels and features exchanged, group by group."""
+    lanes, channels, features, groups = vector.lanes, bond.channels, bond.features, bond.groups
+    blocks = -(-channels // lanes)
+    units = len(taps) * groups * blocks if channels * features else 0
+    f = Function(module, name, [("w", PTR), ("turned", PTR), ("first", I64), ("last", I64)])
+    w, out, first, last = f.parameters
+    if units:
+        module.data[f"{name}_taps"] = f"@{name}_taps = internal constant [{len(taps)} x i64] [{', '.join(f'i64 {tap}' for tap in taps)}]"
+        with f.loop(first, last) as loop:
+            block, rest = f.rem(loop.index, blocks), f.div(loop.index, blocks)
+            group, number = f.rem(rest, groups), f.div(rest, groups)
+            tap = f.load(I64, f.at(Value(f"@{name}_taps", PTR), number, I64))
+            source = f.add(f.mul(f.add(f.mul(tap, channels), f.mul(block, lanes)), groups * features), f.mul(group, features))
+            goal = f.add(f.mul(number, channels * features * groups), f.add(f.mul(group, channels), f.mul(block, lanes)))
+
+            def square(height: int, width: int, feature: Index) -> None:
+                begin = f.at(w, f.add(source, feature), vector)
+                zero = Value("zeroinitializer", vector)
+                rows = [load_lanes(f, vector, f.at(begin, i * groups * features, vector), width) if i < height else zero for i in range(lanes)]
+                to = f.at(out, f.add(goal, f.mul(feature, groups * channels)), vector)
+                for i, x in enumerate(transposed(f, rows)[:width]):
+                    store_lanes(f, x, f.at(to, i * groups * channels, vector), height)
+
+            def strip(height: int) -> None:
+                whole = features - features % lanes
+                if whole:
+                    with f.loop(0, whole, lanes) as along:
+                        square(height, lanes, along.index)
+                if features % lanes:
+                    square(height, features % lanes, whole)
+
+            full = channels // lanes
+            if full:
+                with f.loop(f.most(block, 0), f.least(f.add(block, 1), full)):
+                    strip(lanes)
+            if channels % lanes:
+                with f.loop(f.most(block, full), f.add(block, 1)):
+                    strip(channels % lanes)
+    f.close()
+    return Kernel(name, units)
+
+
+def amount(tiles: Tiles, bonds: Sequence[Correlation]) -> int:
+    """How many products would be written out for these correlations."""
+    found: dict[object, int] = {}
+    for bond in bonds:
+        written = _Products(tiles, bond.joined())
+        for run in written.runs:
+            for panel in written.panels:
+                key = run.height, run.taps, panel.widths, written.row, tuple(axis.peeled for axis in written.outer)
+                found[key] = sum(len(reach) for _, _, reach in run.taps) * len(panel.widths)
+    return sum(found.values())
