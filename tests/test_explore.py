@@ -99,10 +99,31 @@ def test_the_data_keep_their_contract(program):
         assert x["kind"] in ("input", "parameter", "data", "computed")
         assert len(x["value"]) == np.prod(x["shape"], dtype=int), name
         assert (x["grad"] is None) == bool(x["absent"])
-    for layout in data["layouts"].values():
-        assert set(layout["nodes"]) <= {*nodes, *(f"box:{group['id']}" for group in data["groups"])}
-        for wire in layout["wires"].values():
-            assert wire["path"].startswith("M")
+    _check_layouts(data)
+
+
+def _check_layouts(data):
+    """Everything stands in one box, every wire in the innermost box around both ends, and crosses the border of each box in between."""
+    parents = {group["id"]: group["parent"] for group in data["groups"]}
+    homes = {node["id"]: node["group"] for node in data["nodes"]} | {f"box:{box}": parent for box, parent in parents.items()}
+    assert set(data["layouts"]) == {"", *parents}
+    for box, layout in data["layouts"].items():
+        assert set(layout["nodes"]) == {name for name, home in homes.items() if (home or "") == box}
+        width, height = layout["size"]
+        for x, y, w, h in layout["nodes"].values():
+            assert w / 2 - 2 <= x <= width - w / 2 + 2
+            assert h / 2 - 2 <= y <= height - h / 2 + 2
+    around = {"": set()}
+    for box, parent in parents.items():
+        around[box] = {box, *around[parent or ""]}
+    for wire in data["wires"]:
+        tail, head = (around[homes[wire[end]] or ""] for end in ("from", "to"))
+        layouts = data["layouts"]
+        ((seat, before, after),) = [layout["wires"][wire["id"]] for layout in layouts.values() if wire["id"] in layout["wires"]]
+        assert len(before) % 6 == len(after) % 6 == 2
+        assert before[-2] < seat[0] < after[0]
+        assert {box for box in layouts if wire["id"] in layouts[box]["exits"]} == tail - head
+        assert {box for box in layouts if wire["id"] in layouts[box]["entries"]} == head - tail
 
 
 def test_every_line_of_code_is_reached_by_a_step(program):
@@ -180,7 +201,8 @@ def test_layers_fold_and_their_parameters_are_theirs():
     data = explored(loss, x)
     assert [group["id"] for group in data["groups"]] == ["layers.0", "layers.1"]
     assert data["groups"][0]["detail"] == "3 gates, 15 parameters"
-    assert set(data["layouts"]) == {"", "layers.0", "layers.1", "layers.0 layers.1"}
+    assert set(data["layouts"]) == {"", "layers.0", "layers.1"}
+    assert data["open"]
     assert data["vars"]["layers_0_kernel"]["kind"] == "parameter"
     assert data["vars"]["layers_0_kernel"]["label"] == "kernel"
     assert data["vars"]["x"]["absent"] == "it is data, for which no gradient is asked"
@@ -215,14 +237,32 @@ def test_large_tensors_are_thinned_and_have_no_local_matrices():
     assert all(table is None for gate in data["gates"].values() for table in gate["jacobian"])
 
 
-def test_deep_networks_unfold_one_layer_at_a_time():
-    model = cr.nn.Sequential([cr.nn.Dense(2) for _ in range(5)])
-    model.initialize((1, 2))
-    data = explored(lambda x: model(x).sum(), np.ones((1, 2), np.float32))
-    names = [group["id"] for group in data["groups"]]
-    assert len(names) == 5
-    assert " ".join(names) in data["layouts"]
-    assert all(" ".join(name for name in names if name != one) in data["layouts"] for one in names)
+def test_layers_of_layers_are_boxes_in_boxes():
+    model = cr.models.transformer(7, width=8, heads=2, layers=2, context=6)
+    tokens = np.arange(12).reshape(2, 6) % 7
+    model(tokens)
+    data = explored(lambda tokens: (model(tokens) ** 2).mean(), tokens)
+    groups = {group["id"]: group for group in data["groups"]}
+    query = groups["blocks.0.attention.query"]
+    assert (query["label"], query["parent"]) == ("query", "blocks.0.attention")
+    assert data["vars"]["blocks_0_attention_query_kernel"]["label"] == "kernel"
+    assert groups["blocks.0.attention"]["parent"] == "blocks.0"
+    assert groups["blocks.0"]["parent"] is None
+    inside = [name for name, group in groups.items() if group["parent"] == "blocks.0"]
+    parts = [int(groups[name]["detail"].split()[0]) for name in inside]
+    directly = sum(node["group"] == "blocks.0" and node["kind"] == "gate" for node in data["nodes"])
+    assert groups["blocks.0"]["detail"].startswith(f"{sum(parts) + directly} gates")
+    _check_layouts(data)
+
+
+def test_a_branch_stands_with_the_gates_that_read_it():
+    model = cr.nn.Sequential([cr.nn.Dense(3), cr.nn.Residual(cr.nn.Dense(3))])
+    x = np.ones((2, 3), np.float32)
+    model(x)
+    data = explored(lambda x: model(x).sum(), x)
+    (copy,) = [node for node in data["nodes"] if node["kind"] == "copy"]
+    assert copy["group"] == "layers.1"
+    assert sum(wire["from"] == "t2" for wire in data["wires"]) == 1
 
 
 def test_what_is_differentiated_can_be_chosen():
@@ -285,6 +325,6 @@ def test_a_large_graph_is_cut_into_boxes_and_opens_folded():
     data = explored(chain, 1.0)
     names = [group["id"] for group in data["groups"]]
     assert names[0] == "gates_1_to_80"
-    assert "" not in data["layouts"]
+    assert not data["open"]
     assert all(len(layout["nodes"]) < 200 for layout in data["layouts"].values())
     assert {node["group"] for node in data["nodes"] if node["kind"] == "gate"} == set(names)

@@ -168,9 +168,7 @@ def source(f: Callable[..., Any] | Graph, /, *examples: Any, target: str = "nump
 
 
 @enable_grad()
-def listed(
-    f: Callable[..., Any] | Graph, /, *examples: Any, wrt: Sequence[str] | None = None, whole: bool = False, seeded: bool = False
-) -> Listing:
+def listed(f: Callable[..., Any] | Graph, /, *examples: Any, wrt: Sequence[str] | None = None, whole: bool = False, seeded: bool = False) -> Listing:
     """The statements of a function and its gradient; see `source`.
 
     Parameters
@@ -178,12 +176,14 @@ def listed(
     f, *examples, wrt
         See `source`.
     whole : bool
-        Keep forward statements on which no result depends.
+        Keep forward statements on which no result depends, and checkpoints as one gate.
     seeded : bool
         Take the gradient of a scalar result as an input too.
     """
     # What is computed twice to save memory is the same thing once.
-    graph = without_barriers(opened(f if isinstance(f, Graph) else trace(f, *examples)))
+    graph = f if isinstance(f, Graph) else trace(f, *examples)
+    if not whole:
+        graph = without_barriers(opened(graph))
     required = {x for x, leaf in zip(graph.parameters, tree.leaves(examples), strict=False) if isinstance(leaf, Tensor) and leaf.requires_grad}
     chosen = _chosen(graph, required, wrt)
     results = [x for x in graph.returned if x.dtype.kind == "f"]

@@ -9,8 +9,10 @@ from __future__ import annotations
 import inspect
 import linecache
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +70,13 @@ class Facts:
         self.nodes = [node for node in self.graph.nodes if any(i not in self.numbers for i in node.inputs) or node.outputs]
         self.ids = [self.names[node.outputs[0]] for node in self.nodes]
         self.slots = [[i for i, x in enumerate(node.inputs) if x not in self.numbers] for node in self.nodes]
-        self.outside = sum(not node.scope for node in self.nodes)
+        self.beside = Counter(node.scope for node in self.nodes)
         self.together = max(UNFOLDED // 2, len(self.nodes) // MOST_BOXES + 1)
         self.uses: dict[Variable, list[tuple[int, int]]] = {}
         for place, node in enumerate(self.nodes):
             for slot, i in enumerate(self.slots[place]):
                 self.uses.setdefault(node.inputs[i], []).append((place, slot))
+        self.paths = [self.path(place) for place in range(len(self.nodes))]
         self.makers = {x: place for place, node in enumerate(self.nodes) for x in node.outputs}
         outside = [x for x in (*self.graph.inputs, *self.graph.constants) if x not in self.numbers]
         self.leaves = [x for x in outside if x in self.uses or x in self.graph.parameters or x is done.output]
@@ -82,28 +85,41 @@ class Facts:
         """The gradient that a gate sends to an operand that is shown, or None."""
         return self.done.down.get((place, self.slots[place][slot]))
 
-    def group(self, place: int) -> str | None:
-        """The box that a gate stands in: its layer; in a large graph, gates outside of layers in the order in which they run."""
-        scope = self.nodes[place].scope
-        if scope:
-            return scope[0].replace(" ", "_")
-        if self.outside <= UNFOLDED:
-            return None
-        first = place // self.together * self.together + 1
-        return f"gates_{first}_to_{min(first + self.together - 1, len(self.nodes))}"
+    def path(self, place: int) -> tuple[str, ...]:
+        """The boxes that a gate stands in, the outermost first: its layers; of too many gates side by side, some that run one after another."""
+        scope = tuple(part.replace(" ", "_") for part in self.nodes[place].scope)
+        found = [".".join(scope[: i + 1]) for i in range(len(scope))]
+        if self.beside[self.nodes[place].scope] > UNFOLDED:
+            first = place // self.together * self.together + 1
+            name = f"gates_{first}_to_{min(first + self.together - 1, len(self.nodes))}"
+            found.append(f"{found[-1]}.{name}" if found else name)
+        return tuple(found)
+
+    def shared(self, x: Variable) -> tuple[str, ...]:
+        """The boxes that all gates stand in that read a value."""
+        paths = [self.paths[place] for place, _ in self.uses.get(x, ())]
+        return tuple(names[0] for names in takewhile(lambda names: len({*names}) == 1, zip(*paths, strict=False)))
+
+    def home(self, x: Variable) -> str | None:
+        """The box that a leaf stands in: a parameter stands where it is read."""
+        return next(iter(self.shared(x)[::-1]), None) if self.kinds.get(x) == "parameter" else None
+
+    def branch(self, x: Variable) -> str | None:
+        """The box that a value branches in: where all gates that read it are, unless one of them is beside the gate that makes it."""
+        shared = self.shared(x) if x is not self.done.output else ()
+        if x in self.makers:
+            own = self.paths[self.makers[x]]
+            common = len([*takewhile(lambda pair: pair[0] == pair[1], zip(own, shared, strict=False))])
+            inner = own[: common + 1]
+            if len(inner) > common and any(self.paths[place][: len(inner)] == inner for place, _ in self.uses.get(x, ())):
+                shared = own
+        return next(iter(shared[::-1]), None)
 
     def label(self, x: Variable) -> str:
         """The name without that of the layer in whose box it stands."""
         name, home = self.names[x], self.home(x) if x in self.leaves else None
         prefix = "" if home is None else home.replace(".", "_") + "_"
         return name[len(prefix) :] if prefix and name.startswith(prefix) and len(name) > len(prefix) else name
-
-    def home(self, x: Variable) -> str | None:
-        """The layer that a leaf belongs to: that of all gates that read it."""
-        if self.kinds.get(x) != "parameter":
-            return None
-        found = {self.group(place) for place, _ in self.uses.get(x, ())}
-        return found.pop() if len(found) == 1 else None
 
 
 def page_data(facts: Facts, function: Callable[..., Any], title: str | None = None, *, live: bool = False) -> Data:
@@ -123,7 +139,7 @@ def page_data(facts: Facts, function: Callable[..., Any], title: str | None = No
     picture = _picture(facts)
     gates = _gates(facts, picture)
     code, steps = code_and_steps(facts, picture)
-    groups = _groups(facts, picture)
+    groups = _groups(facts)
     said = (inspect.getdoc(function) or "").strip().split("\n\n")[0].replace("\n", " ")
     arguments = ", ".join(x.name for x in done.graph.parameters)
     data = {
@@ -132,6 +148,7 @@ def page_data(facts: Facts, function: Callable[..., Any], title: str | None = No
         "output": facts.names[done.output], "vars": _variables(facts), "gates": gates, "nodes": picture.nodes, "wires": picture.wires,
         "groups": groups, "code": code, "functions": facts.flat.functions, "steps": steps, "source": _source(facts, function),
         "layouts": {}, "live": live,
+        "open": len(picture.nodes) <= UNFOLDED,
         "saved": saved(facts, function), "why": why(facts),
     }  # fmt: skip
     data["layouts"] = layouts(data)
@@ -230,7 +247,9 @@ def _picture(facts: Facts) -> Picture:
     for x in facts.leaves:
         picture.nodes.append({"id": f"leaf:{names[x]}", "kind": "leaf", "var": names[x], "group": facts.home(x)})
     for place, node in enumerate(facts.nodes):
-        picture.nodes.append({"id": facts.ids[place], "kind": "gate", "var": names[node.outputs[0]], "group": facts.group(place)})
+        picture.nodes.append(
+            {"id": facts.ids[place], "kind": "gate", "var": names[node.outputs[0]], "group": next(iter(facts.paths[place][::-1]), None)}
+        )
     output = facts.done.output
     picture.nodes.append({"id": "out:", "kind": "out", "var": names[output], "group": None})
     ends: dict[Variable, list[tuple[str, int]]] = {x: [(facts.ids[p], slot) for p, slot in used] for x, used in facts.uses.items()}
@@ -239,8 +258,7 @@ def _picture(facts: Facts) -> Picture:
         start = facts.ids[facts.makers[x]] if x in facts.makers else f"leaf:{names[x]}"
         if len(to) > 1:
             copy = picture.copies[x] = f"copy:{names[x]}"
-            group = facts.group(facts.makers[x]) if x in facts.makers else facts.home(x)
-            picture.nodes.append({"id": copy, "kind": "copy", "var": names[x], "group": group})
+            picture.nodes.append({"id": copy, "kind": "copy", "var": names[x], "group": facts.branch(x)})
             picture.wires.append(_wire(start, copy, 0, names[x]))
             start = copy
         picture.wires += [_wire(start, end, slot, names[x]) for end, slot in to]
@@ -305,13 +323,26 @@ def _line(node: Operation) -> str:
     return f"{Path(node.line[0]).name}:{node.line[1]}" if node.line[1] > 0 else ""
 
 
-def _groups(facts: Facts, picture: Picture) -> list[Data]:
+def _groups(facts: Facts) -> list[Data]:
+    """All boxes, each after the one that it stands in."""
+    gates: Counter[str] = Counter()
+    parents: dict[str, str | None] = {}
+    for path in facts.paths:
+        gates.update(path)
+        parents.update(zip(path, (None, *path), strict=False))
+    parameters: Counter[str] = Counter()
+    for x in facts.leaves:
+        box = facts.home(x)
+        while box is not None:
+            parameters[box] += x.size
+            box = parents[box]
     found: list[Data] = []
-    for group in dict.fromkeys(node["group"] for node in picture.nodes if node["group"] is not None):
-        inside = [place for place in range(len(facts.nodes)) if facts.group(place) == group]
-        parameters = sum(x.size for x in facts.leaves if facts.home(x) == group)
-        detail = f"{_count(len(inside), 'gate')}, {_count(parameters, 'parameter')}" if parameters else _count(len(inside), "gate")
-        found.append({"id": group, "label": group.replace("_", " ") if group.startswith("gates_") else group, "detail": detail})
+    for box, parent in parents.items():
+        label = box if parent is None else box[len(parent) + 1 :]
+        if label.startswith("gates_"):
+            label = label.replace("_", " ")
+        detail = _count(gates[box], "gate") + (f", {_count(parameters[box], 'parameter')}" if parameters[box] else "")
+        found.append({"id": box, "parent": parent, "label": label, "detail": detail})
     return found
 
 

@@ -112,7 +112,7 @@ def _told(listing: Listing, count: int) -> Backward:
     flat = Flat(listing, gate)
     told = Backward()
     ends = {ct: int(x.name[1:-1]) for x, ct in listing.gradients}
-    written = {x: right for node, _, right in flat.lines for x in node.outputs}
+    written = {x: right + f"[{i}]" * bool(node.primitive.outputs) for node, _, right in flat.lines for i, x in enumerate(node.outputs)}
     makers = {x: node for node in listing.backward for x in node.outputs}
     seeds = listing.graph.inputs[count:]
     own = {*ends, *(x for node in listing.forward for x in node.outputs)}

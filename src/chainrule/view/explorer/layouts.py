@@ -1,14 +1,14 @@
 """Where everything on an explorer page stands: gates, and a seat on each wire for its name, value and gradient.
 
-Graphviz places a seat like a gate, so nothing can come to lie on a number. A page has one layout for each set of folded
-layers that it can show: all sets where there are few layers, else one layer unfolded at a time.
+Graphviz places a seat like a gate, so nothing can come to lie on a number. Every box is laid out by itself, once, with the boxes in it
+folded and an end at its border for each wire that crosses it; the page puts them together for whatever is unfolded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from chainrule.view.layout import Placed, place
@@ -19,49 +19,87 @@ MOST = 16
 """A small heat map has at most so many rows and columns."""
 ROUND = 44
 """Diameter of a gate with a short sign."""
-FEW = 3
-"""Of so many layers every combination is laid out."""
 UNFOLDED = 160
-"""A page of more gates opens folded, and is never laid out whole."""
+"""A page of more gates opens folded; a box of more gates is cut into boxes."""
 
 _HEAD = (
     'digraph {rankdir=LR;nodesep=0.16;ranksep=0.15;splines=true;ordering=in;margin=0;node[shape=box,fixedsize=true,label=""];edge[arrowhead=none];'
 )
 
 Data = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """What has to be placed: its size in pixels, and the layer's box that it belongs to."""
-
-    width: float
-    height: float
-    group: str | None
+Path = tuple[str, ...]
+"""The boxes that something stands in, the outermost first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A curve between two spots, of which one is a seat."""
+    """A curve between two spots."""
 
     tail: str
     head: str
-    ports: str
-    weight: int
-    length: int = 1
+    weight: int = 1
+    ports: str = ""
+
+
+@dataclass
+class Room:
+    """What stands directly in a box: sizes of spots in pixels, curves, and the wires that run in it or end at its border."""
+
+    spots: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    edges: list[Edge] = field(default_factory=list[Edge])
+    wires: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
+    entries: dict[str, str] = field(default_factory=dict[str, str])
+    exits: dict[str, str] = field(default_factory=dict[str, str])
 
 
 def layouts(data: Data) -> dict[str, Data]:
-    """Per set of folded layers, by its names joined with spaces: a layout in pixels."""
-    names = [group["id"] for group in data["groups"]]
-    return {" ".join(sorted(folded)): layout(data, set(folded)) for folded in _fold_states(names, len(data["nodes"]))}
+    """Per box, and for the whole under "", its layout in pixels."""
+    groups = {group["id"]: group for group in data["groups"]}
+    paths = {node["id"]: _path(groups, node["group"]) for node in data["nodes"]}
+    rooms = {name: Room() for name in ("", *groups)}
+    for node in data["nodes"]:
+        size = node_size(node, data["gates"], data["vars"][node["var"]]["label"])
+        rooms[node["group"] or ""].spots[node["id"]] = size
+    for name, group in groups.items():
+        size = max(156.0, 8.4 * len(group["label"]) + 34, 6.6 * len(group["detail"]) + 20), 62
+        rooms[group["parent"] or ""].spots[f"box:{name}"] = size
+    for wire in data["wires"]:
+        _run(rooms, paths, wire, data["vars"][wire["var"]])
+    return {name: _laid(room) for name, room in rooms.items()}
 
 
-def _fold_states(names: Sequence[str], count: int) -> Iterable[tuple[str, ...]]:
-    if len(names) <= FEW and count <= UNFOLDED:
-        return [folded for size in range(len(names) + 1) for folded in combinations(names, size)]
-    whole = [()] if count <= UNFOLDED or not names else []
-    return [*whole, tuple(names), *(tuple(name for name in names if name != one) for one in names if len(names) > 1)]
+def _path(groups: Mapping[str, Data], name: str | None) -> Path:
+    found: list[str] = []
+    while name is not None:
+        found.append(name)
+        name = groups[name]["parent"]
+    return tuple(found[::-1])
+
+
+def _run(rooms: Mapping[str, Room], paths: Mapping[str, Path], wire: Data, variable: Data) -> None:
+    """A wire has its seat in the innermost box that holds both of its ends, and a piece in every box between that and an end."""
+    name, tail, head = wire["id"], wire["from"], wire["to"]
+    shared = len([*takewhile(lambda pair: pair[0] == pair[1], zip(paths[tail], paths[head], strict=False))])
+
+    def stands(end: str, depth: int) -> str:
+        return end if len(paths[end]) == depth else f"box:{paths[end][depth]}"
+
+    start, stop, seat = stands(tail, shared), stands(head, shared), f"seat:{name}"
+    room = rooms[paths[tail][shared - 1] if shared else ""]
+    room.spots[seat] = seat_size(variable["label"], variable["shape"])
+    room.wires[name] = start, stop
+    # Data flow in a straight line, parameters join them.
+    weight = 1 if variable["kind"] in ("parameter", "input") else 20
+    room.edges.append(Edge(start, seat, weight, ",headport=w" + ",tailport=e" * start.startswith("box:")))
+    room.edges.append(Edge(seat, stop, weight, ",tailport=e" + ",headport=w" * stop.startswith("box:")))
+    for depth in range(shared, len(paths[tail])):
+        own, end, door = rooms[paths[tail][depth]], stands(tail, depth + 1), f"exit:{name}"
+        own.exits[name], own.spots[door] = end, (1, 12)
+        own.edges.append(Edge(end, door, weight, ",headport=w" + ",tailport=e" * end.startswith("box:")))
+    for depth in range(shared, len(paths[head])):
+        own, end, door = rooms[paths[head][depth]], stands(head, depth + 1), f"entry:{name}"
+        own.entries[name], own.spots[door] = end, (1, 12)
+        own.edges.append(Edge(door, end, weight, ",tailport=e" + ",headport=w" * end.startswith("box:")))
 
 
 def seat_size(name: str, shape: Sequence[int]) -> tuple[float, float]:
@@ -83,69 +121,35 @@ def node_size(node: Data, gates: Data, label: str) -> tuple[float, float]:
     return (ROUND, ROUND) if len(glyph) <= 3 else (18 + 8.6 * len(glyph), 38)
 
 
-def layout(data: Data, folded: set[str]) -> Data:
-    """Place everything from left to right, with these layers folded."""
-    group_of = {node["id"]: node["group"] for node in data["nodes"]}
-    at = {name: f"box:{group}" if group in folded else name for name, group in group_of.items()}
-    spots: dict[str, Spot] = {}
-    for node in data["nodes"]:
-        if node["group"] in folded:
-            group = next(g for g in data["groups"] if g["id"] == node["group"])
-            width = max(156.0, 8.4 * len(group["label"]) + 34, 6.6 * len(group["detail"]) + 20)
-            spots.setdefault(at[node["id"]], Spot(width, 62, None))
-        else:
-            spots[node["id"]] = Spot(*node_size(node, data["gates"], data["vars"][node["var"]]["label"]), node["group"])
-    edges: list[Edge] = []
-    kept: list[Data] = []
-    for wire in data["wires"]:
-        tail, head = at[wire["from"]], at[wire["to"]]
-        if tail == head:
-            continue
-        kept.append(wire)
-        seat, variable = f"seat:{wire['id']}", data["vars"][wire["var"]]
-        same = group_of[wire["from"]] == group_of[wire["to"]]
-        inside = group_of[wire["from"]] if same else None
-        spots[seat] = Spot(*seat_size(variable["label"], variable["shape"]), inside)
-        # Data flow in a straight line, parameters join them.
-        weight = 1 if variable["kind"] in ("parameter", "input") else 20
-        entering = not same and group_of[wire["to"]] is not None and group_of[wire["to"]] not in folded
-        inner = entering and any(w["to"] == wire["to"] and group_of[w["from"]] == group_of[w["to"]] for w in data["wires"])
-        edges.append(Edge(tail, seat, ",headport=w", weight))
-        edges.append(Edge(seat, head, ",tailport=e", weight, 3 if inner else 1))
-    groups = [group["id"] for group in data["groups"] if group["id"] not in folded]
-    numbers = {name: f"n{i}" for i, name in enumerate(spots)}
-    return _told(place(_dot(spots, edges, groups, numbers)), spots, numbers, at, kept, groups)
+def _laid(room: Room) -> Data:
+    numbers = {name: f"n{i}" for i, name in enumerate(room.spots)}
+    return _told(place(_dot(room, numbers)), room, numbers)
 
 
-def _dot(spots: Mapping[str, Spot], edges: Sequence[Edge], groups: Sequence[str], numbers: Mapping[str, str]) -> str:
+def _dot(room: Room, numbers: Mapping[str, str]) -> str:
     text = [_HEAD]
-    for name, spot in spots.items():
-        shape = ",shape=circle" if spot.width == spot.height else ""
-        text.append(f"{numbers[name]}[width={spot.width / 72:.4f},height={spot.height / 72:.4f}{shape}];")
-    text += [f"{numbers[e.tail]}->{numbers[e.head]}[weight={e.weight},minlen={e.length}{e.ports}];" for e in edges]
-    for i, group in enumerate(groups):
-        members = ";".join(numbers[name] for name, spot in spots.items() if spot.group == group)
-        text.append(f'subgraph cluster_{i}{{margin=12;label=" ";labeljust=l;fontsize=13;{members}}}')
+    for name, (width, height) in room.spots.items():
+        shape = ",shape=circle" if width == height else ""
+        text.append(f"{numbers[name]}[width={width / 72:.4f},height={height / 72:.4f}{shape}];")
+    text += [f"{numbers[e.tail]}->{numbers[e.head]}[weight={e.weight}{e.ports}];" for e in room.edges]
+    for side, doors in (("source", room.entries), ("sink", room.exits)):
+        names = [numbers[f"{'entry' if side == 'source' else 'exit'}:{name}"] for name in doors]
+        text += [f"{{rank={side};{';'.join(names)}}}"] * bool(names)
     return "".join([*text, "}"])
 
 
-def _told(
-    placed: Placed, spots: Mapping[str, Spot], numbers: Mapping[str, str], at: Mapping[str, str], wires: Sequence[Data], groups: Sequence[str]
-) -> Data:
-    out: Data = {"size": list(placed.size), "nodes": {}, "wires": {}, "groups": {}}
-    for name, spot in spots.items():
-        if not name.startswith("seat:"):
-            out["nodes"][name] = [*placed.nodes[numbers[name]], spot.width, spot.height]
-    for wire in wires:
-        seat = f"seat:{wire['id']}"
-        (x, y), spot = placed.nodes[numbers[seat]], spots[seat]
-        first = placed.curves[numbers[at[wire["from"]]], numbers[seat]]
-        second = placed.curves[numbers[seat], numbers[at[wire["to"]]]]
-        path = f"{_curve('M', first)}L{x - spot.width / 2:g},{y:g}L{x + spot.width / 2:g},{y:g}{_curve('L', second)}"
-        out["wires"][wire["id"]] = {"path": path, "seat": [x, y, spot.width, spot.height]}
-    out["groups"] = {group: list(placed.frames[f"cluster_{i}"]) for i, group in enumerate(groups)}
+def _told(placed: Placed, room: Room, numbers: Mapping[str, str]) -> Data:
+    def curve(tail: str, head: str) -> list[int]:
+        return [round(x) for point in placed.curves[numbers[tail], numbers[head]] for x in point]
+
+    out: Data = {"size": [round(x) for x in placed.size], "nodes": {}, "wires": {}, "entries": {}, "exits": {}}
+    for name, (width, height) in room.spots.items():
+        if not name.startswith(("seat:", "entry:", "exit:")):
+            out["nodes"][name] = [*(round(x) for x in placed.nodes[numbers[name]]), round(width), round(height)]
+    for name, (start, stop) in room.wires.items():
+        seat = f"seat:{name}"
+        where = [round(x) for x in (*placed.nodes[numbers[seat]], *room.spots[seat])]
+        out["wires"][name] = [where, curve(start, seat), curve(seat, stop)]
+    out["entries"] = {name: curve(f"entry:{name}", end) for name, end in room.entries.items()}
+    out["exits"] = {name: curve(end, f"exit:{name}") for name, end in room.exits.items()}
     return out
-
-
-def _curve(start: str, points: Sequence[tuple[float, float]]) -> str:
-    return f"{start}{points[0][0]:g},{points[0][1]:g}C" + " ".join(f"{x:g},{y:g}" for x, y in points[1:])

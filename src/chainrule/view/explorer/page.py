@@ -30,8 +30,24 @@ from chainrule.view.source import Listing, listed
 
 MARKS = ("TITLE", "STYLE", "DATA", "RECOMPUTE", "SCRIPT")
 SCRIPTS = (
-    "facts", "graph", "overlays", "paint", "marks", "camera", "code", "panel", "jacobian", "tensors", "why", "routes", "live", "steps", "tools",
-    "tables", "keys",
+    "facts",
+    "layout",
+    "graph",
+    "overlays",
+    "paint",
+    "marks",
+    "camera",
+    "code",
+    "panel",
+    "jacobian",
+    "tensors",
+    "why",
+    "routes",
+    "live",
+    "steps",
+    "tools",
+    "tables",
+    "keys",
 )
 """The page's JavaScript, in the order in which it is put together."""
 

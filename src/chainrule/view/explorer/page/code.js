@@ -32,7 +32,7 @@ function paintCode(fresh = false) {
 }
 
 function show(box, first, last) {
-  if (!first) return void (box.scrollTop = 0);
+  if (!first) return void (state.step || (box.scrollTop = 0));
   const top = first.offsetTop, bottom = last.offsetTop + last.offsetHeight;
   if (top < box.scrollTop + 30 || bottom > box.scrollTop + box.clientHeight - 30) box.scrollTop = (top + bottom) / 2 - box.clientHeight / 2;
 }

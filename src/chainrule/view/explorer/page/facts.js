@@ -35,7 +35,7 @@ function num(x) {
 }
 const signed = (x) => (x < 0 ? `(${num(x)})` : num(x));
 const math = (name) => escape(name).replace(/^([A-Za-z]+)(\d+)$/, "<i>$1</i><sub>$2</sub>").replace(/^([A-Za-z]+)$/, "<i>$1</i>");
-const formula = (text) => escape(text).replace(/[A-Za-z_]\w*/g, (w) => (w in G.vars ? math(w) : w)).replace(/\*\*2/g, "²").replace(/ \* /g, " × ").replace(/(^|[( ])-/g, "$1−");
+const formula = (text) => escape(text).replace(/\bnp\./g, "").replace(/[A-Za-z_]\w*/g, (w) => (w in G.vars ? math(w) : w)).replace(/ ?\*\* ?2\b/g, "²").replace(/ \* /g, " × ").replace(/(^|[( ])-/g, "$1−");
 const frac = (a, b) => `<span class="frac"><span>∂${math(a)}</span><span>∂${math(b)}</span></span>`;
 const shape = (s) => (s.length ? s.join("×") : "scalar");
 const finite = (v) => v.filter(Number.isFinite);
@@ -95,7 +95,7 @@ const wireGrad = (w) => (node[w.to].kind === "out" ? G.vars[w.var].grad : G.gate
 const hash = new URLSearchParams(location.hash.slice(1));
 const state = {
   step: Math.min(LAST, Math.max(0, parseInt(hash.get("step") ?? "0", 10) || 0)), pick: null, show: null, elem: null, jacobian: null, routes: null,
-  folded: new Set((hash.get("fold") ?? ("" in G.layouts ? "" : G.groups.map((g) => g.id).join(" "))).split(" ").filter((g) => G.groups.some((x) => x.id === g))),
+  folded: new Set((hash.get("fold") ?? (G.open ? "" : G.groups.map((g) => g.id).join(" "))).split(" ").filter((g) => G.groups.some((x) => x.id === g))),
   overlay: hash.get("overlay") ?? "none", playing: null, why: null, follow: false,
 };
 const root = document.documentElement;
@@ -105,7 +105,7 @@ const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 function remember() {
   const h = new URLSearchParams();
   if (state.step) h.set("step", state.step);
-  if (state.folded.size) h.set("fold", [...state.folded].join(" "));
+  if (state.folded.size || !G.open) h.set("fold", [...state.folded].join(" "));
   if (state.overlay !== "none") h.set("overlay", state.overlay);
   if (root.dataset.theme !== "auto") h.set("theme", root.dataset.theme);
   if (root.dataset.palette !== "classic") h.set("palette", root.dataset.palette);

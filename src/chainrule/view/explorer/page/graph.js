@@ -1,12 +1,6 @@
 /* ---------- drawing the graph ---------- */
 const graph = $("graph"), CELL = 5, MOST = 16;
 let L, dom;
-/* where not every set of folded layers was laid out, one layer is unfolded at a time */
-const key = (folded) => [...folded].sort().join(" ");
-function layout() {
-  if (!(key(state.folded) in G.layouts)) state.folded = new Set(G.groups.map((g) => g.id));
-  return G.layouts[key(state.folded)] ?? Object.values(G.layouts)[0];
-}
 function svgName(text, cls, x, y) {
   const t = make("text", { class: cls, x, y }), m = /^([A-Za-z]+)(\d+)$/.exec(text);
   if (m) t.append(m[1], make("tspan", { dy: 4, "font-size": "70%", "font-style": "normal" }, m[2])); else t.append(text);

@@ -1,5 +1,4 @@
 /* ---------- painting one moment ---------- */
-const nodeOf = (id) => (id && L.nodes[id] ? id : id && node[id].group ? `box:${node[id].group}` : id);
 function paint() {
   const step = G.steps[state.step], t = state.step;
   const flowF = new Set(), flowB = new Set();

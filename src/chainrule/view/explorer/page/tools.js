@@ -1,15 +1,14 @@
 /* ---------- folding, search, settings ---------- */
+const DRAWN = 2000;                                  // larger graphs are not unfolded at once
 function foldLabel() {
   const all = state.folded.size === G.groups.length;
-  $("fold").textContent = all ? "Unfold" : "Fold"; $("fold").hidden = !G.groups.length || (all && !("" in G.layouts));
+  $("fold").textContent = all ? "Unfold" : "Fold"; $("fold").hidden = !G.groups.length || (all && G.nodes.length > DRAWN);
 }
 function fold(id) {
-  const next = new Set(state.folded), ids = G.groups.map((g) => g.id);
-  next.has(id) ? next.delete(id) : next.add(id);
-  state.folded = key(next) in G.layouts ? next : new Set(state.folded.has(id) ? ids.filter((x) => x !== id) : ids);
+  state.folded.has(id) ? state.folded.delete(id) : state.folded.add(id);
   redraw();
 }
-function foldAll(on) { state.folded = new Set(on || !("" in G.layouts) ? G.groups.map((g) => g.id) : []); redraw(); }
+function foldAll(on) { state.folded = new Set(on || G.nodes.length > DRAWN ? G.groups.map((g) => g.id) : []); redraw(); }
 function redraw() { flight++; draw(); paint(); foldLabel(); follow(false); remember(); }
 let found = [], turn = 0;
 function search(text) {
@@ -29,7 +28,7 @@ function nextHit() {
   if (!found.length) return;
   turn = (turn + 1) % found.length;
   const n = found[turn];
-  if (n.group && state.folded.has(n.group)) { fold(n.group); const q = $("search").value, keep = turn; search(q); turn = keep; }
+  if (homes[n.id].some((g) => state.folded.has(g))) { homes[n.id].forEach((g) => state.folded.delete(g)); redraw(); const q = $("search").value, keep = turn; search(q); turn = keep; }
   choose(n.kind === "gate" || n.kind === "copy" ? { gate: n.id } : { var: n.var, wire: trunk[n.var] });
   const [x, y] = L.nodes[nodeOf(n.id)];
   if (view.w < bounds().w) aim({ ...view, x: x - view.w / 2, y: y - view.h / 2 }, true);

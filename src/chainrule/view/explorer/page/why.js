@@ -39,6 +39,6 @@ function why(name, start) {
 }
 function revealPath() {
   if (!state.why) return;
-  const hidden = [...state.why.nodes].map((n) => node[n]?.group).filter((g) => g && state.folded.has(g));
-  if (hidden.length) { hidden.forEach((g) => state.folded.delete(g)); if (!(key(state.folded) in G.layouts)) state.folded = new Set(G.groups.map((g) => g.id).filter((g) => g !== hidden[0])); draw(); foldLabel(); }
+  const hidden = [...state.why.nodes].flatMap((n) => homes[n] ?? []).filter((g) => state.folded.has(g));
+  if (hidden.length) { hidden.forEach((g) => state.folded.delete(g)); draw(); foldLabel(); }
 }
