@@ -348,6 +348,19 @@ def test_what_is_written_can_be_left_out() -> None:
     assert "5.00" not in texts(cr.draw(e1, -2.0, 5.0, -4.0, values=False))
 
 
+@pytest.mark.parametrize("name", PALETTES)
+def test_every_text_can_be_read_on_what_lies_behind_it(name: str) -> None:
+    def light(color: str) -> float:
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    palette = PALETTES[name]
+    for ink, ground in itertools.product((palette.value, palette.gradient, palette.ink, palette.soft), (palette.paper, palette.wash, palette.box)):
+        low, high = sorted((light(ink), light(ground)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, ground)
+
+
 def test_the_safe_palette_has_neither_red_nor_green() -> None:
     board, safe = PALETTES["board"], PALETTES["safe"]
     picture = cr.draw(e1, -2.0, 5.0, -4.0, palette="safe").svg

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import sys
+from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ import pytest
 import chainrule as cr
 from chainrule import nn
 from chainrule.cli import actions, main
-from chainrule.cli.reporting import report
+from chainrule.cli.reporting import Units, report
 from chainrule.training import RunFolder, Watch, fit
+from chainrule.view.palettes import LINES, PALETTES
 
 _VOID = {"meta", "img", "br", "circle", "rect", "path", "line", "polyline", "ellipse"}
 
@@ -79,8 +82,8 @@ def _epochs(run: Path) -> list[dict[str, float]]:
     return [record for record in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if record["kind"] == "epoch"]
 
 
-def _watched(run: Path) -> list[dict[str, dict[str, dict[str, float]]]]:
-    return [json.loads(line) for line in (run / "watch.jsonl").read_text().splitlines()]
+def _watched(run: Path, what: str = "watch") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / f"{what}.jsonl").read_text().splitlines()]
 
 
 def test_the_report_needs_nothing_else(run: Path, page: _Page) -> None:
@@ -121,7 +124,7 @@ def test_it_shows_flat_code_that_runs(page: _Page) -> None:
 
 def test_without_the_option_nothing_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "digits", "--epochs", "1", "--run-dir", str(tmp_path / "run")]) == 0
-    assert not {"report.html", "watch.jsonl"} & {path.name for path in (tmp_path / "run").iterdir()}
+    assert not {"report.html", "watch.jsonl", "units.jsonl"} & {path.name for path in (tmp_path / "run").iterdir()}
     assert "report" not in capsys.readouterr().out
 
 
@@ -133,7 +136,7 @@ def test_a_watched_run_learns_the_same_and_is_resumed_with_its_report(run: Path,
     assert main(["train", "digits", "--epochs", "2", "--schedule", "constant", "--run-dir", str(tmp_path / "plain")]) == 0
     weights, plain = (RunFolder.open(path).read_weights() for path in (folder, tmp_path / "plain"))
     assert all(np.array_equal(weights[name], plain[name]) for name in plain)
-    assert [line["epoch"] for line in _watched(folder)] == [1, 2]
+    assert [line["epoch"] for line in _watched(folder)] == [line["epoch"] for line in _watched(folder, "units")] == [1, 2]
     assert "2" in _Page((folder / "report.html").read_text(encoding="utf-8")).table("epoch")
 
 
@@ -163,6 +166,43 @@ def test_dead_units_are_counted(tmp_path: Path) -> None:
         dict(layer.named_parameters())["bias"].assign(cr.asarray(np.array([-100, -100, 100, -100], np.float32)))
     page = _Page(report(tmp_path / "run", model, "mean_squared_error", (x, y)).read_text(encoding="utf-8"))
     assert page.table("layer")["layers.0"][:3] == ["relu", "3 of 4", "75.0%"]
+
+
+def test_dead_units_are_counted_after_every_epoch_and_drawn(tmp_path: Path) -> None:
+    class Killing(cr.training.Callback):
+        def epoch(self, trainer: cr.training.Trainer, record: dict[str, Any]) -> None:
+            bias = dict(trainer.model.named_parameters())["layers.0.bias"]
+            with cr.no_grad():
+                bias.assign(cr.where(cr.arange(4) < record["epoch"], -100.0, 100.0))
+
+    model = nn.Sequential([nn.Dense(4, activation="relu"), nn.Dense(1)])
+    x, y = np.ones((8, 3), np.float32), np.ones((8, 1), np.float32)
+    units = Units("mean_squared_error", (x, y))
+    fit(model, (x, y), loss="mean_squared_error", lr=1e-4, epochs=3, run_dir=tmp_path / "run", progress=False, callbacks=[Killing(), units])
+    assert [line["gates"][0]["dead"] for line in _watched(tmp_path / "run", "units")] == [1, 2, 3]
+    text = report(tmp_path / "run", model, "mean_squared_error", (x, y)).read_text(encoding="utf-8")
+    (line,) = re.findall(r'class="spark dead".*?points="(.*?)"', text)
+    heights = [float(point.split(",")[1]) for point in line.split()]
+    assert heights == sorted(heights, reverse=True)
+    assert heights[0] > heights[1] > heights[2]
+
+
+def test_dropout_takes_time_as_it_does_in_training(tmp_path: Path) -> None:
+    model = nn.Sequential([nn.Dense(64), nn.Dropout(0.5), nn.Dense(3)])
+    x, y = np.ones((6, 2), np.float32), np.arange(6) % 3
+    fit(model, (x, y), run_dir=tmp_path / "run", progress=False)
+    page = _Page(report(tmp_path / "run", model, "softmax_cross_entropy", (x, y)).read_text(encoding="utf-8"))
+    assert all(float(page.tables[-1]["layers.1"][column]) > 0 for column in (6, 7))
+
+
+def test_the_page_and_its_pictures_change_with_the_colour_scheme(run: Path) -> None:
+    text = (run / "report.html").read_text(encoding="utf-8")
+    light, dark = PALETTES["board"], PALETTES["dark"]
+    for name in ("paper", "ink", "value", "box"):
+        assert f'.picture [fill="{getattr(light, name)}"] {{ fill: var(--{name}) }}' in text
+        assert f"--{name}: {getattr(dark, name)}" in text
+    curves = b64decode(text.split("data:image/svg+xml;base64,")[1].split('"')[0]).decode()
+    assert all(color in curves for color in (light.box, dark.box, *LINES["light"], *LINES["dark"]))
 
 
 def test_both_passes_are_measured_of_a_network_that_reads_integers(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def train(given: argparse.Namespace) -> None:
             Progress(held_out="test"),
             *([] if patience is None else [EarlyStopping(patience=patience)]),
             *([TensorBoard(board)] if given.tensorboard or board.is_dir() else []),
-            *([Watch()] if watched else []),
+            *([Watch(), reporting.Units(network.losses[facts.kind], network.targets(held_out))] if watched else []),
         ],
         about={
             "data": given.data,

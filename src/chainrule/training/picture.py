@@ -7,7 +7,7 @@ drawn in the epoch's middle, and what was measured on held-out data at its end. 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -16,21 +16,27 @@ Points = list[tuple[float, float]]
 
 _WIDTH, _LEFT, _RIGHT = 860, 68, 150
 _TOP, _HEIGHT, _GAP = 76, 230, 62
+LIGHT = {"page": "#ffffff", "ink": "#1d2430", "soft": "#5a6473", "grid": "#e7eaef", "axis": "#b9c0cb", "train": "#2463c8", "held": "#d9671b"}
+DARK = {"page": "#14181f", "ink": "#e8ecf2", "soft": "#98a3b3", "grid": "#262d38", "axis": "#4a5464", "train": "#6ea3ff", "held": "#ff9a56"}
+"""What is drawn in which colour."""
+
 _STYLE = """
-  .page { fill: #ffffff } .title { fill: #1d2430; font-weight: 600; font-size: 17px } .label { fill: #5a6473; font-size: 12.5px }
-  .grid { stroke: #e7eaef; stroke-width: 1 } .axis { stroke: #b9c0cb; stroke-width: 1 }
-  .train { stroke: #2463c8 } .held { stroke: #d9671b } .ink-train { fill: #2463c8 } .ink-held { fill: #d9671b }
   .fine { stroke-width: 1; stroke-opacity: 0.32; fill: none } .line { stroke-width: 2.2; fill: none; stroke-linejoin: round; stroke-linecap: round }
-  .end { font-size: 12.5px; font-weight: 600 } .dot { stroke: #ffffff; stroke-width: 1.5 }
-  text { font-family: system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif }
-  @media (prefers-color-scheme: dark) {
-    .page { fill: #14181f } .title { fill: #e8ecf2 } .label { fill: #98a3b3 } .grid { stroke: #262d38 } .axis { stroke: #4a5464 }
-    .train { stroke: #6ea3ff } .held { stroke: #ff9a56 } .ink-train { fill: #6ea3ff } .ink-held { fill: #ff9a56 } .dot { stroke: #14181f }
-  }
+  .title { font-weight: 600; font-size: 17px } .label { font-size: 12.5px } .end { font-size: 12.5px; font-weight: 600 }
+  .grid, .axis { stroke-width: 1 } .dot { stroke-width: 1.5 } text { font-family: system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif }
 """
 
 
-def draw(records: Sequence[Record], title: str) -> str:
+def _colored(colors: Mapping[str, str]) -> str:
+    page, ink, soft, grid, axis, train, held = (colors[name] for name in LIGHT)
+    return (
+        f".page {{ fill: {page} }} .dot {{ stroke: {page} }} .title {{ fill: {ink} }} .label {{ fill: {soft} }} .grid {{ stroke: {grid} }} "
+        f".axis {{ stroke: {axis} }} .train {{ stroke: {train} }} .held {{ stroke: {held} }} "
+        f".ink-train {{ fill: {train} }} .ink-held {{ fill: {held} }}"
+    )
+
+
+def draw(records: Sequence[Record], title: str, light: Mapping[str, str] = LIGHT, dark: Mapping[str, str] = DARK) -> str:
     """The picture, as SVG text, of a run's metrics.
 
     Parameters
@@ -38,6 +44,8 @@ def draw(records: Sequence[Record], title: str) -> str:
     records : sequence of dict
         Lines of ``metrics.jsonl``.
     title : str
+    light, dark : Mapping
+        Colours like `LIGHT` and `DARK`.
     """
     epochs = [record for record in records if record["kind"] == "epoch"]
     steps = [record for record in records if record["kind"] == "step"]
@@ -45,6 +53,7 @@ def draw(records: Sequence[Record], title: str) -> str:
     last = max([record["epoch"] for record in epochs] + [record["step"] / per_epoch for record in steps], default=1.0)
     names = ["loss", *(name for name in (epochs[-1] if epochs else {}) if f"validation_{name}" in epochs[-1] and name != "loss")]
     height = _TOP + len(names) * (_HEIGHT + _GAP)
+    style = f"{_STYLE}  {_colored(light)}\n  @media (prefers-color-scheme: dark) {{ {_colored(dark)} }}\n"
     body = [_text(_LEFT, 36, title, "title")]
     for place, name in enumerate(names):
         thin = [(record["step"] / per_epoch, record["loss"]) for record in steps if record["loss"] is not None] if name == "loss" else []
@@ -53,7 +62,7 @@ def draw(records: Sequence[Record], title: str) -> str:
         body += _panel(name, _TOP + place * (_HEIGHT + _GAP), thin, thick, held, max(last, 1.0))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" role="img">'
-        f'<title>{escape(title)}</title><style>{_STYLE}</style><rect class="page" width="{_WIDTH}" height="{height}"/>\n'
+        f'<title>{escape(title)}</title><style>{style}</style><rect class="page" width="{_WIDTH}" height="{height}"/>\n'
         + "\n".join(body)
         + "\n</svg>\n"
     )

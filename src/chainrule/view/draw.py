@@ -122,8 +122,8 @@ def draw(
         Whether they are written on the wires: numbers to two decimals, small tensors as heat maps, others as shape and norm.
     fold : {"auto", "all", "none"} or collection of str
         Which layers stand folded: "auto" opens what stays readable; a collection names the layers to fold.
-    palette : {"board", "safe"}
-        Green and red, as on the board; or blue and orange, told apart by colour-blind readers too.
+    palette : {"board", "safe", "dark"}
+        Green and red, as on the board; or blue and orange, told apart by colour-blind readers too; or for a dark page.
 
     Returns
     -------

@@ -28,8 +28,12 @@ class Palette:
 PALETTES = {
     "board": Palette("#17784a", "#c22f3b", "#5a6c9e"),
     "safe": Palette("#0a63a6", "#b04f00", "#6d6d6d"),
+    "dark": Palette("#5fc792", "#ff8d94", "#8ea2dc", "#14181f", "#202732", "#1b212a", "#343d4a", "#7d8795", "#e8ecf2", "#a4afbf"),
 }
-""""board": green and red, as on the board. "safe": told apart by colour-blind readers too."""
+""""board": green and red, as on the board. "safe": told apart by colour-blind readers too. "dark": the board's on a dark page."""
+
+LINES = {"light": ("#0a63a6", "#b04f00"), "dark": ("#6ea3ff", "#ff9a56")}
+"""Two lines of a plot, on light and on dark pages; green and red are for values and gradients."""
 
 PLAIN = ("Helvetica", "Helvetica, Arial, 'DejaVu Sans', sans-serif")
 MATHS = ("Times-Italic", "Georgia, 'Times New Roman', 'DejaVu Serif', serif")

@@ -1,6 +1,6 @@
 """The report of a training run: one HTML file that needs nothing else, not even a network or a script.
 
-It shows what stands in the run folder (metrics.jsonl, watch.jsonl) as it stands there, and what one look at the network's graph
+It shows what stands in the run folder (metrics.jsonl, watch.jsonl, units.jsonl) as it stands there, and what one look at the network's graph
 gives: where operations, time and bytes go, which units are dead, its picture, and flat code. The graph is made by the caller, who
 knows the model; nothing here trains, and nothing here knows a layer.
 """
@@ -11,38 +11,38 @@ import json
 import math
 from base64 import b64encode
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from chainrule.autodiff.cost import floating_operations
-from chainrule.autodiff.reverse import vjp
 from chainrule.core import tree
 from chainrule.core.errors import ChainruleError, DataError, MissingExtraError
 from chainrule.core.interp import no_grad
 from chainrule.core.size import show_bytes
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
-from chainrule.ops.creation import asarray
 from chainrule.tape import bind
-from chainrule.tensor import Tensor
 from chainrule.training.files import write_whole
 from chainrule.training.picture import draw as curves
 from chainrule.training.run import Record, RunFolder
 from chainrule.training.watch import FILE as WATCHED
 from chainrule.view.draw import draw
-from chainrule.view.palettes import PALETTES
+from chainrule.view.palettes import LINES, PALETTES
 from chainrule.view.source import Listing, listed, source
+from chainrule.view.units import FILE as UNITS
+from chainrule.view.units import dead_units, values_of
 
 FILE = "report.html"
 """Its name in a run folder."""
 _SHORT = 60
 """Lines of flat code of a whole network that are still read; of a longer one only one layer is shown."""
+
+
+_RUNS = 4
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class LayerFacts:
     parameter_bytes: int
 
 
-def write_report(run: str | Path, graph: Graph, examples: Sequence[Any], layers: Sequence[LayerFacts]) -> Path:
+def write_report(run: str | Path, graph: Graph, step: Graph, examples: Sequence[Any], layers: Sequence[LayerFacts]) -> Path:
     """Write the report of a run into its folder.
 
     Parameters
@@ -65,6 +65,8 @@ def write_report(run: str | Path, graph: Graph, examples: Sequence[Any], layers:
         The run folder.
     graph : Graph
         From a batch to the loss, as in evaluation; its operations' scopes are the layers' paths.
+    step : Graph
+        The same as in training, for operations, time and bytes.
     examples : sequence of array_like
         A batch, on which time and dead units are measured.
     layers : sequence of LayerFacts
@@ -82,14 +84,14 @@ def write_report(run: str | Path, graph: Graph, examples: Sequence[Any], layers:
     """
     folder = RunFolder.open(run)
     config, records = folder.read_config(), folder.read_metrics()
-    watched = _watched(folder.path / WATCHED)
+    watched, counted = _lines(folder.path / WATCHED, "gradients and updates"), _lines(folder.path / UNITS, "dead units over the epochs")
     epochs = [record for record in records if record["kind"] == "epoch"]
-    costs = _Costs(graph, examples, [layer.path for layer in layers])
+    costs = _Costs(step, examples, [layer.path for layer in layers])
     parts = [
         _head(folder.path.name, config, epochs, layers),
         _curves(records, epochs, folder.path.name),
         _gradients(watched),
-        _dead(graph, examples),
+        _dead(graph, examples, counted),
         _layers(layers, costs, examples),
         _picture(graph),
         _code(graph, layers, costs),
@@ -102,23 +104,36 @@ def write_report(run: str | Path, graph: Graph, examples: Sequence[Any], layers:
     return path
 
 
-def _watched(path: Path) -> list[dict[str, Any]]:
+def _lines(path: Path, what: str) -> list[dict[str, Any]]:
+    """What stands in a file of the run folder, a line per epoch; nothing if it is not there."""
     try:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}", mend="remove it; then the report goes without gradients and updates") from None
+        raise DataError(f"{path} is damaged: {error}", mend=f"remove it; then the report goes without {what}") from None
 
 
 def _style() -> str:
-    text, palette = Path(__file__).with_name("report.css").read_text(encoding="utf-8"), PALETTES["board"]
-    for name in ("paper", "box", "wash", "line", "ink", "soft", "value", "gradient"):
-        text = text.replace(name.upper(), getattr(palette, name))
-    return text
+    """The page's rules, and colours by name for light and dark; the picture's own colours change with the page's."""
+    light, dark = asdict(PALETTES["board"]), asdict(PALETTES["dark"])
+    names = [":root { color-scheme: light dark; " + _variables(light) + " }"]
+    names += ["@media screen and (prefers-color-scheme: dark) {", "  :root { " + _variables(dark) + " }"]
+    names += [f'  .picture [{what}="{color}"] {{ {what}: var(--{name}) }}' for name, color in light.items() for what in ("fill", "stroke")]
+    return "\n".join([*names, "}", Path(__file__).with_name("report.css").read_text(encoding="utf-8")])
+
+
+def _variables(colors: Mapping[str, str]) -> str:
+    return "; ".join(f"--{name}: {color}" for name, color in colors.items())
+
+
+def _plot(page: str) -> dict[str, str]:
+    """The colours of the curves on a light or a dark page."""
+    colors, (train, held) = PALETTES["board" if page == "light" else page], LINES[page]
+    return {"page": colors.box, "ink": colors.ink, "soft": colors.soft, "grid": colors.wash, "axis": colors.line, "train": train, "held": held}
 
 
 def _head(name: str, config: Mapping[str, Any], epochs: Sequence[Record], layers: Sequence[LayerFacts]) -> str:
     last = epochs[-1] if epochs else {}
-    told = {key.replace("validation_", "held-out ").replace("_", " "): value for key, value in last.items() if key.startswith("validation_")}
+    told = {_words(key): value for key, value in last.items() if key.startswith("validation_")}
     facts = {
         **{key: _number(value, key) for key, value in told.items()},
         "epochs": str(last.get("epoch", 0)),
@@ -127,23 +142,23 @@ def _head(name: str, config: Mapping[str, Any], epochs: Sequence[Record], layers
     }
     items = "".join(f"<li><b>{escape(value)}</b><span>{escape(key)}</span></li>" for key, value in facts.items())
     rate = config["optimizer"]["groups"][0].get("lr")
-    what = [
-        config.get("network"),
-        f"on {config['data']}" if "data" in config else None,
-        f"{config['optimizer']['name']}, learning rate {rate:g} at first",
-    ]
-    settings = f"batches of {config['batch_size']}, seed {config['seed']}"
-    line = "; ".join([" ".join(str(x) for x in what[:2] if x), str(what[2]), settings])
+    what = " ".join(str(x) for x in (config.get("network"), f"on {config['data']}" if "data" in config else None) if x)
+    optimizer = f"{config['optimizer']['name']}, learning rate {rate:g} at first"
+    line = "; ".join(filter(None, [what, optimizer, f"batches of {config['batch_size']}, seed {config['seed']}"]))
     return f'<h1>Run {escape(name)}</h1>\n<p class="soft">{escape(line)}</p>\n<ul class="facts">{items}</ul>'
 
 
 def _curves(records: Sequence[Record], epochs: Sequence[Record], name: str) -> str:
     # As an image of its own, so that its style does not reach the page's.
-    data = b64encode(curves(records, name).encode()).decode()
+    data = b64encode(curves(records, name, _plot("light"), _plot("dark")).encode()).decode()
     names = [key for key in (epochs[-1] if epochs else {}) if key not in ("kind", "step")]
     rows = [[str(record["epoch"]), *(_number(record.get(key), key) for key in names[1:])] for record in epochs]
     picture = f'<img class="curves" alt="Loss and metrics over the epochs; the table below holds the numbers" src="data:image/svg+xml;base64,{data}">'
-    return f"<h2>Curves</h2>\n{picture}\n{_table([key.replace('_', ' ') for key in names], rows)}"
+    return f'<h2>Curves</h2>\n<div class="wide" tabindex="0">{picture}</div>\n{_table([_words(key) for key in names], rows)}'
+
+
+def _words(key: str) -> str:
+    return key.replace("validation_", "held-out ").replace("_", " ")
 
 
 def _gradients(watched: Sequence[Mapping[str, Any]]) -> str:
@@ -175,10 +190,16 @@ def _span(values: Sequence[float | None]) -> tuple[float, float]:
 
 
 def _spark(values: Sequence[float | None], low: float, high: float, kind: str) -> str:
-    wide, tall, edge = 150, 26, 4
+    """A line over the epochs on a logarithmic scale."""
     spread = math.log(high / low) or 1.0
-    across = (wide - 2 * edge) / max(len(values) - 1, 1)
-    points = [(edge + i * across, tall - edge - math.log(x / low) / spread * (tall - 2 * edge)) for i, x in enumerate(values) if x]
+    return _line([math.log(x / low) / spread if x else None for x in values], kind)
+
+
+def _line(heights: Sequence[float | None], kind: str) -> str:
+    """A small line of heights between 0 and 1, one per epoch."""
+    wide, tall, edge = 150, 26, 4
+    across = (wide - 2 * edge) / max(len(heights) - 1, 1)
+    points = [(edge + i * across, tall - edge - height * (tall - 2 * edge)) for i, height in enumerate(heights) if height is not None]
     line = f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>' if len(points) > 1 else ""
     dot = f'<circle cx="{points[-1][0]:.1f}" cy="{points[-1][1]:.1f}" r="2.5"/>' if points else ""
     return f'<svg class="spark {kind}" viewBox="0 0 {wide} {tall}" width="{wide}" height="{tall}" aria-hidden="true">{line}{dot}</svg>'
@@ -194,9 +215,10 @@ class _Costs:
         for node in graph.nodes:
             self.operations[self.owner(node)] += floating_operations(node)
             self.bytes[self.owner(node)] += sum(x.nbytes for x in node.outputs)
-        listing, values = listed(graph), _values(graph, examples)
-        self._run(listing, values)  # to warm up
-        self.forward, self.backward = self._run(listing, values)
+        listing, values = listed(graph), values_of(graph, examples)
+        runs = [self._run(listing, values) for _ in range(_RUNS)]
+        # The shortest of several, for other programs run on the same machine.
+        self.forward, self.backward = (defaultdict(float, {path: min(run[half][path] for run in runs) for path in runs[0][half]}) for half in (0, 1))
 
     def owner(self, node: Operation) -> str:
         path = ".".join(node.scope)
@@ -208,7 +230,7 @@ class _Costs:
         """Forward and backward."""
         return self.forward[path] + self.backward[path]
 
-    def _run(self, listing: Listing, values: Sequence[Any]) -> tuple[dict[str, float], dict[str, float]]:
+    def _run(self, listing: Listing, values: Sequence[Any]) -> tuple[defaultdict[str, float], defaultdict[str, float]]:
         """The seconds of the forward and the backward pass, by layer."""
         forward: defaultdict[str, float] = defaultdict(float)
         backward: defaultdict[str, float] = defaultdict(float)
@@ -224,11 +246,6 @@ class _Costs:
         with no_grad():
             listing.graph.apply(values, timed)
         return forward, backward
-
-
-def _values(graph: Graph, examples: Sequence[Any]) -> list[Any]:
-    """Tensors for all inputs of a graph."""
-    return [*(asarray(x) for x in tree.leaves(tuple(examples))), *graph.read()]
 
 
 def _layers(layers: Sequence[LayerFacts], costs: _Costs, examples: Sequence[Any]) -> str:
@@ -252,9 +269,9 @@ def _layers(layers: Sequence[LayerFacts], costs: _Costs, examples: Sequence[Any]
     ]
     head = ["layer", "kind", "output", "parameters", "bytes", "FLOPs", "bytes written", "forward, ms", "backward, ms", ""]
     says = (
-        f"Of one batch of {len(examples[-1])}, as in evaluation; outside of all layers stands the loss. FLOPs (a multiplication with an "
-        "addition counts as two) and bytes written are those of the forward pass. Times are of one eager run, gate by gate, after one to "
-        "warm up; a compiled step is faster."
+        f"Of one batch of {len(examples[-1])}, as in training; outside of all layers stands the loss. FLOPs (a multiplication with an "
+        "addition counts as two) and bytes written are those of the forward pass. Times are of eager runs, gate by gate, the shortest "
+        "of each; a compiled step is faster."
     )
     return f'<h2>Time and memory per layer</h2>\n<p class="soft">{says}</p>\n{_table(head, rows, raw=True)}'
 
@@ -264,40 +281,35 @@ def _holds(layer: LayerFacts, layers: Sequence[LayerFacts]) -> bool:
     return any(other.path.startswith(layer.path + ".") for other in layers)
 
 
-def _dead(graph: Graph, examples: Sequence[Any]) -> str:
-    """Per elementwise gate that closes anywhere, the units (channels, the last axis) that pass no gradient for any example of the batch."""
-    rows: list[list[str]] = []
-    nodes = iter(graph.nodes)
-
-    def looked_at(primitive: Any, inputs: Sequence[Tensor], params: Mapping[str, Any]) -> Any:
-        node = next(nodes)
-        if primitive.scalar is not None and len(inputs) == 1 and len(inputs[0].shape) > 1 and inputs[0].dtype.kind == "f":
-            closed = _local(lambda x: bind(primitive, [x], params), inputs[0]) == 0
-            if closed.any():
-                dead = closed.reshape(-1, closed.shape[-1]).all(0)
-                rows.append(
-                    [
-                        ".".join(node.scope) or "(outside)",
-                        primitive.name,
-                        f"{dead.sum()} of {dead.size}",
-                        f"{dead.mean():.1%}",
-                        f"{closed.mean():.1%}",
-                    ]
-                )
-        return bind(primitive, inputs, params)
-
-    with no_grad():
-        graph.apply(_values(graph, examples), looked_at)
+def _dead(graph: Graph, examples: Sequence[Any], counted: Sequence[Mapping[str, Any]]) -> str:
+    """Per elementwise gate that closes anywhere its dead units, at the end and over the epochs."""
+    now = dead_units(graph, examples)
+    # Of another graph, as a resumed run with other settings may have it, nothing is shown.
+    lines = [line["gates"] for line in counted if [one["gate"] for one in line["gates"]] == [one.gate for one in now]]
+    series = [[line[place]["dead"] / max(line[place]["units"], 1) for line in lines] for place in range(len(now))]
+    shown = [place for place, one in enumerate(now) if one.closed or any(line[place]["closed"] for line in lines)]
+    highest = max((share for place in shown for share in series[place]), default=0.0)
+    rows = [
+        [
+            escape(one.layer or "(outside)"),
+            escape(one.gate),
+            f"{one.dead} of {one.units}",
+            f"{one.dead / max(one.units, 1):.1%}",
+            f"{one.closed:.1%}",
+            *([_line(_straight(over, highest), "dead")] if lines else []),
+        ]
+        for one, over in ((now[place], series[place]) for place in shown)
+    ]
     says = "Units whose gate has a local derivative of 0 for every example of one held-out batch (and every place of an image)."
     if not rows:
         return f'<h2>Dead units</h2>\n<p class="soft">{says} There is no gate that closed anywhere.</p>'
-    head = ["layer", "gate", "dead units", "share", "elements closed"]
-    return f'<h2>Dead units</h2>\n<p class="soft">{says}</p>\n{_table(head, rows)}'
+    head = ["layer", "gate", "dead units", "share", "elements closed", *(["share over the epochs"] if lines else [])]
+    says += f" Lines share one scale, from 0 to {highest:.1%}." if lines else ""
+    return f'<h2>Dead units</h2>\n<p class="soft">{says}</p>\n{_table(head, rows, raw=True)}'
 
 
-def _local(f: Callable[[Tensor], Any], x: Tensor) -> Any:
-    out, back = vjp(f, x)
-    return np.asarray(tree.leaves(back(asarray(np.ones(out.shape, out.dtype))))[0])
+def _straight(shares: Sequence[float], highest: float) -> list[float]:
+    return [share / (highest or 1.0) for share in shares]
 
 
 def _picture(graph: Graph) -> str:
