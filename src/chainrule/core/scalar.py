@@ -160,6 +160,12 @@ class Builder(ABC):
         whole = self.select(near == 0.0, self.copysign(near, quotient), near)
         return self.select(self.isfinite(quotient) & self.isfinite(y), whole, self.floor(quotient))
 
+    def product_high(self, x: Value, y: Value) -> Value:
+        """The upper half of the product of two numbers of 32 bits without sign."""
+        a, b, c, d = x >> 16, x & 0xFFFF, y >> 16, y & 0xFFFF
+        middle = a * d + (b * d >> 16)
+        return a * c + (middle >> 16) + ((middle & 0xFFFF) + b * c >> 16)
+
     def exp2(self, x: Value) -> Value:
         return self.pow(2.0, x)
 

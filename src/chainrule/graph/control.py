@@ -15,6 +15,7 @@ from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, DtypeError, ShapeError, TraceError
 from chainrule.core.interp import current
+from chainrule.core.nest import Array, Nest
 from chainrule.core.primitive import Primitive, Refusal, Same, Sample, functions
 from chainrule.core.variable import Variable
 from chainrule.graph.derived import batch_size, batched_of, chosen, dealt, either, filled, masked, present, pull_of, push_of, stretched
@@ -144,6 +145,21 @@ def _prune(operation: Operation, used: Collection[Variable]) -> Operation:
 
 PRUNES["cond"] = _prune
 
+
+def _loops(w: Nest, outs: tuple[Array, ...], pred: Array, *xs: Array, true: Graph, false: Graph) -> None:
+    holds = w.let(w.load(pred), "holds")
+    numbers = {out: w.variable(0, out.dtype, "chosen") for out in outs if not out.shape}
+    for branch, condition in ((true, holds), (false, ~holds)):
+        with w.when(condition):
+            for out, x in zip(outs, w.inline(branch, xs), strict=True):
+                if out in numbers:
+                    w.assign(numbers[out], w.load(x))
+                else:
+                    w.copy(out, x)
+    for out, number in numbers.items():
+        w.store(out, (), number)
+
+
 COND = Primitive(
     name="cond",
     inputs=("*xs",),
@@ -154,6 +170,7 @@ COND = Primitive(
     masked_vjp=lambda ct, to, xs, true, false: _vjp(ct, to, xs, masked(true), masked(false)),
     jvp=_jvp,
     outputs=True,
+    loops=_loops,
     samples=lambda rng: (
         Sample((np.array(True), lambda x, y: x * y, lambda x, y: x - y, rng.normal(size=3), rng.normal(size=3))),
         Sample((np.array(False), lambda x, y: (x, 2), lambda x, y: (functions.sin(x) * y, 3), rng.normal(size=3), rng.normal())),

@@ -17,6 +17,7 @@ from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, DtypeError, ShapeError, TraceError
 from chainrule.core.interp import current
+from chainrule.core.nest import Array, Nest
 from chainrule.core.primitive import Primitive, Refusal, Same, Sample, functions
 from chainrule.core.variable import Variable
 from chainrule.graph.control import carried as checked_carry
@@ -170,6 +171,25 @@ def _prune(operation: Operation, used: Collection[Variable]) -> Operation:
 
 PRUNES["while_loop"] = _prune
 
+
+def _run_loops(w: Nest, carry: Sequence[Array], rest: Sequence[Array], cond: Graph, body: Graph) -> Any:
+    """Apply the body to a carry as long as the condition holds: how many times it did."""
+    steps = w.variable(0, wanted="steps")
+    with w.forever():
+        (holds,) = w.inline(cond, (*carry, *rest))
+        w.leave(~w.load(holds))
+        w.advance(carry, w.inline(body, (*carry, *rest)))
+        w.assign(steps, steps + 1)
+    return steps
+
+
+def _loops(w: Nest, outs: tuple[Array, ...], *xs: Array, cond: Graph, body: Graph, carried: int) -> None:
+    carry = [w.own(x, inner.name or "carry") for x, inner in zip(xs[:carried], body.inputs, strict=False)]
+    _run_loops(w, carry, xs[carried:], cond, body)
+    for out, x in zip(outs, carry, strict=True):
+        w.copy(out, x)
+
+
 WHILE_LOOP = Primitive(
     name="while_loop",
     inputs=("*xs",),
@@ -180,6 +200,7 @@ WHILE_LOOP = Primitive(
     masked_vjp=lambda ct, to, xs, cond, body, carried: _vjp(ct, to, xs, cond, body, carried, masked(body)),
     jvp=_jvp,
     outputs=True,
+    loops=_loops,
     samples=lambda rng: (
         Sample((lambda c: c[1] < 3, lambda c: (functions.sin(c[0]) * c[0], c[1] + 1), (rng.normal(size=2), rng.integers(0, 2)))),
         Sample((lambda c: c["n"] < 0, lambda c: c, {"x": rng.normal(size=2), "n": np.array(0)})),
@@ -327,6 +348,22 @@ def _back_jvp(t: tuple[Any, ...], xs: tuple[Any, ...], cond: Graph, body: Graph,
     return list(apply_opaque(function, (*xs, *chosen(present(t), t)), [x.aval for x in back.outputs]))
 
 
+def _back_loops(w: Nest, outs: tuple[Array, ...], *xs: Array, cond: Graph, body: Graph, back: Graph, carried: int) -> None:
+    count = len(back.outputs)
+    first, rest = xs[count : count + carried], xs[count + carried :]
+    state, carry = [w.own(x, "back") for x in xs[:count]], [w.own(x, "carry") for x in first]
+    steps = _run_loops(w, carry, rest, cond, body)
+    # How many carries there are is not known, so that none is kept: each is computed from the first one.
+    with w.loop(steps) as i:
+        for x, start in zip(carry, first, strict=True):
+            w.copy(x, start)
+        with w.loop(steps - 1 - i):
+            w.advance(carry, w.inline(body, (*carry, *rest)))
+        w.advance(state, w.inline(back, (*state, *carry, *rest)))
+    for out, x in zip(outs, state, strict=True):
+        w.copy(out, x)
+
+
 WHILE_LOOP_BACK = Primitive(
     name="while_loop_back",
     inputs=("*xs",),
@@ -335,6 +372,7 @@ WHILE_LOOP_BACK = Primitive(
     batch=batch_looped("Each example takes a number of steps of its own."),
     vjp=_back_vjp,
     jvp=_back_jvp,
+    loops=_back_loops,
     outputs=True,
 )
 """From cotangents of the last carry, sums for the rest, and the inputs of a loop to cotangents of the first carry, and the sums.

@@ -14,6 +14,7 @@ import numpy as np
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, GradientError, LinAlgError
 from chainrule.core.primitive import Primitive, Refusal, Sample, functions
+from chainrule.ops.elimination import cholesky_loops
 from chainrule.ops.gate import gate, operands
 from chainrule.ops.inverse import cubic, factored_aval, inverse, lapack, square_aval, square_refusals
 from chainrule.ops.movement import matrix_transpose, reshape
@@ -77,6 +78,7 @@ CHOLESKY: Primitive = Primitive(
     vjp=_cholesky_vjp,
     jvp=_cholesky_jvp,
     batch=batch_stack,
+    loops=cholesky_loops,
     samples=lambda rng: [
         *(Sample((_definite(rng, *shape),)) for shape in ((3, 3), (2, 2, 2), (1, 1), (0, 2, 2))),
         Sample((_definite(rng, 3, 3) + np.triu(rng.uniform(-0.1, 0.1, (3, 3)), 1),)),

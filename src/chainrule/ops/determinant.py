@@ -8,6 +8,7 @@ import numpy as np
 
 from chainrule.core.aval import Aval
 from chainrule.core.primitive import Primitive, Sample, functions
+from chainrule.ops.elimination import adjugate_loops, determinant_loops, log_determinant_loops
 from chainrule.ops.gate import gate, operands
 from chainrule.ops.inverse import cubic, inverse, regular, square_aval, square_refusals
 from chainrule.ops.movement import reshape
@@ -36,6 +37,7 @@ DET: Primitive = Primitive(
     jvp=lambda t, x: functions.sum(adjugate(x).mT * t, axis=(-2, -1)),
     batch=batch_stack,
     onnx="Det",
+    loops=determinant_loops,
     samples=lambda rng: [
         *(Sample((regular(rng, *shape),)) for shape in ((3, 3), (2, 2, 2), (1, 1), (0, 2, 2))),
         Sample((_singular(rng),)),
@@ -130,6 +132,7 @@ ADJUGATE: Primitive = Primitive(
     vjp=lambda ct, x: _adjugate_moved(x, ct.mT).mT,
     jvp=lambda t, x: _adjugate_moved(x, t),
     batch=batch_stack,
+    loops=adjugate_loops,
     samples=lambda rng: [*(Sample((regular(rng, *shape),)) for shape in ((3, 3), (2, 2, 2), (1, 1), (0, 2, 2)))],
     refuses=square_refusals,
 )
@@ -207,6 +210,7 @@ SLOGDET: Primitive = Primitive(
     jvp=lambda t, x: (None, functions.sum(inverse(x).mT * t, axis=(-2, -1))),
     batch=batch_stack,
     outputs=True,
+    loops=log_determinant_loops,
     samples=lambda rng: [Sample((regular(rng, *shape),)) for shape in ((3, 3), (2, 2, 2), (1, 1), (0, 2, 2))],
     refuses=square_refusals,
 )

@@ -17,6 +17,7 @@ import numpy as np
 from chainrule.core.aval import Aval, broadcast, float32, float64, promote
 from chainrule.core.errors import DtypeError, LinAlgError, ShapeError
 from chainrule.core.primitive import Primitive, Refusal, Rule, Sample, functions, public
+from chainrule.ops.elimination import inverse_loops, solve_loops
 from chainrule.ops.gate import alias, batch_elementwise, describe, gate, operands
 from chainrule.ops.movement import broadcast_to, reshape
 from chainrule.ops.product import joined, matmul
@@ -101,6 +102,7 @@ INV: Primitive = Primitive(
     vjp=lambda ct, out: -(out.mT @ ct @ out.mT),
     jvp=lambda t, out: -(out @ t @ out),
     batch=batch_stack,
+    loops=inverse_loops,
     samples=lambda rng: [Sample((regular(rng, *shape),)) for shape in ((3, 3), (2, 2, 2), (1, 1), (0, 2, 2), (0, 0))],
     refuses=lambda: [*square_refusals(), Refusal((np.ones((2, 2)),), LinAlgError, "singular")],
 )
@@ -206,6 +208,7 @@ SOLVE: Primitive = Primitive(
     vjp=_solve_vjp,
     jvp=_solve_jvp,
     batch=batch_elementwise,
+    loops=solve_loops,
     samples=lambda rng: [Sample((regular(rng, *a), rng.normal(size=b))) for a, b in _SOLVE_SHAPES],
     refuses=lambda: [
         *square_refusals(np.ones(2))[:2],

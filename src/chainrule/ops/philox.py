@@ -17,7 +17,9 @@ import numpy as np
 
 from chainrule.core.aval import Aval, Dtype, Shape, float32
 from chainrule.core.errors import DtypeError, ShapeError
+from chainrule.core.nest import Nest
 from chainrule.core.primitive import Primitive, Refusal, Sample
+from chainrule.core.scalar import Builder, Value
 from chainrule.ops.creation import astype
 from chainrule.ops.gate import as_dtype, describe, gate, lift
 from chainrule.ops.movement import broadcast_to
@@ -122,12 +124,52 @@ def sizes_of(name: str, shape: int | Sequence[int]) -> Shape:
     return sizes
 
 
+def _scrambled(w: Nest, block: tuple[Value, Value], draw: Value, seed: Value) -> list[Value]:
+    """The four words of `philox` for one counter, in a loop nest; ``block`` as its lower and its upper 32 bits."""
+    k = w.k
+    halves = [*block, *_halves(k, draw), *_halves(k, seed)]
+    *words, low, high = (w.variable(half, uint32, name) for half, name in zip(halves, ("x0", "x1", "x2", "x3", "k0", "k1"), strict=True))
+    with w.loop(_ROUNDS):
+        a, b = (w.let(word, "a") for word in words[::2])
+        for word, upper, factor, other, key in ((0, b, 1, 1, low), (2, a, 0, 3, high)):
+            times = int(_MULTIPLIERS[factor, 0])
+            w.assign(words[word], k.product_high(upper, times) ^ words[other] ^ key)
+            w.assign(words[other], upper * times)
+        for key, weyl in ((low, 0), (high, 1)):
+            w.assign(key, key + int(_WEYL[weyl, 0]))
+    return words
+
+
+def _halves(k: Builder, word: Value) -> tuple[Value, Value]:
+    """The lower and the upper 32 bits of a uint64."""
+    return k.convert(word & 0xFFFFFFFF, uint32), k.convert(word >> 32, uint32)
+
+
+def _paired(k: Builder, words: Sequence[Value]) -> list[Value]:
+    """Words of 64 bits from twice as many of 32."""
+    return [k.convert(low, uint64) | k.convert(high, uint64) << 32 for low, high in zip(words[::2], words[1::2], strict=True)]
+
+
+def _bits_loops(w: Nest, out: Array, key: Array, shape: Shape, dtype: Dtype) -> None:
+    count, several = math.prod(shape), 16 // dtype.itemsize
+    blocks = -(-count // several)
+    # Not as many numbers as would need the upper half of the block's number have room in any memory.
+    with w.loop(key.size // 2) as row, w.loop(blocks) as block:
+        words = _scrambled(w, (w.k.convert(block, uint32), 0), w.at(key, row * 2 + 1), w.at(key, row * 2))
+        for i, word in enumerate((words if dtype == uint32 else _paired(w.k, words))[: count or None]):
+            place = block * several + i
+            # The last block may be of more numbers than are wanted.
+            with w.when(*[place < count] * (i >= count - several * (blocks - 1))):
+                w.put(out, row * count + place, word)
+
+
 RANDOM_BITS = Primitive(
     name="random_bits",
     inputs=("key",),
     aval=_bits_aval,
     eval=_bits_eval,
     batch=lambda primitive, batched, inputs, params: bind(primitive, inputs, params),
+    loops=_bits_loops,
     kernel="random",
     samples=lambda rng: [
         Sample((_some_key(rng),)),
@@ -212,12 +254,21 @@ def _derive_batch(primitive: Primitive, batched: Sequence[bool], inputs: Sequenc
     return bind(primitive, full, params)
 
 
+def _derive_loops(w: Nest, out: Array, key: Array, data: Array) -> None:
+    with w.each(data.shape) as at:
+        low, high = _halves(w.k, w.k.convert(w.load(data, at), uint64))
+        words = _scrambled(w, (low, high | 1 << 31), w.load(key, (*at[: len(key.shape) - 1], 1)), w.load(key, (*at[: len(key.shape) - 1], 0)))
+        for i, word in enumerate(_paired(w.k, words)):
+            w.store(out, (*at, i), word)
+
+
 DERIVE = Primitive(
     name="fold_in",
     inputs=("key", "data"),
     aval=_derive_aval,
     eval=_derive_eval,
     batch=_derive_batch,
+    loops=_derive_loops,
     kernel="random",
     samples=lambda rng: [
         Sample((_some_key(rng), rng.integers(0, 9, ()))),

@@ -1,7 +1,8 @@
 """Flat gradient code in JavaScript (ES2020, no imports): a function that the explorer page calls when an input is edited.
 
-All real numbers are doubles, whatever their dtype here, so that a page can check gradients by differences; 64-bit integers
-are doubles too, exact up to 2**53. Arrays are flat, row by row; a value without axes is a number.
+All real numbers are doubles, whatever their dtype here, so that a page can check gradients by differences; int64 are doubles too, exact up
+to 2**53. Numbers without sign have all their bits, which random numbers need: those of 32 bits wrap, those of 64 are BigInt inside,
+and numbers for the caller. Arrays are flat, row by row; a value without axes is a number.
 """
 
 from __future__ import annotations
@@ -21,19 +22,20 @@ from chainrule.graph.ir import Graph, Operation
 from chainrule.graph.trace import trace
 from chainrule.tape import bind
 from chainrule.view.source import Listing
-from chainrule.view.targets.expressions import Expr
+from chainrule.view.targets.expressions import Expr, number
 from chainrule.view.targets.loops import Alias, Place, read_by, written_by
 from chainrule.view.targets.syntax import INDENT, Program, Syntax, UnsaidError
 
 TYPES = {
     "float32": "Float64Array", "float64": "Float64Array", "bool": "Uint8Array",
     "int8": "Int8Array", "int16": "Int16Array", "int32": "Int32Array", "int64": "Float64Array",
-    "uint8": "Uint8Array", "uint16": "Uint16Array", "uint32": "Uint32Array", "uint64": "Float64Array",
+    "uint8": "Uint8Array", "uint16": "Uint16Array", "uint32": "Uint32Array", "uint64": "BigUint64Array",
 }  # fmt: skip
 _WORDS = """await break case catch class const continue debugger default delete do else enum export extends false finally for function if implements
 import in instanceof interface let new null package private protected public return static super switch this throw true try typeof var void while
 with yield arguments eval undefined NaN Infinity Math Number BigInt Object Array inputs put recompute"""
 _BITS = frozenset(("&", "|", "^", "<<", ">>"))
+_WORD, _WIDE = np.dtype("uint32"), np.dtype("uint64")
 _PLAIN = frozenset(("abs", "floor", "sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "atan", "pow"))
 
 
@@ -57,7 +59,7 @@ class JavaScript(Syntax):
 
     def number(self, value: Any, dtype: Any) -> str:
         if dtype.kind != "f":
-            return str(int(value))
+            return f"{int(value)}{'n' * (dtype == _WIDE)}"
         if np.isnan(value):
             return "NaN"
         if np.isinf(value):
@@ -66,31 +68,54 @@ class JavaScript(Syntax):
 
     def conversion(self, x: Expr, dtype: Any) -> tuple[str, int]:
         if dtype.kind == "b":
-            return f"{self.inside(x, 9)} !== 0", 6
+            return f"{self.inside(x, 9)} !== {self.number(0, x.dtype)}", 6
+        if dtype == _WIDE:
+            whole = f"BigInt({f'Math.trunc({self.text(x)})' if x.dtype.kind == 'f' else self.text(x)})"
+            return whole if x.dtype.kind in "bu" else f"BigInt.asUintN(64, {whole})", 12
+        if x.dtype == _WIDE:
+            kept = f"BigInt.as{'Int' if dtype.kind == 'i' else 'Uint'}N({8 * dtype.itemsize}, {self.text(x)})"
+            return f"Number({kept if dtype.kind in 'iu' else self.text(x)})", 12
         if x.dtype.kind == "b":
             return f"Number({self.text(x)})", 12
+        if dtype == _WORD:
+            return f"{self.inside(x, 9)} >>> 0", 8
         if x.dtype.kind == "f" and dtype.kind in "iu":
             return f"Math.trunc({self.text(x)})", 12
         return self.bound(x)
 
     def bound(self, x: Expr) -> tuple[str, int]:
+        if x.op in ("~", "neg") and x.dtype == _WIDE:
+            return f"BigInt.asUintN(64, {super().bound(x)[0]})", 12
+        if x.op in ("~", "neg") and x.dtype == _WORD:
+            return f"{super().bound(x)[0]} >>> 0", 8
         if x.op == "~" and x.dtype.kind == "u":
-            return self._wide(f"~BigInt({self.text(x.args[0])})", x.dtype)
+            return self._cut(f"~BigInt({self.text(x.args[0])})", x.dtype)
         return (f"-1 - {self.inside(x.args[0], 10)}", 9) if x.op == "~" else super().bound(x)
 
     def operation(self, x: Expr) -> tuple[str, int]:
-        kind = x.args[0].dtype
+        a, b = x.args
+        if x.dtype == _WIDE:
+            plain = super().operation(Expr("/", x.args, x.dtype) if x.op == "div" else x)
+            return (f"BigInt.asUintN(64, {plain[0]})", 12) if x.op in ("+", "-", "*", "<<") else plain
         if x.op == "div":
-            return f"Math.trunc({self.inside(x.args[0], 10)} / {self.inside(x.args[1], 11)})", 12
-        if x.op in _BITS and kind.kind in "iu":
-            return self._wide(f"BigInt({self.text(x.args[0])}) {x.op} BigInt({self.text(x.args[1])})", kind)
-        if x.op in ("==", "!=") and kind.kind != "b":
-            return f"{self.loose(x.args[0], x.op)} {x.op}= {self.loose(x.args[1], x.op)}", 6
+            return f"Math.trunc({self.inside(a, 10)} / {self.inside(b, 11)})", 12
+        if x.dtype == _WORD and x.op in "+-*&|^":
+            return f"{f'Math.imul({self.text(a)}, {self.text(b)})' if x.op == '*' else f'({super().operation(x)[0]})'} >>> 0", 8
+        if x.dtype == _WORD and x.op in ("<<", ">>") and (number(b) or 32) < 32:
+            return f"{self.inside(a, 9)} >>> {self.text(b)}" if x.op == ">>" else f"({super().operation(x)[0]}) >>> 0", 8
+        if x.op in _BITS and a.dtype.kind in "iu":
+            return self._cut(f"BigInt({self.text(a)}) {x.op} BigInt({self.text(b)})", a.dtype)
+        if x.op in ("==", "!=") and a.dtype.kind != "b":
+            return f"{self.loose(a, x.op)} {x.op}= {self.loose(b, x.op)}", 6
         return super().operation(x)
 
-    def _wide(self, text: str, dtype: Any) -> tuple[str, int]:
+    def _cut(self, text: str, dtype: Any) -> tuple[str, int]:
         """Numbers of more than 32 bits have bits in BigInt only."""
         return f"Number(BigInt.as{'Int' if dtype.kind == 'i' else 'Uint'}N({8 * dtype.itemsize}, {text}))", 12
+
+    def assignment(self, target: str, value: Expr) -> str:
+        # What wraps is written out.
+        return f"{target} = {self.text(value)};" if value.dtype in (_WORD, _WIDE) else super().assignment(target, value)
 
     def function(self, name: str, args: Sequence[Expr]) -> tuple[str, int]:
         words = ", ".join(self.text(arg) for arg in args)
@@ -109,7 +134,8 @@ class JavaScript(Syntax):
 
     def initial(self, name: str, value: Expr) -> str:
         if name in self.replaced:
-            return f"{member('put', self.replaced[name])} ?? {self.inside(value, 9)}"
+            found = f"{member('put', self.replaced[name])} ?? {self.inside(value, 9)}"
+            return f"BigInt({found})" if value.dtype == _WIDE else found
         return self.text(value)
 
     def alias(self, statement: Alias) -> str:
@@ -156,7 +182,7 @@ def write(listing: Listing) -> str:
         elif lines or memory:
             body += [f"// {program.told(node)}", *memory, *lines]
         if position < listing.turn:
-            body += [f"if ({member('put', names[x])}) {places[x].name}.set({member('put', names[x])});" for x in node.outputs if x.shape]
+            body += [_replacing(places[x].name, member("put", names[x]), x) for x in node.outputs if x.shape]
     slopes = [*_memory(program, [places[x] for x in local.made], beside, results), *syntax.lines(beside)]
     body += ["", "// Local derivatives.", *slopes] if slopes else []
     read = read_by([one for part in (*kept, beside) for one in part])
@@ -165,7 +191,7 @@ def write(listing: Listing) -> str:
         if x.shape and places[x].name in read:
             head.append(f"const {places[x].name} = [{', '.join(syntax.number(v, x.dtype) for v in np.asarray(value).reshape(-1).tolist())}];")
     head += [
-        f"const {name} = [{', '.join(map(str, np.asarray(value).reshape(-1).tolist()))}];"
+        f"const {name} = [{', '.join(syntax.number(one, value.dtype) for one in np.asarray(value).reshape(-1).tolist())}];"
         for name, value in (program.writer.tables | local.tables).items()
         if name in read
     ]
@@ -190,7 +216,12 @@ def write(listing: Listing) -> str:
 
 def _given(x: Variable, name: str, called: str) -> str:
     given = member("inputs", called)
-    return f"const {name} = {f'{TYPES[x.dtype.name]}.from({given})' if x.shape else given};  // {x.aval}"
+    each, one = (", BigInt", f"BigInt({given})") if x.dtype == _WIDE else ("", given)
+    return f"const {name} = {f'{TYPES[x.dtype.name]}.from({given}{each})' if x.shape else one};  // {x.aval}"
+
+
+def _replacing(name: str, put: str, x: Variable) -> str:
+    return f"if ({put}) {name}.set({f'Array.from({put}, BigInt)' if x.dtype == _WIDE else put});"
 
 
 def _memory(program: Program, made: Sequence[Place], statements: Sequence[Any], results: AbstractSet[str]) -> list[str]:
@@ -201,10 +232,12 @@ def _memory(program: Program, made: Sequence[Place], statements: Sequence[Any], 
 
 
 def _shown(place: Place) -> str:
-    """A value for the caller: conditions are numbers."""
+    """A value for the caller: conditions are numbers, and so are integers of 64 bits."""
     if place.number is not None:
-        return JavaScript().number(place.number, place.dtype)
-    return f"Number({place.name})" if place.dtype.kind == "b" and not place.shape else place.name
+        return JavaScript().number(place.number, place.dtype).rstrip("n")
+    if place.dtype == _WIDE and place.shape:
+        return f"Array.from({place.name}, Number)"
+    return f"Number({place.name})" if (place.dtype.kind == "b" or place.dtype == _WIDE) and not place.shape else place.name
 
 
 def _entry(key: str, text: str) -> str:

@@ -146,6 +146,8 @@ class Writer(Nest):
         Of values that are none of the listing.
     locals : list of str
         Names that are in use inside of loops only.
+    changing : set of str
+        Names of variables.
     """
 
     places: dict[Variable, Place]
@@ -158,6 +160,7 @@ class Writer(Nest):
     aliases: set[str] = field(default_factory=set[str])
     temporaries: list[Place] = field(default_factory=list[Place])
     locals: list[str] = field(default_factory=list[str])
+    changing: set[str] = field(default_factory=set[str])
     depth: int = 0
     counters: list[str] = field(default_factory=list[str])
 
@@ -210,7 +213,7 @@ class Writer(Nest):
     # Values.
 
     def let(self, value: Any, wanted: str = "u") -> Any:
-        if not isinstance(value, Expr) or value.op in ("name", "const"):
+        if not isinstance(value, Expr) or value.op == "const" or (value.op == "name" and value.args[0] not in self.changing):
             return value
         name = self._local(wanted)
         self._write(value, lambda shared: Declare(name, shared))
@@ -218,6 +221,7 @@ class Writer(Nest):
 
     def variable(self, value: Any, dtype: Any = None, wanted: str = "total") -> Expr:
         name, dtype = self._local(wanted), INDEX if dtype is None else np.dtype(dtype)
+        self.changing.add(name)
         self._write(as_expr(value, dtype), lambda shared: Declare(name, shared, mutable=True))
         return Expr("name", (name,), dtype)
 
