@@ -110,6 +110,14 @@ class Nest(ABC):
         with self.loop(shape[0]) as first, self.each(shape[1:]) as others:
             yield (first, *others)
 
+    def share(self, shape: Sequence[int]) -> AbstractContextManager[tuple[Value, ...]]:
+        """As `each`, where no position needs what another one does: a target may do several at once."""
+        return self.each(shape)
+
+    def within(self, place: Value, size: int) -> Value:
+        """A position that came from data, and must be one of so many; a target that can fail does, where it is not."""
+        return place
+
     def load(self, x: Array, at: Sequence[Value] = ()) -> Value:
         """The element at a place; of a smaller array the one that broadcasting repeats there."""
         return self.at(x, offset(at[len(at) - len(x.shape) :], repeated(x.shape, len(x.shape))))
@@ -150,11 +158,11 @@ class Nest(ABC):
         if sources is None:
             table = self.constant(source.reshape(-1).astype(np.int32), "from")
             sizes, steps = merged(into.shape, [targets[1], strides(into.shape)])
-            with self.each(sizes) as at:
+            with self.share(sizes) as at:
                 self.put(out, offset(at, steps[0], targets[0]), self.at(x, self.at(table, offset(at, steps[1]))))
             return
         sizes, steps = merged(into.shape, [targets[1], sources[1]])
-        with self.each(sizes) as at:
+        with self.share(sizes) as at:
             self.put(out, offset(at, steps[0], targets[0]), self.at(x, offset(at, steps[1], sources[0])))
 
 

@@ -132,7 +132,7 @@ def _minus_labels_loops(w: Nest, out: Array, logits: Array, labels: Array, smoot
         with row.elements() as place:
             share = w.k.exp(w.at(logits, place) - top) / total
             w.put(out, place, share - smoothing / row.count if smoothing else share)
-        chosen = row.at + w.index(w.at(labels, row.out))
+        chosen = row.at + w.within(w.index(w.at(labels, row.out)), row.count)
         w.put(out, chosen, w.at(out, chosen) - (1.0 - smoothing))
 
 
@@ -234,7 +234,7 @@ def _labels_loops(w: Nest, out: Array, logits: Array, labels: Array, smoothing: 
     with _row_groups(w, logits).each() as row:
         top = row.top()
         total = row.sum(lambda e: w.k.exp(e - top))
-        expected = w.at(logits, row.at + w.index(w.at(labels, row.out))) - top
+        expected = w.at(logits, row.at + w.within(w.index(w.at(labels, row.out)), row.count)) - top
         if smoothing:
             mean = row.sum(lambda e: e - top, wanted="sum") / float(row.count)
             expected = (1.0 - smoothing) * expected + smoothing * mean

@@ -134,9 +134,9 @@ def _batch_gather(primitive: Primitive, batched: Sequence[bool], inputs: Sequenc
 
 
 def position(w: Nest, index: Array, at: Sequence[Value], size: int) -> Value:
-    """A position along an axis of a size, in a loop nest; negative ones count from its end. It is not checked."""
+    """A position along an axis of a size, in a loop nest; negative ones count from its end."""
     place = w.let(w.index(w.load(index, at)), "p")
-    return place if index.dtype.kind == "u" else w.let(w.k.select(place < 0, place + size, place), "p")
+    return w.within(place if index.dtype.kind == "u" else w.let(w.k.select(place < 0, place + size, place), "p"), size)
 
 
 def place_of(w: Nest, index: Array, axes: Sequence[int], shape: Shape, at: Sequence[Value]) -> Value:
@@ -150,7 +150,7 @@ def place_of(w: Nest, index: Array, axes: Sequence[int], shape: Shape, at: Seque
 
 
 def _gather_loops(w: Nest, out: Array, x: Array, index: Array, axes: tuple[int, ...]) -> None:
-    with w.each(out.shape) as at:
+    with w.share(out.shape) as at:
         w.store(out, at, w.at(x, place_of(w, index, axes, x.shape, at)))
 
 

@@ -47,7 +47,7 @@ class Groups:
     @contextmanager
     def each(self) -> Generator[Groups]:
         """Do what is written inside for every group."""
-        with self.w.each(self.sizes) as at:
+        with self.w.share(self.sizes) as at:
             self.at, self.out = offset(at, self.steps), offset(at, self.outer)
             yield self
 
