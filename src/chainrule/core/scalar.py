@@ -178,6 +178,9 @@ class Builder(ABC):
     def tan(self, x: Value) -> Value:
         return self.sin(x) / self.cos(x)
 
+    def sigmoid(self, x: Value) -> Value:
+        return 1.0 / (1.0 + self.exp(-x))
+
     def atan2(self, y: Value, x: Value) -> Value:
         endless = self.isinf(x) & self.isinf(y)
         ratio = self.select(endless, 1.0, self.abs(y) / self.abs(x))
@@ -226,12 +229,12 @@ class Builder(ABC):
 
     def erf(self, x: Value) -> Value:
         size = self.abs(x)
-        tail = 1.0 - _tail(self, self.maximum(size, 0.46875))
+        tail = 1.0 - erfc_tail(self, self.maximum(size, 0.46875))
         return self.select(size < 0.46875, x * _centre(x * x), self.copysign(tail, x))
 
     def erfc(self, x: Value) -> Value:
         size = self.abs(x)
-        tail = _tail(self, self.maximum(size, 0.46875))
+        tail = erfc_tail(self, self.maximum(size, 0.46875))
         outer = self.select(x < 0.0, 2.0 - tail, tail)
         return self.select(size < 0.46875, 1.0 - x * _centre(x * x), outer)
 
@@ -290,7 +293,7 @@ def _centre(square: Value) -> Value:
     return _ratio(square, ERF_CENTRE)
 
 
-def _tail(k: Builder, x: Value) -> Value:
+def erfc_tail(k: Builder, x: Value) -> Value:
     """erfc(x) for x from 0.46875 on."""
     x = k.minimum(x, 30.0)
     # exp(-x**2) with the square split, since its relative error is the absolute error of the square.
