@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -165,6 +167,16 @@ def test_a_network_in_c_has_the_systems_loss_and_gradients(network: Any, tmp_pat
     gradients = cr.autograd.grad(value, [source.tensor for source in graph.captured])
     assert len(out) == 1 + len(gradients)
     close(out, [np.asarray(value), *map(np.asarray, gradients)])
+
+
+def test_values_of_lenet_lie_where_others_lay_that_nobody_reads_any_more() -> None:
+    loss, data = lenet()
+    text = c.write(listed(cr.trace(loss, *data)))
+    (kept,) = re.findall(r"Static memory: (\d+) bytes", text)
+    shapes = re.findall(r"\*const \w+ = memory_\w+ \+ \d+;  /\* (\w+)\((.*)\) \*/", text)
+    own = sum(np.dtype(dtype).itemsize * math.prod(map(int, shape.split(", "))) for dtype, shape in shapes)
+    assert len(shapes) > 30
+    assert int(kept) < 0.55 * own
 
 
 @needs_cc

@@ -258,7 +258,7 @@ def _roots(graph: Graph, traits: list[Traits]) -> dict[Variable, tuple[Variable,
 # The arena.
 
 
-def pack(buffers: list[Buffer]) -> int:
+def pack(buffers: list[Buffer], alignment: int = ALIGNMENT) -> int:
     """Give every buffer a place in the arena, the smallest gap that holds it; returns the arena's size.
 
     Buffers that are in use at the same time do not overlap.
@@ -273,15 +273,15 @@ def pack(buffers: list[Buffer]) -> int:
     for moment in moments:
         # What a node reads is in use while it writes.
         for buffer in starting.get(moment, ()):
-            buffer.offset = gaps.take(_padded(buffer.nbytes))
+            buffer.offset = gaps.take(_padded(buffer.nbytes, alignment))
         for buffer in ending.get(moment, ()):
             assert buffer.offset is not None
-            gaps.give(buffer.offset, _padded(buffer.nbytes))
+            gaps.give(buffer.offset, _padded(buffer.nbytes, alignment))
     return gaps.size
 
 
-def _padded(nbytes: int) -> int:
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+def _padded(nbytes: int, alignment: int = ALIGNMENT) -> int:
+    return -(-nbytes // alignment) * alignment
 
 
 class _Gaps:

@@ -1,21 +1,22 @@
 """Flat gradient code in C99: one function, no allocation, nothing but math.h.
 
-Arrays lie row by row; sizes are constants. Intermediate values are static arrays, so that the function needs hardly any stack, and is not to be
-called twice at a time. Whole numbers wrap as C's do; positions that are looked up are not checked.
+Arrays lie row by row; sizes are constants. Intermediate values lie in static memory, one after the other in the same where their lives allow it,
+so that the function needs hardly any stack, and is not to be called twice at a time. Whole numbers wrap as C's do; positions that are looked up are not checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from chainrule.compiler.memory import Buffer, pack
 from chainrule.core.aval import Aval
 from chainrule.core.variable import Variable
 from chainrule.view.source import Listing
 from chainrule.view.targets.expressions import Expr
-from chainrule.view.targets.loops import Alias, Place, read_by, written_by
+from chainrule.view.targets.loops import Alias, Place, lifetimes, read_by, written_by
 from chainrule.view.targets.syntax import INDENT, Program, Syntax
 
 TYPES = {
@@ -108,10 +109,11 @@ def write(listing: Listing) -> str:
     tables = [(places[x].name, np.asarray(value).reshape(-1), x.dtype) for x, value in graph.constants.items() if x.shape and places[x].name in read]
     tables += [(name, value.reshape(-1), value.dtype) for name, value in writer.tables.items() if name in read]
     head = [line for name, value, dtype in tables for line in _table(syntax, name, value, dtype)]
-    head += [f"static {TYPES[x.dtype.name]} {x.name}[{max(x.size, 1)}];  /* {Aval(x.shape, x.dtype)} */" for x in arrays]
+    memory, lines = _memory(program, arrays, lifetimes([*steps, last]))
+    head += lines
     parameters = [f"{'const ' if x.shape else ''}{TYPES[x.dtype.name]} {'*' if x.shape else ''}{places[x].name}" for x in graph.inputs]
     parameters += [f"{TYPES[x.dtype.name]} *{places[x].name}" for x, _, _ in results]
-    memory = sum(x.size * x.dtype.itemsize for x in arrays) + sum(value.size * dtype.itemsize for _, value, dtype in tables)
+    memory += sum(value.size * dtype.itemsize for _, value, dtype in tables)
     return "\n".join(
         [
             "/*",
@@ -148,6 +150,22 @@ def _results(listing: Listing, program: Program) -> list[tuple[Variable, Variabl
             program.names[x] = own
         found.append((target, x, told))
     return found
+
+
+def _memory(program: Program, arrays: list[Place], spans: Mapping[str, tuple[int, int]]) -> tuple[int, list[str]]:
+    """Declarations of arrays, which share memory with those of their dtype that are not in use at the same time; and its bytes."""
+    total, lines = 0, list[str]()
+    for dtype in dict.fromkeys(place.dtype for place in arrays):
+        own = [place for place in arrays if place.dtype == dtype]
+        buffers = [Buffer(max(place.size, 1) * dtype.itemsize, *spans[place.name]) for place in own]
+        size = pack(buffers, dtype.itemsize)
+        pool, kind = program.name(f"memory_{dtype.name}"), TYPES[dtype.name]
+        lines.append(f"static {kind} {pool}[{size // dtype.itemsize}];")
+        for place, buffer in zip(own, buffers, strict=True):
+            assert buffer.offset is not None
+            lines.append(f"{kind} *const {place.name} = {pool} + {buffer.offset // dtype.itemsize};  /* {Aval(place.shape, dtype)} */")
+        total += size
+    return total, lines
 
 
 def _copies(program: Program, results: list[tuple[Variable, Variable, str]]) -> None:

@@ -404,6 +404,28 @@ def written_by(statements: Sequence[Any]) -> set[str]:
     return found
 
 
+def lifetimes(steps: Sequence[Sequence[Any]]) -> dict[str, tuple[int, int]]:
+    """Per name the first and the last step that has to do with it, be it under another name."""
+    origins: dict[str, str] = {}
+    spans: dict[str, tuple[int, int]] = {}
+    for position, statements in enumerate(steps):
+        for one in _all(statements):
+            if isinstance(one, Alias):
+                origins[one.name] = origins.get(one.array, one.array)
+        for name in read_by(statements) | written_by(statements):
+            name = origins.get(name, name)
+            spans[name] = (spans.get(name, (position, 0))[0], position)
+    return spans
+
+
+def _all(statements: Sequence[Any]) -> list[Any]:
+    """Statements, and those inside of them."""
+    found = list(statements)
+    for one in found:
+        found.extend(getattr(one, "body", ()))
+    return found
+
+
 def _names(x: Expr) -> set[str]:
     found: set[str] = set()
     stack: list[Any] = [x]
