@@ -219,7 +219,9 @@ def absolute(x: Lanes) -> Lanes:
 
 
 def copysign(x: Lanes, y: Lanes) -> Lanes:
-    return x.intrinsic("copysign", y)
+    # LLVM's own is drawn through a rounding to half precision, for which there may be no instruction.
+    sign = 1 << x.kind.bits - 1
+    return ((x.bits() & sign - 1) | (y.bits() & -sign)).number()
 
 
 def at_least(x: Lanes, low: float) -> Lanes:
@@ -357,7 +359,7 @@ def tanh(x: Lanes) -> Lanes:
     near = (square.poly(x.format.tanh) * square).fma(x, x)
     most = at_most(size, x.format.ones)
     far = 1.0 - 2.0 / (_normal_exp(most + most) + 1.0)
-    return (size > 0.625).where(copysign(far, x), near)
+    return copysign((size > 0.625).where(far, near), x)
 
 
 # Logarithms.
@@ -439,8 +441,7 @@ def _quarter(x: Lanes) -> tuple[Lanes, Lanes, Lanes]:
     much = n * second
     r = near - much
     rest = n.fma(-third, (near - r - much) - n.fma(second, -much))
-    # Nothing is taken off small angles, but for the sign of 0.
-    return k, (absolute(x) < 2.0 ** -(x.format.mantissa // 2 + 1)).where(x, r), rest
+    return k, r, rest
 
 
 def _sine(r: Lanes, rest: Lanes) -> tuple[Lanes, Lanes]:
@@ -466,7 +467,10 @@ def _turned(k: Lanes, r: Lanes, rest: Lanes) -> Lanes:
 
 
 def sin(x: Lanes) -> Lanes:
-    return _unless(absolute(x) > x.format.angle, _turned(*_quarter(x)), "sin", x)
+    size = absolute(x)
+    # Not only is that as exact, it keeps the sign of 0.
+    y = (size < 2.0**-30).where(x, _turned(*_quarter(x)))
+    return _unless(size > x.format.angle, y, "sin", x)
 
 
 def cos(x: Lanes) -> Lanes:
