@@ -32,6 +32,9 @@ __all__ = ["Tiles", "amount", "finished", "pointers_of", "write_products", "writ
 _CACHED = 1 << 19
 """Bytes of weights that the second-level cache holds beside the images: more are read panel by panel."""
 
+_SHORT = 4
+"""Fewer channels than this are not worth a loop."""
+
 _FEW = 16
 """Units that keep threads busy; with fewer, rows are cut further."""
 
@@ -109,6 +112,9 @@ class _Products:
         self.bond = bond
         lanes, target = tiles.vector.lanes, tiles.target
         *self.outer, self.row = bond.axes
+        if bond.channels < _SHORT:
+            # Of products one after the other, LLVM moves loads ahead: they need registers too.
+            target = target._replace(registers=target.registers * 3 // 4)
         vectors = best_vectors(self.row.outputs, bond.features, lanes, target)
         self.panels = panels(bond.features, lanes, vectors)
         self.runs = runs(self.row, rows_of(vectors, target))
