@@ -108,19 +108,27 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_page_runs(page: Path) -> None:
-    """Python on a page runs from top to bottom; an expression's comment is what it shows."""
+def test_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Python on a page runs from top to bottom; an expression's comment is what it shows, and a text block below is what is printed."""
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text()
     scope: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+    for found in re.finditer(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", text, re.DOTALL):
+        block, printed = found.groups()
         lines = block.splitlines()
+        # So that a line that is told is the page's own.
+        first = text.count("\n", 0, found.start(1))
         for statement in ast.parse(block).body:
             source = "\n".join(lines[statement.lineno - 1 : statement.end_lineno])
-            if not isinstance(statement, ast.Expr):
-                exec(compile(ast.Module([statement], []), page.name, "exec"), scope)
-                continue
-            shown = eval(compile(ast.Expression(statement.value), page.name, "eval"), scope)
             _, comment, said = lines[(statement.end_lineno or 1) - 1].partition("  # ")
+            ast.increment_lineno(statement, first)
+            if not isinstance(statement, ast.Expr):
+                exec(compile(ast.Module([statement], []), str(page), "exec"), scope)
+                continue
+            shown = eval(compile(ast.Expression(statement.value), str(page), "eval"), scope)
             assert not comment or said == repr(shown).replace("\n", ""), source
+        got = capsys.readouterr().out
+        assert printed is None or doctest.OutputChecker().check_output(printed, f"{got.rstrip()}\n", doctest.ELLIPSIS), got
 
 
 def test_pages_link_to_files_that_exist() -> None:

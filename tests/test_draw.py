@@ -361,6 +361,20 @@ def test_every_text_can_be_read_on_what_lies_behind_it(name: str) -> None:
         assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, ground)
 
 
+def test_a_picture_is_a_table_too() -> None:
+    lines = str(PICTURES["E3"]()).splitlines()
+    assert lines[0].split() == ["from", "to", "name", "value", "gradient", "the", "gate", "there"]
+    assert lines[-1].split() == ["σ", "e3", "0.73", "1.00"]
+    assert len(lines) == 1 + 10
+
+
+def test_the_picture_in_the_docs_is_the_one_that_is_drawn() -> None:
+    kept = ET.fromstring((Path(__file__).parent.parent / "docs" / "pictures" / "neuron.svg").read_text(encoding="utf-8"))
+    there = [element.text or "" for element in kept.iter("{http://www.w3.org/2000/svg}text")]
+    # There the result has a name of its own.
+    assert sorted(text.replace("L", "e3") for text in there) == sorted(texts(PICTURES["E3"]()))
+
+
 def test_the_safe_palette_has_neither_red_nor_green() -> None:
     board, safe = PALETTES["board"], PALETTES["safe"]
     picture = cr.draw(e1, -2.0, 5.0, -4.0, palette="safe").svg

@@ -266,6 +266,16 @@ def test_a_tensor_without_elements_has_an_ordinary_gradient() -> None:
     says(cr.explain(lambda x: (2.0 * x).sum(), cr.ones((0,))), "ordinary", "no elements")
 
 
+def test_a_product_names_the_factor_that_is_zero() -> None:
+    def f(w: Any, x: Any) -> Any:
+        h = cr.relu(x)
+        return (h @ w).sum()
+
+    says(
+        cr.explain(f, cr.ones((2, 3)), cr.tensor([[-1.0, 1.0], [-1.0, 2.0]]), of="w"), "matmul(...) multiplies by zero", ": h is 0 at 2 of 4 elements"
+    )
+
+
 def test_pooling_and_dead_units_name_their_layers() -> None:
     model = nn.Sequential([nn.Dense(4, bias_initializer=nn.initializers.Constant(-100.0)), nn.ReLU(), nn.Dense(1)])
     found = cr.explain(lambda x: model(x).sum(), cr.ones((3, 2)))

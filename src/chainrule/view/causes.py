@@ -256,7 +256,7 @@ def _sloped_nearby(sweep: Sweep, edge: Edge, small: Any) -> bool:
 def _numbers(sweep: Sweep, edge: Edge, small: Any, kind: str, largest: float, *, by_element: bool) -> str:
     """What a gate's inputs were at the elements that it closed."""
     if not by_element:
-        return ""
+        return _zeros_beside(sweep, edge) if kind == "times zero" else ""
     gate = edge.user.primitive
     assert gate is not None
     told: list[str] = []
@@ -279,6 +279,17 @@ def _numbers(sweep: Sweep, edge: Edge, small: Any, kind: str, largest: float, *,
             told.append(f"{name} is not finite there" + (", and its gradient carried on as 0" if position == edge.position else ""))
         elif there.dtype.kind in "fiu" and not (kind == "not taken" and chosen):
             told.append(f"{name} is {range_of(there)}")
+    return f": {', '.join(told)}" if told else ""
+
+
+def _zeros_beside(sweep: Sweep, edge: Edge) -> str:
+    """Where the other factors of a product are 0."""
+    told: list[str] = []
+    for position, (node, value) in enumerate(zip(edge.user.inputs, sweep.inputs_of(edge.user), strict=False)):
+        zero = np.zeros(()) if value is None else np.asarray(value) == 0
+        if position != edge.position and zero.any():
+            name = "the other factor" if node is None or not gate_name(node) else called(node)
+            told.append(f"{place_of(node).name or name} is 0 at {_share(zero)}")
     return f": {', '.join(told)}" if told else ""
 
 

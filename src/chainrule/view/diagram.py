@@ -265,6 +265,24 @@ def diagram(program: Program, fold: Fold = "auto", *, values: bool = True, gradi
     return _Drawing(program, fold, values=values, gradients=gradients).diagram
 
 
+def table(drawn: Diagram) -> str:
+    """The wires of a diagram as text, a line each."""
+    labels = {node.id: node.text or "•" for node in drawn.nodes}
+    notes = {node.id: node.note for node in drawn.nodes if node.kind != "box"}
+    rows = [("from", "to", "name", "value", "gradient", "the gate there")]
+    for wire in drawn.wires:
+        name = " ".join(line.text for line in wire.above if line.style == "name")
+        above, below = (" ".join(_told(line) for line in lines if line.style != "name") for lines in (wire.above, wire.below))
+        rows.append((labels[wire.tail], labels[wire.head], name, above, below, notes.get(wire.head, "")))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    kept = [i for i in range(len(widths)) if any(row[i] for row in rows[1:])]
+    return "\n".join("  ".join(row[i].rjust(widths[i]) if 2 < i < 5 else row[i].ljust(widths[i]) for i in kept).rstrip() for row in rows)
+
+
+def _told(line: Line) -> str:
+    return line.text if line.cells is None else _shape(line.cells.shape).removeprefix("1×")
+
+
 def _inside_frame(name: str, group: tuple[Box, ...]) -> str:
     """A parameter's name without that of the layer that it stands in."""
     path = ".".join(group[-1].path) + "." if group else ""

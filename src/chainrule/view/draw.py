@@ -13,7 +13,7 @@ from chainrule.graph.ir import Graph
 from chainrule.graph.trace import trace
 from chainrule.tensor import Tensor
 from chainrule.view import dot, paint
-from chainrule.view.diagram import Diagram, diagram
+from chainrule.view.diagram import Diagram, diagram, table
 from chainrule.view.folding import Fold
 from chainrule.view.holding import callers_variables
 from chainrule.view.layout import pixels, place
@@ -32,6 +32,8 @@ class Picture:
         The picture as one SVG, which takes nothing from elsewhere.
     dot : str
         The graph in Graphviz's language, with all texts, for other programs to lay out.
+    text : str
+        A table of the wires, with what stands above and below them; `print` shows it. A small tensor is told by its shape.
     """
 
     def __init__(self, diagram: Diagram, palette: Palette) -> None:
@@ -50,6 +52,13 @@ class Picture:
     @property
     def dot(self) -> str:
         return dot.write(self._diagram, self._palette)
+
+    @property
+    def text(self) -> str:
+        return table(self._diagram)
+
+    def __str__(self) -> str:
+        return self.text
 
     def png(self) -> bytes:
         """The picture in pixels, two for each of the SVG's; drawn by Graphviz, shape by shape as the SVG is."""
