@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n auto
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: demo test examples bench bench-eager bench-compiled bench-memory torch-test test-browser format clean
 
@@ -19,10 +20,11 @@ test: $(VENV)/.test-extra ## lint, format, types, layers, then the tests
 torch-test: $(VENV)/.test-extra $(VENV)/.torch-extra ## the tests again, with those that compare with PyTorch
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-browser: $(VENV)/.test-extra $(VENV)/.browser-extra ## install Chromium where there is none, then the tests of pages in it
+test-browser: $(VENV)/.test-extra ## install Chromium where there is none, then the tests of pages in it
 	command -v chromium || command -v chromium-browser || command -v google-chrome || \
-		{ command -v apt-get && $(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y chromium; }
-	$(BIN)/python -m pytest -m browser
+		$(BIN)/playwright install chromium || \
+		{ $(SUDO) apt-get update && $(SUDO) apt-get install -y chromium; }
+	$(BIN)/python -m pytest -m browser tests/*browser*
 
 examples: $(VENV)/.train-extra ## train every named network, and write what they reach to docs/models.md; MNIST=DIR for those that can use it
 	$(BIN)/python examples/_table.py --output docs/models.md $(if $(MNIST),--mnist $(MNIST))
