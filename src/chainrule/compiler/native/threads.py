@@ -21,9 +21,10 @@ MOST = 256
 SYMBOLS = ("pool_run", "pool_barrier")
 """Functions for other modules: ``void pool_run(ptr step, ptr args)``, ``void pool_barrier(i64 thread, i64 threads)``."""
 
-# Rounds of looking (about 15 ns each) before the processor is offered to others; few where threads wait for a processor
-# themselves. After so many offers a thread sleeps; waking it costs 30 us.
-_SPIN, _SPIN_CROWDED, _OFFERS = 4_000, 32, 1_000
+# Rounds of looking (about 15 ns each) before the processor is offered to others, few where threads wait for a processor
+# themselves, and offers (0.4 us if nobody takes them) before sleeping; waking costs 20 to 60 us. Where other processes want all
+# processors, a wait takes as long as the rounds; with fewer than 2,000, one that is short ends too late.
+_SPIN, _SPIN_CROWDED, _OFFERS = 2_000, 32, 500
 
 _FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}
 _PAUSE = {
