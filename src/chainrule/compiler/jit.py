@@ -21,7 +21,7 @@ import numpy as np
 
 from chainrule.compiler.call import call
 from chainrule.compiler.guards import Attributes, Name, names_of
-from chainrule.compiler.pipeline import Executable, build
+from chainrule.compiler.pipeline import Executable, build, check_backend
 from chainrule.compiler.signature import MISS, Fixed, Signature, Step, Traced, hand_over, state_nodes, word
 from chainrule.core import tree
 from chainrule.core.aval import Aval
@@ -377,8 +377,8 @@ def compile(f: Callable[..., Any] | None = None, /, *, backend: str = "auto", me
     f : callable
         A function of tensors, arrays, and nested containers of them. Other arguments are part of the program: a new value
         compiles anew.
-    backend : {"auto", "numpy"}
-        What runs the step: "numpy" is flat NumPy code.
+    backend : {"auto", "numpy", "native"}
+        What runs the step: "numpy" is flat NumPy code, "native" machine code (``pip install 'chainrule[cpu]'``).
     memory_budget : int or str, optional
         Bytes, or text like "200MB", that all values between arguments and results may take at most, results included, at any
         moment; what does not fit is computed again.
@@ -414,8 +414,7 @@ def compile(f: Callable[..., Any] | None = None, /, *, backend: str = "auto", me
     """
     if f is None:
         return lambda function: compile(function, backend=backend, memory_budget=memory_budget)
-    if backend not in ("auto", "numpy"):
-        raise ArgumentError(f"compile: there is no backend {backend!r}", mend='choose "auto" or "numpy"')
+    check_backend(backend)
     if not callable(f):
         raise ArgumentError(f"compile takes a function, not a {type(f).__name__}", mend="use it as a decorator, or write cr.compile(f)")
     return Compiled(f, backend, None if memory_budget is None else parse_bytes(memory_budget))

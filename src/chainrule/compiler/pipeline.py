@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from chainrule.autodiff.checkpoint import opened, without_barriers
 from chainrule.compiler.backend import Executable
 from chainrule.compiler.memory import LARGE
+from chainrule.compiler.native.backend import caller
+from chainrule.compiler.native.conv_shape import Target
+from chainrule.compiler.native.emit import emit
+from chainrule.compiler.native.engine import host
 from chainrule.compiler.numpy_code import Source, load, print_source
 from chainrule.compiler.remat import Report, rematerialize
 from chainrule.compiler.simplify import simplify
 from chainrule.core.errors import ArgumentError
 from chainrule.graph.ir import Graph
 
-__all__ = ["Executable", "build"]
+__all__ = ["Executable", "build", "check_backend"]
 
 T = TypeVar("T")
+
+BACKENDS = ("auto", "numpy", "native")
+
+
+def check_backend(name: str) -> None:
+    """Refuse a backend that is none of these.
+
+    Raises
+    ------
+    ArgumentError
+    """
+    if name not in BACKENDS:
+        raise ArgumentError(f"there is no backend {name!r}", mend=f"choose one of {', '.join(map(repr, BACKENDS))}")
 
 
 def build(
@@ -28,7 +46,7 @@ def build(
     Parameters
     ----------
     graph : Graph
-    backend : {"auto", "numpy"}
+    backend : {"auto", "numpy", "native"}
     memory_budget : int, optional
         Bytes.
     donate : Mapping of int to int, optional
@@ -48,8 +66,7 @@ def build(
     TraceError
         If a pass made a graph that is not right.
     """
-    if backend not in ("auto", "numpy"):
-        raise ArgumentError(f"there is no backend {backend!r}", mend='choose "auto" or "numpy"')
+    check_backend(backend)
     watch = _Watch(check)
     graph = watch.rewrite("simplify", lambda graph: simplify(opened(graph)), graph)
     reports: list[Report] = []
@@ -63,18 +80,34 @@ def build(
         return graph
 
     graph = watch.rewrite("remat", fit, graph)
+    made = _native(graph, watch) if backend == "native" else _numpy(graph, watch, donate or {}, arena=memory_budget is None)
+    return replace(made, stats={**made.stats, "memory": reports[0]}) if reports else made
+
+
+def _native(graph: Graph, watch: _Watch) -> Executable:
+    """Machine code."""
+    program = watch.timed("emit", lambda: emit(graph, Target.of(host())))
+    run = watch.timed("compile", lambda: caller(graph, program))
+    stats = {
+        "passes": watch.passes,
+        "arena_bytes": program.arena_bytes,
+        "unplanned_bytes": program.unplanned_bytes,
+        "called_back": program.called_back,
+    }
+    return Executable(run, program.text + program.loops, stats)
+
+
+def _numpy(graph: Graph, watch: _Watch, donate: Mapping[int, int], *, arena: bool) -> Executable:
+    """NumPy source; an arena stays when the call is over, and cannot lend what it does not need at the moment."""
     source = Source()
-    # An arena stays when the call is over, and cannot lend what it does not need at the moment.
-    name, plan = watch.timed("print", lambda: print_source(graph, donate or {}, source, arena=memory_budget is None))
+    name, plan = watch.timed("print", lambda: print_source(graph, donate, source, arena=arena))
     run = watch.timed("compile", lambda: load(source, name))
-    stats: dict[str, Any] = {
+    stats = {
         "passes": watch.passes,
         "arena_bytes": plan.arena_bytes,
         "unplanned_bytes": plan.unplanned_bytes,
         "called_back": dict(source.called),
     }
-    if reports:
-        stats["memory"] = reports[0]
     return Executable(run, source.text(), stats)
 
 

@@ -16,22 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.core.scalar import Builder, Value
+from chainrule.core.scalar import Value
 
 Array = Any
 """A handle of an array; all that a rule may ask of it is ``shape``, ``dtype`` and ``size``. Elements lie row by row."""
 
 
 class Nest(ABC):
-    """Base of the targets. Wherever a value is wanted a Python number will do.
+    """Base of the targets. Wherever a value is wanted a Python number will do."""
 
-    Attributes
-    ----------
-    k : Builder
-        The arithmetic.
-    """
-
-    k: Builder
+    k: Any
+    """The arithmetic: a `core.scalar.Builder`."""
 
     # Control.
 

@@ -129,11 +129,16 @@ def _minus_labels_loops(w: Nest, out: Array, logits: Array, labels: Array, smoot
     with _row_groups(w, logits).each() as row:
         top = row.top()
         total = row.sum(lambda e: w.k.exp(e - top))
-        with row.elements() as place:
-            share = w.k.exp(w.at(logits, place) - top) / total
-            w.put(out, place, share - smoothing / row.count if smoothing else share)
-        chosen = row.at + w.within(w.index(w.at(labels, row.out)), row.count)
-        w.put(out, chosen, w.at(out, chosen) - (1.0 - smoothing))
+        _less_labels_loops(w, row, out, top, total, w.within(w.index(w.at(labels, row.out)), row.count), smoothing)
+
+
+def _less_labels_loops(w: Nest, row: Groups, out: Array, top: Any, total: Any, label: Any, smoothing: float) -> None:
+    """A row of probabilities less its label."""
+    with row.elements() as place:
+        share = w.k.exp(w.at(row.x, place) - top) / total
+        w.put(out, place, share - smoothing / row.count if smoothing else share)
+    chosen = row.at + label
+    w.put(out, chosen, w.at(out, chosen) - (1.0 - smoothing))
 
 
 MINUS_LABELS = Primitive(
@@ -230,15 +235,31 @@ def _reduce(name: str, losses: Tensor, reduction: str) -> Tensor:
     return _REDUCTIONS[reduction](losses)
 
 
+def _loss_of(w: Nest, row: Groups, logits: Array, label: Any, top: Any, total: Any, smoothing: float) -> Any:
+    """The loss of a row whose exponentials add up to ``total``."""
+    expected = w.at(logits, row.at + label) - top
+    if smoothing:
+        mean = row.sum(lambda e: e - top, wanted="sum") / float(row.count)
+        expected = (1.0 - smoothing) * expected + smoothing * mean
+    return w.k.log(total) - expected
+
+
 def _labels_loops(w: Nest, out: Array, logits: Array, labels: Array, smoothing: float) -> None:
     with _row_groups(w, logits).each() as row:
         top = row.top()
         total = row.sum(lambda e: w.k.exp(e - top))
-        expected = w.at(logits, row.at + w.within(w.index(w.at(labels, row.out)), row.count)) - top
-        if smoothing:
-            mean = row.sum(lambda e: e - top, wanted="sum") / float(row.count)
-            expected = (1.0 - smoothing) * expected + smoothing * mean
-        w.put(out, row.out, w.k.log(total) - expected)
+        label = w.within(w.index(w.at(labels, row.out)), row.count)
+        w.put(out, row.out, _loss_of(w, row, logits, label, top, total, smoothing))
+
+
+def _both_loops(w: Nest, outs: tuple[Array, Array], logits: Array, labels: Array, smoothing: float) -> None:
+    losses, slope = outs
+    with _row_groups(w, logits).each() as row:
+        top = row.top()
+        total = row.sum(lambda e: w.k.exp(e - top))
+        label = w.let(w.within(w.index(w.at(labels, row.out)), row.count), "label")
+        w.put(losses, row.out, _loss_of(w, row, logits, label, top, total, smoothing))
+        _less_labels_loops(w, row, slope, top, total, label, smoothing)
 
 
 SOFTMAX_CROSS_ENTROPY = Primitive(
@@ -272,6 +293,7 @@ CROSS_ENTROPY_AND_SLOPE = Primitive(
     aval=lambda logits, labels, smoothing: (_labels_aval(logits, labels, smoothing), logits),
     eval=_both_eval,
     batch=_labels_batch,
+    loops=_both_loops,
     kernel="cross_entropy",
     outputs=True,
 )

@@ -1,64 +1,67 @@
-"""The native backend: a graph becomes machine code, and what calls it with arrays."""
+"""What calls machine code with arrays: loads it, gives it memory, and calls back what it does not have."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from ctypes import CFUNCTYPE, c_int64, c_void_p
+from collections.abc import Callable, Mapping
+from ctypes import CFUNCTYPE, addressof, c_int64, c_void_p
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from chainrule.compiler.backend import Run
 from chainrule.compiler.memory import ALIGNMENT
-from chainrule.compiler.native.conv_shape import Target
-from chainrule.compiler.native.emit import CallBack, Program, Segment, emit
-from chainrule.compiler.native.engine import Code, host, load
+from chainrule.compiler.native.emit import Program, Segment
+from chainrule.compiler.native.engine import Code, load, pool
+from chainrule.compiler.native.entry import enter
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
 
-__all__ = ["Native", "build_native"]
+__all__ = ["caller"]
 
 _STEP = CFUNCTYPE(None, c_void_p, c_int64, c_int64)
+_RUN = CFUNCTYPE(None, c_void_p, c_void_p)
 
 
-class Native:
-    """A graph as machine code that is loaded.
-
-    Attributes
-    ----------
-    program : Program
-    run : callable
-        As `Executable.run`.
-    """
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.program = emit(graph, Target.of(host()))
-        self.code = load(self.program.text)
-        self.run: Run = Caller(graph, self.program, self.code)
-
-    @property
-    def called_back(self) -> Counter[str]:
-        """How often a call runs which gates in Python."""
-        return Counter(part.node.primitive.name for part in self.program.parts if isinstance(part, CallBack))
+def caller(graph: Graph, program: Program) -> Run:
+    """A function of arrays that runs a program."""
+    loops = load(program.loops, optimize=2) if program.loops else None
+    code = load(program.text, symbols={name: loops.address(name) for name in loops.names} if loops else {})
+    inputs = {*graph.inputs}
+    made = [x for x in program.slots if x not in inputs and x not in program.constants]
+    part = program.parts[0] if len(program.parts) == 1 else None
+    if isinstance(part, Segment):
+        places = [program.slots[x] for x in program.results]
+        constants = [np.asarray(value) for value in program.constants.values()]
+        return enter(
+            code.address(part.name), [x.aval for x in graph.inputs], [x.aval for x in made], constants, program.arena_bytes,
+            results=places, direct=not part.shared, failed=_failed, keep=(code, loops),
+        )  # fmt: skip
+    return Caller(graph, program, code, loops)
 
 
-def build_native(graph: Graph) -> Native:
-    """Compile a graph that has gone through the passes."""
-    return Native(graph)
+def _failed(status: int) -> None:
+    """Whoever called evaluates the gates one by one, to say which."""
+    raise IndexError("a position is out of range")
 
 
 class Caller:
-    """Calls the parts of a program in order, with arrays."""
+    """Calls the parts of a program in order, with arrays, some of them in Python."""
 
-    def __init__(self, graph: Graph, program: Program, code: Code) -> None:
+    def __init__(self, graph: Graph, program: Program, code: Code, loops: Code | None) -> None:
         self.program = program
+        self.code = (code, loops)
         self.inputs = graph.inputs
-        self.constants = {x: np.ascontiguousarray(value).reshape(x.shape) for x, value in graph.constants.items()}
-        self.parts = [_STEP(code.address(part.name)) if isinstance(part, Segment) else part.node for part in program.parts]
-        self.code = code
+        self.constants = {x: np.ascontiguousarray(value).reshape(x.shape) for x, value in program.constants.items()}
+        self.parts = [self._step(code, part) if isinstance(part, Segment) else part.node for part in program.parts]
         self.made = [x for x in program.slots if x not in graph.inputs and x not in self.constants]
+
+    def _step(self, code: Code, part: Segment) -> Callable[[Any], None]:
+        address = code.address(part.name)
+        if part.shared:
+            return partial(_RUN(pool().symbols["pool_run"]), address)
+        alone = _STEP(address)
+        return lambda block: alone(block, 0, 1)
 
     def __call__(self, *arrays: Any) -> tuple[Any, ...]:
         program = self.program
@@ -67,12 +70,16 @@ class Caller:
         memory.update((x, np.empty(x.shape, x.dtype)) for x in self.made)
         arena = np.empty(program.arena_bytes + ALIGNMENT, np.uint8)
         first = -arena.ctypes.data % ALIGNMENT
-        block = (c_void_p * (len(program.slots) + 1))(*(memory[x].ctypes.data for x in program.slots), arena.ctypes.data + first)
+        status = c_int64(0)
+        pointers = [*(memory[x].ctypes.data for x in program.slots), arena.ctypes.data + first, addressof(status)]
+        block = (c_void_p * len(pointers))(*pointers)
         for part in self.parts:
             if isinstance(part, Operation):
                 self._call_back(part, memory, arena[first:])
             else:
-                part(block, 0, 1)
+                part(block)
+                if status.value:
+                    _failed(status.value)
         own = dict(zip(self.inputs, arrays, strict=True))
         return tuple(own[x] if x in own else memory[x] if x.shape else memory[x][()] for x in program.results)
 

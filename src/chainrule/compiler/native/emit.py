@@ -8,9 +8,10 @@ where another has read. A gate that nothing here can write is called back: the f
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +24,9 @@ from chainrule.compiler.native.fused import REDUCTIONS, Fused, write_fused
 from chainrule.compiler.native.gemm import Written, write_product
 from chainrule.compiler.native.ir import I8, I64, PTR, VOID, Function, Module, Value
 from chainrule.compiler.native.kernel import Call
+from chainrule.compiler.native.loops import write_loops
 from chainrule.compiler.native.scalars import NotLowered
-from chainrule.compiler.native.views import View, copied, moved, whole
+from chainrule.compiler.native.views import View, contiguous, copied, moved, whole
 from chainrule.core.aval import Aval
 from chainrule.core.primitive import TABLE
 from chainrule.core.variable import Variable
@@ -57,13 +59,17 @@ class Program(NamedTuple):
     Attributes
     ----------
     text : str
-        The module.
+        The module with the steps.
+    loops : str
+        A module of kernels that the steps call; its loops are still to be made vectors.
+    constants : Mapping of Variable to array
+        The graph's, and those of kernels.
     parts : tuple of Segment or CallBack
         In the order in which they run.
     slots : Mapping of Variable to int
         Which pointer of the argument block points to which value: inputs, constants, results.
     places : Mapping of Variable to int
-        Where the other values lie in the arena, which is the last pointer of the block.
+        Where the other values lie in the arena, to which the pointer after those of the slots points; the last one points to the status.
     arena_bytes, unplanned_bytes : int
     views : Mapping of Variable to View
         How what is called back, and what is returned, finds its values.
@@ -72,6 +78,8 @@ class Program(NamedTuple):
     """
 
     text: str
+    loops: str
+    constants: Mapping[Variable, Any]
     parts: tuple[Segment | CallBack, ...]
     slots: Mapping[Variable, int]
     places: Mapping[Variable, int]
@@ -79,6 +87,11 @@ class Program(NamedTuple):
     unplanned_bytes: int
     views: Mapping[Variable, View]
     results: tuple[Variable, ...]
+
+    @property
+    def called_back(self) -> dict[str, int]:
+        """How often a call runs which gates in Python."""
+        return dict(Counter(part.node.primitive.name for part in self.parts if isinstance(part, CallBack)))
 
 
 def emit(graph: Graph, target: Target) -> Program:
@@ -97,7 +110,9 @@ class _Emitter:
         self.graph = graph
         self.target = target
         self.lanes = target.nbytes // 4
-        self.module = Module()
+        self.module, self.loops = Module(), Module()
+        self.constants: dict[Variable, Any] = dict(graph.constants)
+        self.status = Variable(Aval((), np.dtype(np.int64)), "status")
         self.views: dict[Variable, View] = {x: whole(x) for x in (*graph.inputs, *graph.constants)}
         self.given = {*graph.inputs, *graph.constants}
         self.tasks: list[Call | CallBack] = []
@@ -112,12 +127,23 @@ class _Emitter:
                 self._region(region, [order[i].nodes[0] for i, host in hosts.items() if host == place])
         results = self._results()
         lifetimes = self._lifetimes(results)
-        slots = {x: i for i, x in enumerate(dict.fromkeys((*self.graph.inputs, *self.graph.constants, *results)))}
+        slots = {x: i for i, x in enumerate(dict.fromkeys((*self.graph.inputs, *self.constants, *results)))}
         inside = {x: buffer for x, buffer in lifetimes.items() if x not in slots}
         size = pack(list(inside.values()))
         places = {x: buffer.offset or 0 for x, buffer in inside.items()}
         parts = self._segments(slots, places)
-        return Program(self.module.text(), parts, slots, places, size, sum(x.nbytes for x in inside), self.views, results)
+        return Program(
+            self.module.text(),
+            self.loops.text() if self.loops.functions else "",
+            self.constants,
+            parts,
+            slots,
+            places,
+            size,
+            sum(x.nbytes for x in inside),
+            self.views,
+            results,
+        )
 
     # Kernels.
 
@@ -217,7 +243,27 @@ class _Emitter:
             return
         if node.primitive.kernel == "gemm" and self._contracts(node):
             return
-        self._call_back(node)
+        if not self._loops(node):
+            self._call_back(node)
+
+    def _loops(self, node: Operation) -> bool:
+        """The loops that a gate writes itself, on values that lie row by row."""
+        views = dict(self.views)
+        for x in node.inputs:
+            if views[x].strides != contiguous(x.shape):
+                views[x] = self._copy(x, views[x])
+        try:
+            written = write_loops(self.loops, self._name(), node, views, self.status)
+        except NotLowered:
+            return False
+        call = written.call
+        self.module.declare(call.kernel.name, VOID, [*(PTR for _ in call.arguments), I64, I64])
+        self.constants.update(written.constants)
+        self.given.update(written.constants)
+        self.views.update((x, whole(x)) for x in (*node.outputs, *written.constants))
+        self.work += sum(x.size for x in (*node.inputs, *node.outputs))
+        self.tasks.append(call)
+        return True
 
     def _contracts(self, node: Operation, fit: Callable[[Labels, Matched], Fitting | None] | None = None) -> bool:
         """A contraction of two operands as a matrix product; with gates on its results, if they fit."""
@@ -311,6 +357,8 @@ class _Emitter:
         found: dict[Variable, Buffer] = {}
         for position, task in enumerate(self.tasks):
             for x in self._touched(task):
+                if x is self.status:
+                    continue
                 if x not in found:
                     found[x] = Buffer(x.nbytes, position, position, values=[x])
                 found[x].end = position
@@ -346,9 +394,9 @@ class _Emitter:
     def _segment(self, name: str, calls: Sequence[Call], slots: Mapping[Variable, int], places: Mapping[Variable, int], *, shared: bool) -> Segment:
         f = Function(self.module, name, [("args", PTR), ("thread", I64), ("threads", I64)])
         args, thread, threads = f.parameters
-        pointers: dict[Variable, Value] = {}
+        pointers = {self.status: f.load(PTR, f.at(args, len(slots) + 1, PTR))}
         arena = f.load(PTR, f.at(args, len(slots), PTR)) if places else args
-        for x in dict.fromkeys(x for call in calls for x in call.arguments):
+        for x in dict.fromkeys(x for call in calls for x in call.arguments if x is not self.status):
             pointers[x] = f.load(PTR, f.at(args, slots[x], PTR)) if x in slots else f.at(arena, places[x], I8)
         if shared:
             self.module.declare("pool_barrier", VOID, [I64, I64])

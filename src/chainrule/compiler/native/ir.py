@@ -169,17 +169,27 @@ class Function:
         self.name = name
         self.result = result
         self.parameters = [Value(f"%{word}", kind) for word, kind in parameters]
-        marks = {PTR: " noalias"} if noalias else {}
-        words = ", ".join(f"{x.kind}{marks.get(x.kind, '')} {x.text}" for x in self.parameters)
-        self.lines = [f"define {linkage}{' ' if linkage else ''}{result} @{name}({words}) nounwind {{", "entry:"]
+        self.lines = ["", "entry:"]
         self.block = "entry"
+        self._linkage, self._noalias = linkage, noalias
+        self._allocated: list[str] = []
         self._count = 0
 
     def close(self, value: Value | None = None) -> None:
         """Return, and enter the module."""
         self.write(f"ret {'void' if value is None else value}")
         self.lines.append("}")
+        marks = {PTR: " noalias"} if self._noalias else {}
+        words = ", ".join(f"{x.kind}{marks.get(x.kind, '')} {x.text}" for x in self.parameters)
+        self.lines[0] = f"define {self._linkage}{' ' if self._linkage else ''}{self.result} @{self.name}({words}) nounwind {{"
+        self.lines[2:2] = self._allocated
         self.module.functions[self.name] = self.lines
+
+    def allocate(self, kind: Kind) -> Value:
+        """Memory for one value, as long as the function runs."""
+        made = Value(f"%{self.fresh('m')}", PTR)
+        self._allocated.append(f"  {made.text} = alloca {kind}")
+        return made
 
     # Instructions.
 

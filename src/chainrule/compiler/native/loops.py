@@ -1,0 +1,278 @@
+"""Loop nests that gates write themselves, as machine code: the target of `core.nest.Nest`.
+
+One element after the other is written; LLVM makes vectors of that. If all that a gate writes is one `share`, its places are the
+units that threads share; else one thread does everything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from chainrule.compiler.native.ir import I1, I8, I64, PTR, Function, Index, Module, Value, index, literal
+from chainrule.compiler.native.ir import kind_of as memory_kind
+from chainrule.compiler.native.kernel import Call, Kernel
+from chainrule.compiler.native.scalars import Builder, NotLowered, Scalar, kind_of
+from chainrule.compiler.native.views import View, whole
+from chainrule.core.aval import Aval, Dtype, Shape
+from chainrule.core.nest import Nest
+from chainrule.core.variable import Variable
+from chainrule.graph.ir import Operation
+
+__all__ = ["Loops", "write_loops"]
+
+_POSITION, _BOOL = np.dtype(np.int64), np.dtype(np.bool_)
+
+
+@dataclass(frozen=True, eq=False)
+class Array:
+    """An array in memory, row by row from where the pointer points."""
+
+    shape: Shape
+    dtype: Dtype
+    pointer: Value
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class _Cell(Scalar):
+    """A variable: it is read wherever it is used."""
+
+    pointer: Value
+
+    def __init__(self, k: Builder, pointer: Value, dtype: Dtype) -> None:
+        object.__setattr__(self, "k", k)
+        object.__setattr__(self, "dtype", dtype)
+        object.__setattr__(self, "pointer", pointer)
+
+    @property
+    def register(self) -> Value:  # pyright: ignore[reportIncompatibleVariableOverride] - read anew each time
+        return self.k.function.load(kind_of(self.dtype), self.pointer)
+
+
+class _AloneError(Exception):
+    """What is written cannot be shared: one thread does it."""
+
+
+class Written(NamedTuple):
+    """A gate's loops as a kernel.
+
+    Attributes
+    ----------
+    call : Call
+    constants : Mapping of Variable to array
+        Arrays known beforehand that it reads.
+    """
+
+    call: Call
+    constants: Mapping[Variable, Any]
+
+
+def write_loops(module: Module, name: str, node: Operation, views: Mapping[Variable, View], status: Variable) -> Written:
+    """Write the loops of a gate.
+
+    Parameters
+    ----------
+    module : Module
+    name : str
+    node : Operation
+        Its inputs lie row by row, its outputs in memory of their own.
+    views : Mapping of Variable to View
+    status : Variable
+        An i64 in memory that is set where a position is out of range.
+
+    Raises
+    ------
+    NotLowered
+        If the gate has no loops, or asks for what there is not here.
+    """
+    if node.primitive.loops is None or any(x.dtype.kind not in "fiub" or x.dtype.itemsize > 8 for x in (*node.inputs, *node.outputs)):
+        raise NotLowered(f"{node.primitive.name} has no loops here")
+    try:
+        return Loops(module, name, node, views, status, shared=True).write()
+    except _AloneError:
+        return Loops(module, name, node, views, status, shared=False).write()
+
+
+class Loops(Nest):
+    """Writes the kernel of one gate.
+
+    Parameters
+    ----------
+    shared : bool
+        Whether its places shall be units; if it writes anything but one `share`, that is an error.
+    """
+
+    def __init__(self, module: Module, name: str, node: Operation, views: Mapping[Variable, View], status: Variable, *, shared: bool) -> None:
+        self.node, self.views, self.status, self.shared = node, views, status, shared
+        self.f = f = Function(module, name, [("first", I64), ("last", I64)], noalias=True)
+        self.first, self.last = f.parameters
+        self.k = Builder(f, node.outputs[0].dtype, half=any(x.dtype == np.float16 for x in node.inputs))
+        self.arguments: list[Variable] = []
+        self.writes: list[Variable] = []
+        self.constants: dict[Variable, Any] = {}
+        self.units = 0
+        self._pointers: dict[Variable, Value] = {}
+        self._depth = 0 if shared else 1
+        self._done: list[str] = []
+
+    def write(self) -> Written:
+        """The kernel."""
+        node, f = self.node, self.f
+        rule = node.primitive.loops
+        assert rule is not None
+        with f.when(f.compare("slt", self.first, self.last)):
+            inputs = [self._array(x) for x in node.inputs]
+            outputs = [self._array(x, written=True) for x in node.outputs]
+            rule(self, tuple(outputs) if node.primitive.outputs else outputs[0], *inputs, **node.params)
+        f.parameters = [*self._pointers.values(), self.first, self.last]
+        f.close()
+        units = self.units if self.shared else 1
+        return Written(Call(Kernel(f.name, units), tuple(self.arguments), tuple(self.writes)), self.constants)
+
+    def _array(self, x: Variable, *, written: bool = False) -> Array:
+        view = self.views.get(x) or whole(x)
+        return Array(x.shape, x.dtype, self.f.at(self._pointer(view.root, written=written), view.offset, memory_kind(x.dtype)))
+
+    def _pointer(self, root: Variable, *, written: bool = False) -> Value:
+        if root not in self._pointers:
+            self._pointers[root] = Value(f"%p{len(self._pointers)}", PTR)
+            self.arguments.append(root)
+        if written and root not in self.writes:
+            self.writes.append(root)
+        return self._pointers[root]
+
+    def _inside(self) -> None:
+        """What is written next has to stand in a unit."""
+        if not self._depth:
+            raise _AloneError
+
+    # Control.
+
+    @contextmanager
+    def loop(self, stop: Any, start: Any = 0) -> Generator[Any]:
+        self._inside()
+        with self.f.loop(self._index(start), self._index(stop)) as loop:
+            yield self._position(loop.index)
+
+    @contextmanager
+    def share(self, shape: Sequence[int]) -> Generator[tuple[Any, ...]]:
+        if self._depth:
+            with self.each(shape) as at:
+                yield at
+            return
+        if self.units:
+            raise _AloneError
+        self.units = math.prod(shape)
+        self._depth = 1
+        with self.f.loop(self.first, self.last) as loop:
+            rest: Index = loop.index
+            places: list[Index] = [rest] * len(shape)
+            for axis in range(len(shape) - 1, 0, -1):
+                places[axis], rest = self.f.rem(rest, shape[axis]), self.f.div(rest, shape[axis])
+            places[:1] = [rest] * bool(shape)
+            yield tuple(map(self._position, places))
+        self._depth = 0
+
+    @contextmanager
+    def forever(self) -> Generator[None]:
+        self._inside()
+        head, done = self.f.fresh("again"), self.f.fresh("left")
+        self._done.append(done)
+        self.f.jump(head)
+        self.f.label(head)
+        yield
+        self.f.jump(head)
+        self.f.label(self._done.pop())
+
+    def leave(self, condition: Any) -> None:
+        further = self.f.fresh("further")
+        self.f.branch(self._condition(condition), self._done[-1], further)
+        self.f.label(further)
+
+    @contextmanager
+    def when(self, *conditions: Any) -> Generator[None]:
+        self._inside()
+        with ExitStack() as stack:
+            for condition in conditions:
+                stack.enter_context(self.f.when(self._condition(condition)))
+            yield
+
+    def _condition(self, condition: Any) -> Value:
+        return self.k.register(condition, _BOOL)
+
+    # Values.
+
+    def let(self, value: Any, wanted: str = "u") -> Any:
+        return Scalar(self.k, value.register, value.dtype) if isinstance(value, _Cell) else value
+
+    def variable(self, value: Any, dtype: Any = None, wanted: str = "total") -> Any:
+        self._inside()
+        held = _POSITION if dtype is None else np.dtype(dtype)
+        held = np.dtype(np.float32) if held == np.float16 else held
+        cell = _Cell(self.k, self.f.allocate(kind_of(held)), held)
+        self.assign(cell, value)
+        return cell
+
+    def assign(self, variable: Any, value: Any) -> None:
+        self.f.store(self.k.register(value, variable.dtype), variable.pointer)
+
+    def index(self, value: Any) -> Any:
+        return self.k.convert(value, _POSITION) if isinstance(value, Scalar) else int(value)
+
+    def within(self, place: Any, size: int) -> Any:
+        at = index(self._index(place))
+        good = self.f.compare("ult", at, index(size))
+        with self.f.when(self.f.binary("xor", good, literal(1, I1))):
+            self.f.store(literal(1, I64), self._pointer(self.status, written=True))
+        return self._position(self.f.select(good, at, index(0)))
+
+    def _index(self, place: Any) -> Index:
+        return self.k.register(place, _POSITION) if isinstance(place, Scalar) else int(place)
+
+    def _position(self, at: Index) -> Any:
+        return Scalar(self.k, at, _POSITION) if isinstance(at, Value) else at
+
+    # Arrays.
+
+    def at(self, x: Array, position: Any) -> Any:
+        kind = memory_kind(x.dtype)
+        loaded = self.f.load(kind, self.f.at(x.pointer, self._index(position) if x.shape else 0, kind))
+        if x.dtype.kind == "b":
+            loaded = self.f.compare("ne", loaded, literal(0, kind))
+        return self.k.value(loaded, x.dtype)
+
+    def put(self, x: Array, position: Any, value: Any) -> None:
+        self._inside()
+        kind = memory_kind(x.dtype)
+        made = self.k.register(value, x.dtype)
+        made = self.f.cast("zext", made, I8) if x.dtype.kind == "b" else made
+        self.f.store(made, self.f.at(x.pointer, self._index(position) if x.shape else 0, kind))
+
+    def constant(self, values: Any, wanted: str = "c") -> Array:
+        array = np.ascontiguousarray(values)
+        x = Variable(Aval(array.shape, array.dtype), wanted)
+        self.constants[x] = array
+        return self._array(x)
+
+    def scratch(self, shape: Sequence[int], dtype: Any, wanted: str = "t") -> Array:
+        self._inside()
+        if self.shared:
+            # Every thread would need its own.
+            raise _AloneError
+        return self._array(Variable(Aval(tuple(shape), np.dtype(dtype)), wanted), written=True)
+
+    def own(self, x: Array, wanted: str = "kept") -> Array:
+        made = self.scratch(x.shape, x.dtype, wanted)
+        self.copy(made, x)
+        return made
+
+    def inline(self, graph: Any, xs: Sequence[Array]) -> tuple[Array, ...]:
+        raise NotLowered("graphs inside of gates are not written here")
