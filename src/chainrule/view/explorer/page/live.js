@@ -35,8 +35,8 @@ function resetAll() {
 function inputs(side) {
   const scalars = leaves.filter((name) => !G.vars[name].shape.length && G.vars[name].dtype.startsWith("f"));
   const reset = make("button", { class: "small", disabled: !edited, onclick: resetAll }, "Reset");
-  const head = make("h3", { class: "with-button" }, "Inputs", reset);
-  if (!scalars.length) return side.append(head, make("p", { class: "dim" }, G.note));
+  const head = make("h3", { class: "with-button" }, "Inputs", reset), note = edited && Object.keys(before.why).length ? `${G.note} What is said of the values that were given, of why gradients are zero, comes back with Reset.` : G.note;
+  if (!scalars.length) return side.append(head, make("p", { class: "dim" }, note));
   if (!fields) {
     const box = make("div", { class: "inputs" }, make("span", { class: "th" }, ""), make("span", { class: "th v" }, "value"), make("span", { class: "th" }, ""), make("span", { class: "th g" }, "gradient"));
     fields = { box, rows: {} };
@@ -49,7 +49,7 @@ function inputs(side) {
     }
   }
   for (const [name, row] of Object.entries(fields.rows)) row.g.textContent = G.vars[name].grad && state.step >= gradAt[trunk[name]] ? num(G.vars[name].grad[0]) : "";
-  side.append(head, fields.box, make("p", { class: "dim" }, G.note));
+  side.append(head, fields.box, make("p", { class: "dim" }, note));
 }
 function edit(name, text, other) {
   const x = parseFloat(text);
@@ -81,8 +81,7 @@ function rerun() {
   before ??= keepAll();
   edited = JSON.stringify(given) !== JSON.stringify(original);
   if (!edited) return resetAll();
-  const start = performance.now(), r = recompute(given);
-  const calls = Math.min(2000, 120 / Math.max(0.02, performance.now() - start));
+  const r = recompute(given);
   differenced = {};
   for (const [name, v] of Object.entries(G.vars)) {
     const value = flat(r.value[name]), grad = v.grad && flat(r.grad[name]);
@@ -95,17 +94,16 @@ function rerun() {
     g.down = g.down.map((d, slot) => d && (r.down ? flat(r.down[id][slot]) : [flat(r.grad[g.output])[0] * r.local[id][slot]]));
     g.jacobian = before.gates[id].jacobian.map((j, slot) => j && (r.local ? [[[0, r.local[id][slot]]]] : j));
   }
-  check(calls);
+  check(performance.now() + 150);
   for (const [id, g] of Object.entries(G.gates)) if (before.gates[id].units) g.units = unitsOf(id, g);
   G.why = {};
   refreshed();
 }
-/* central differences again, of what was checked before, as far as there is time */
-function check(calls) {
+/* central differences again, of what was checked before, as far as there is time (milliseconds) */
+function check(until) {
   for (const [name, v] of Object.entries(G.vars)) {
     if (!before.vars[name].numeric) continue;
-    calls -= 2 * v.value.length;
-    v.numeric = calls < 0 ? null : v.value.map((_, i) => slope(name, i, (r) => flat(r.value[G.output])[0]));
+    v.numeric = performance.now() > until ? null : v.value.map((_, i) => slope(name, i, (r) => flat(r.value[G.output])[0]));
     v.error = v.numeric && Math.max(...v.numeric.map((x, i) => Math.abs(x - v.grad[i])));
   }
 }

@@ -16,8 +16,9 @@ function inspector(side, names, g) {
   const maps = make("div", { class: "maps" });
   maps.append(figure(name, v, t >= valueAt[name] ? v.value : null, "value", "cell-v", "v"));
   maps.append(figure(name, v, known ? grad : null, caption, "cell-g", "g", grad ? null : "no gradient asked for"));
-  side.append(...sliders(name), maps);
+  side.append(...sliders(name));
   editor(side, name);
+  side.append(maps);
   if (known && zeros(grad)) {
     let i = state.elem;
     if (i === null || grad[i] !== 0) i = firstZero(grad, v);
@@ -67,7 +68,7 @@ function figure(name, v, data, caption, plus, cls, empty) {
     if (c === 0 && words && !thinned) svg.append(make("text", { class: "axis", x: 8, y: Y + tall / 2 + 4 }, r));
     const fill = make("rect", { x: X, y: Y, width: wide, height: tall });
     fills.push(fill);
-    svg.append(make("g", { class: `cell${state.elem === i ? " pick" : ""}`, onclick: () => { state.elem = i; state.show = name; panel(); },
+    svg.append(make("g", { class: `cell${state.elem === i ? " pick" : ""}`, onclick: () => { state.elem = i; state.show = name; panel(); if (plus === "cell-v" && matchMedia("(hover: hover)").matches) $("element")?.select(); },
       onpointermove: (e) => showTip(e, `<b>${name}${index(v, i)}</b>${at[k].length > 1 ? `, the largest of ${at[k].length}` : ""}<br>${caption} ${String(x).replace("-", "−")}`), onpointerleave: hideTip },
       make("rect", { class: "frame", x: X, y: Y, width: wide, height: tall }), fill, words ? make("text", { x: X + wide / 2, y: Y + tall / 2 + 4, "pointer-events": "none" }, x === 0 ? "0" : num(x)) : null));
   });
