@@ -17,6 +17,7 @@ from chainrule.compiler.native.conv import write_conv
 from chainrule.compiler.native.conv_shape import Target
 from chainrule.compiler.native.gemm import Epilogue, Place, Written
 from chainrule.compiler.native.ir import Function, Module, Value
+from chainrule.compiler.native.pooling import write_pool
 from chainrule.core.aval import Aval
 from chainrule.core.primitive import TABLE
 
@@ -54,7 +55,7 @@ def computed(write: Write, inputs: Sequence[Array], out: Aval, target: Target, *
     written = write(module, [Aval(x.shape, x.dtype) for x in inputs], out, target)
     code = engine.load(module.text())
     for behind in (True, False):
-        memory = {"abcdefgh"[i + (i > 1)]: fenced(x, behind=behind) for i, x in enumerate(inputs)}
+        memory = {"abdefgh"[i]: fenced(x, behind=behind) for i, x in enumerate(inputs)}
         memory |= {name: fenced(x, behind=behind) for name, x in (extra or {}).items()}
         memory["c"] = fenced(np.full(out.shape, np.nan, out.dtype), behind=behind)
         memory["scratch"] = fenced(np.full(written.scratch // out.dtype.itemsize, np.nan, out.dtype), behind=behind)
@@ -169,3 +170,81 @@ def test_an_epilogue_finishes_every_result_once_and_knows_its_place(gate: str, g
             inputs, out, TARGETS[0], extra={"bias": bias, "residual": residual},
         )  # fmt: skip
         close(result, plain + bias + residual)
+
+
+POOLING = ["max_pool", "max_pool_spread", "max_pool_gather", "avg_pool", "avg_pool_spread"]
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]:
+    """Sizes of an image, how many windows there are, and how they lie: often side by side."""
+    rank, apart = draw(st.integers(1, 3)), draw(st.booleans())
+    axes: list[tuple[int, ...]] = []
+    for _ in range(rank):
+        wide, count = draw(st.integers(1, 4)), draw(st.integers(1, {1: 12, 2: 6, 3: 3}[rank]))
+        if apart:
+            axes.append((wide, wide, 0, count * wide, count))
+            continue
+        step, low, high = draw(st.integers(1, 5)), draw(st.integers(0, wide - 1)), draw(st.integers(0, wide - 1))
+        spatial = max(1, (count - 1) * step + wide - low - high)
+        axes.append((wide, step, low, spatial, (spatial + low + high - wide) // step + 1))
+    window, stride, low, spatial, size = zip(*axes, strict=True)
+    return spatial, size, {"window": window, "stride": stride, "low": low}
+
+
+@pytest.mark.parametrize("gate", POOLING)
+@EXAMPLES
+@given(data=st.data())
+def test_pooling_of_all_shapes_is_that_of_the_gates(gate: str, data: st.DataObject) -> None:
+    spatial, size, layout = data.draw(windows())
+    batch, channels = data.draw(st.integers(0, 3)), data.draw(st.sampled_from([1, 3, 16, 33, 100]))
+    dtype, rng = data.draw(st.sampled_from(["f4", "f8"])), np.random.default_rng(data.draw(st.integers(0, 99)))
+    image, pooled = (batch, *spatial, channels), (batch, *size, channels)
+    # Few different values: there are ties.
+    x = rng.integers(-3, 4, size=image).astype(dtype)
+    if data.draw(st.booleans()):
+        x[rng.random(image) < 0.05] = np.nan
+    moved = rng.normal(size=pooled if gate.endswith("spread") else image).astype(dtype)
+    padded = {"include_pad": data.draw(st.booleans())} if gate.startswith("avg") else {}
+    inputs: tuple[Array, ...] = (moved,) if gate.startswith("avg") else (x,)
+    if gate in ("max_pool_spread", "max_pool_gather"):
+        inputs = moved, x, TABLE["max_pool"].evaluate(x, size=size, **layout)
+    asked = {} if gate in ("max_pool_spread", "max_pool_gather") else {"size": spatial if gate == "avg_pool_spread" else size}
+    params = {**layout, **padded, **asked}
+    expected = TABLE[gate].evaluate(*inputs, **params)
+
+    def write(module: Module, avals: Sequence[Aval], out: Aval, target: Target) -> Written:
+        return write_pool(module, "k", gate, avals, out, params, target)
+
+    target, shares = data.draw(st.sampled_from(TARGETS)), data.draw(st.integers(1, 5))
+    close(computed(write, inputs, Aval(expected.shape, expected.dtype), target, shares=shares), expected)
+
+
+@pytest.mark.parametrize("stride", [(2, 2), (1, 2)])
+@pytest.mark.parametrize("gate", POOLING)
+def test_an_epilogue_finishes_pooled_results(gate: str, stride: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    x, scale = rng.normal(size=(2, 8, 6, 37)), rng.normal(size=37)
+    layout: dict[str, Any] = {"window": (2, 2), "stride": stride, "low": (0, 0)}
+    size = (4 if stride[0] == 2 else 7, 3)
+    out = TABLE["max_pool"].evaluate(x, **layout, size=size)
+    padded = {"include_pad": True} if gate.startswith("avg") else {}
+    asked = {} if gate in ("max_pool_spread", "max_pool_gather") else {"size": (8, 6) if gate == "avg_pool_spread" else size}
+    inputs = {"max_pool_spread": (out + 1, x, out), "max_pool_gather": (x + 1, x, out), "avg_pool_spread": (out,)}.get(gate, (x,))
+    params = {**layout, **padded, **asked}
+    plain = TABLE[gate].evaluate(*inputs, **params)
+    residual = rng.normal(size=plain.shape)
+
+    def finish(f: Function, y: Value, place: Place, pointers: Mapping[str, Value]) -> Value:
+        def read(name: str, offset: Any) -> Value:
+            begin = f.at(pointers[name], offset, y.kind)
+            return f.load(y.kind, begin) if place.mask is None else f.load_some(y.kind, begin, place.mask)
+
+        at = f.add(f.mul(place.row, 37), place.column)
+        return f.binary("fadd", f.binary("fmul", y, read("scale", place.column)), read("residual", at))
+
+    def write(module: Module, avals: Sequence[Aval], out: Aval, target: Target) -> Written:
+        return write_pool(module, "k", gate, avals, out, params, target, Epilogue(("scale", "residual"), finish))
+
+    result = computed(write, inputs, Aval(plain.shape, plain.dtype), TARGETS[0], extra={"scale": scale, "residual": residual})
+    close(result, plain * scale + residual)
