@@ -43,7 +43,7 @@ def test_it_is_an_arithmetic_error_of_the_library() -> None:
     with pytest.raises(ArithmeticError) as info, cr.detect_anomaly():
         cr.divide(cr.tensor([0.0]), cr.tensor([0.0]))
     assert isinstance(info.value, ChainruleError)
-    says(str(info.value), "divide(0, 0) is NaN", "x2 everywhere but at 0", "cr.where(x2 != 0")
+    says(str(info.value), "divide(0, 0) is NaN", "its second input everywhere but at 0", "cr.where(... != 0")
 
 
 def test_overflow_names_the_bound_of_the_dtype() -> None:
@@ -78,7 +78,7 @@ def test_backward_the_line_of_the_forward_pass_is_named() -> None:
 
 def test_transforms_are_watched_too() -> None:
     x = cr.tensor([4.0, 0.0])
-    says(caught(cr.grad(lambda x: cr.sqrt(x).sum()), x), "backward", "sqrt", "x = 0")
+    says(caught(cr.grad(lambda x: cr.sqrt(x).sum()), x), "backward", "by its input where that is 0 is infinite")
     says(caught(cr.vmap(cr.log), -x), "forward", "log(-4)")
     says(caught(cr.grad(lambda x: cr.grad(lambda y: (y**1.5).sum())(x).sum()), x), "backward", "infinite at [1]")
     says(caught(lambda: cr.jvp(cr.log, (-x,), (x,))), "log(-4)")

@@ -183,7 +183,7 @@ def test_a_freed_tape_names_retain_graph() -> None:
         (lambda x: x.max(), "not chosen", 3, "3 of 4"),
         (lambda x: cr.maximum(x, 2.5).sum(), "not taken", 2, "maximum"),
         (lambda x: cr.clip(x, 0.0, 1.5).sum(), "not taken", 3, "clip"),
-        (lambda x: (x * cr.tensor([0.0, 1.0, 0.0, 1.0])).sum(), "times zero", 2, "x2 is 0"),
+        (lambda x: (x * cr.tensor([0.0, 1.0, 0.0, 1.0])).sum(), "times zero", 2, "its second input is 0"),
         (lambda x: ((x - 2.0) ** 2).sum(), "stationary", 1, "stands still"),
         (lambda x: (x * 3.0 - x * 3.0).sum(), "cancelled", 4, "-3 by way of"),
         (lambda x: cr.softmax(x).sum(), "cancelled", 0, "softmax"),
@@ -274,6 +274,24 @@ def test_a_product_names_the_factor_that_is_zero() -> None:
     says(
         cr.explain(f, cr.ones((2, 3)), cr.tensor([[-1.0, 1.0], [-1.0, 2.0]]), of="w"), "matmul(...) multiplies by zero", ": h is 0 at 2 of 4 elements"
     )
+
+
+def test_causes_of_a_loop_that_say_the_same_are_told_once() -> None:
+    def f(x: Any) -> Any:
+        for _ in range(9):
+            x = x * 10.0
+        return x.sum()
+
+    (cause,) = cr.explain(f, cr.ones(2)).causes
+    assert cause.says == "x = multiply(...) stretches the gradient to 10 times its norm (8 more like it)"
+
+
+def test_what_has_no_name_is_called_by_its_place_and_left_open_in_code() -> None:
+    def f(x: Any, scale: Any) -> Any:
+        return (x / (scale - 2.0)).sum()
+
+    # The record calls it x2.
+    says(cr.explain(f, cr.ones(2), 2.0, of="x"), "finite for its second input everywhere but at 0", "cr.where(... != 0, ..., 1.0)")
 
 
 def test_pooling_and_dead_units_name_their_layers() -> None:

@@ -18,8 +18,9 @@ from chainrule.core.node import Node
 from chainrule.core.primitive import Primitive
 from chainrule.graph.naming import name_in_caller
 from chainrule.view.faults import Fault, backward_fault, forward_fault
+from chainrule.view.holding import callers_variables
 from chainrule.view.paths import known_inputs, shares_of
-from chainrule.view.watching import Place, Watch, place_of, record_of, watching
+from chainrule.view.watching import Place, Watch, name_nodes, place_of, record_of, watching
 
 __all__ = ["detect_anomaly"]
 
@@ -78,6 +79,7 @@ class _Detector(Watch):
                 if source is node and self._wrong(raw) and user.primitive is not None:
                     record = record_of(user)
                     values = known_inputs(user, saved) if record is None else [*record.inputs, record.outputs[0]]
+                    name_nodes(callers_variables())
                     labels = [place_of(one).name for one in user.inputs]
                     self._end(user.primitive, backward_fault(user.primitive, position, values, user.params, ct, raw, labels), user)
         if users and users[0].primitive is not None:
@@ -140,7 +142,7 @@ class detect_anomaly(ContextDecorator):
     ...         cr.log(cr.tensor([1.0, -2.0]))
     ...     except cr.errors.AnomalyError as error:
     ...         print(error.what)
-    forward: log(-2) is NaN at [1]; it is finite for x above 0
+    forward: log(-2) is NaN at [1]; it is finite for its input above 0
       gate: log(float32(2))
       x = -2.0
     """

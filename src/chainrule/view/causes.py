@@ -8,7 +8,7 @@ by name.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from chainrule.core.aval import Aval
 from chainrule.core.interp import ARRAYS, using
 from chainrule.core.node import Node
 from chainrule.graph.ir import Graph
-from chainrule.view.faults import Fault, backward_fault, elementwise, floats, forward_fault, input_names, range_of, show, slope
+from chainrule.view.faults import Fault, backward_fault, elementwise, floats, forward_fault, input_names, input_words, range_of, show, slope
 from chainrule.view.paths import Edge, Sweep, norm, shares_of
 from chainrule.view.watching import place_of
 
@@ -90,6 +90,13 @@ def labels(inputs: Sequence[Node | None]) -> list[str]:
     return [place_of(node).name for node in inputs]
 
 
+def _words(node: Node) -> list[str]:
+    """What to call the inputs of a node's gate."""
+    assert node.primitive is not None
+    known = labels(node.inputs)
+    return input_words(input_names(node.primitive, len(node.inputs), known), known)
+
+
 def called(node: Node | None) -> str:
     """A gate as a person would point at it: ``h = relu(...)``."""
     name = place_of(node).name
@@ -129,7 +136,17 @@ def closing(sweep: Sweep, target: Node) -> list[Cause]:
     # x * x closes both ways to x.
     first = {(closed.edge.user, closed.edge.source): (closed, mask) for closed, mask in reversed(kept)}
     told = [_told(closed, int(mask.sum())) for closed, mask in kept if first[closed.edge.user, closed.edge.source][0] is closed]
-    return (told or _unused(sweep, on_path) or [_told(closed, 0) for closed in found])[:_MOST]
+    return _once(told or _unused(sweep, on_path) or [_told(closed, 0) for closed in found])[:_MOST]
+
+
+def _once(told: Sequence[Cause]) -> list[Cause]:
+    """Causes that say the same, as steps of a loop do, are told once."""
+    alike: dict[Cause, int] = {}
+    for cause in told:
+        # An element that several answer for is counted with the first.
+        same = next((one for one in alike if replace(one, elements=0) == replace(cause, elements=0)), cause)
+        alike[same] = alike.get(same, 0) + 1
+    return [cause if count == 1 else replace(cause, says=f"{cause.says} ({count - 1} more like it)") for cause, count in alike.items()]
 
 
 def _told(closed: _Closed, elements: int) -> Cause:
@@ -263,10 +280,7 @@ def _numbers(sweep: Sweep, edge: Edge, small: Any, kind: str, largest: float, *,
     if kind in ("flat", "in steps", "saturated", "stationary"):
         told.append(f"its local derivative there is {'0' if not largest else f'at most {largest:.2g}'}")
     known = sweep.inputs_of(edge.user)
-    names = [*input_names(gate, len(edge.user.inputs), labels(edge.user.inputs)), "its result"]
-    if len(names) == 2 and not labels(edge.user.inputs)[0]:
-        # The record's own name for it may be that of another value in the caller's code.
-        names[0] = "its input"
+    names = [*_words(edge.user), "its result"]
     chosen = any(v is not None and np.asarray(v).dtype.kind == "b" for v in known)
     given = known[:-1] if any(v is not None for v in known[:-1]) else known
     for position, (name, value) in enumerate(zip(names, given, strict=False)):
@@ -438,7 +452,7 @@ def _partly_known(node: Node, known: Sequence[Any], value: Any) -> Cause:
     at = f" at [{', '.join(map(str, first))}]" if first else ""
     told: list[str] = []
     if elementwise(node.primitive):
-        names = input_names(node.primitive, len(node.inputs), labels(node.inputs))
+        names = _words(node)
         told = [f"{name} is {show(float(np.broadcast_to(v, array.shape)[first]))}" for name, v in zip(names, known, strict=False) if v is not None]
     says = f"forward, at {called(node)}: its value is {kind}{at}, " + (
         f"where {', '.join(told)}" if told else "and what is known of its inputs is finite"
@@ -472,5 +486,5 @@ def steepest(path: Sequence[tuple[Node, Any]], *, smallest: bool) -> list[Cause]
         else "smaller initial weights or inputs, a normalisation between layers, or a limit on the gradient (clip_norm)"
     )
     ranked = sorted(ratios, key=lambda pair: pair[0], reverse=not smallest)
-    told = [(ratio, node) for ratio, node in ranked if (ratio < 0.5 if smallest else ratio > 2.0)][:3]
-    return [made(node, f"{called(node)} {word} the gradient to {show(ratio)} times its norm", kind, mend) for ratio, node in told]
+    told = [(ratio, node) for ratio, node in ranked if (ratio < 0.5 if smallest else ratio > 2.0)]
+    return _once([made(node, f"{called(node)} {word} the gradient to {ratio:.3g} times its norm", kind, mend) for ratio, node in told])[:3]

@@ -15,7 +15,7 @@ from chainrule.tensor import Tensor
 from chainrule.view.causes import Cause
 from chainrule.view.watching import Place
 
-_SEEN = "; pass the function, cr.explain(f, *examples, of=...), to find the line"
+SEEN = "; pass the function, cr.explain(f, *examples, of=...), to find the line"
 FREED = Cause(
     "the tape was freed by an earlier backward pass",
     "freed",
@@ -30,12 +30,12 @@ def of_tensors(loss: Tensor, x: Tensor) -> Cause | None:
         return Cause(says, "dtype", mend="convert it before it is used: x.astype(cr.float32)")
     if x._node is None or not x._node.tags & BASE:
         says = "it does not require a gradient: requires_grad is not set, or it was detached, made under no_grad, or made anew of numbers"
-        return Cause(says, "requires_grad", mend=f"set requires_grad=True on it, or on what it is computed from, before computing the loss{_SEEN}")
+        return Cause(says, "requires_grad", mend=f"set requires_grad=True on it, or on what it is computed from, before computing the loss{SEEN}")
     if loss.dtype.kind != "f":
         return Cause(f"the loss is of dtype {loss.dtype}, which has no gradient", "dtype", mend="use a loss of floating-point numbers")
     if loss._node is None or not loss._node.tags & BASE:
         says = "the loss has no history: computed under no_grad, detached, made anew of numbers, or of nothing that requires a gradient"
-        return Cause(says, "cut", mend=f"compute it outside of no_grad, and without detach or NumPy{_SEEN}")
+        return Cause(says, "cut", mend=f"compute it outside of no_grad, and without detach or NumPy{SEEN}")
     return None
 
 
@@ -43,7 +43,7 @@ _UNREACHED = (
     "no path of the tape leads from the loss to it: it was not used for the loss, or it was cut on the way by detach, no_grad, a cast to"
     " integers, or numbers read by NumPy; the tape keeps none of these"
 )
-UNCONNECTED = Cause(_UNREACHED, "cut", mend=f"use it in the loss, without detach or NumPy on the way{_SEEN}")
+UNCONNECTED = Cause(_UNREACHED, "cut", mend=f"use it in the loss, without detach or NumPy on the way{SEEN}")
 
 
 def in_graph(graph: Graph, x: Tensor | str) -> list[Cause]:

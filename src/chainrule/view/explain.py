@@ -275,7 +275,8 @@ class _Function:
             says = "the function reads a traced value as numbers (NumPy, float(), item()), and what is made of numbers has no history"
             exact = [Cause(says, "numbers", line=error.where, mend="stay in tensors: cr's functions in the place of NumPy's")]
         # Only what is tracked was cut; of others it is enough that they are not.
-        told = tuple(exact) if required and exact else (*found.causes[:1], *(c for c in exact if c.kind != "not used" and required))
+        first = replace(found.causes[0], mend=found.causes[0].mend.removesuffix(cuts.SEEN))
+        told = tuple(exact) if required and exact else (first, *(c for c in exact if c.kind != "not used" and required))
         return replace(found, causes=told, mend=told[0].mend)
 
     def _named(self, name: str) -> Tensor:

@@ -6,6 +6,7 @@ nearest ones that do not are found, and the border between. No gate is known her
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -90,7 +91,8 @@ def forward_fault(
     ]
     call = f"{name}({', '.join(told)}) is {_what(array[index])}{_at(index)}"
     border = _border(lambda *xs: _evaluated(primitive, xs, params, values), list(numbers.values()))
-    return Fault(kind, index, numbers, call + _said(border, names), _mended(border, names))
+    words = input_words(names, labels)
+    return Fault(kind, index, numbers, call + _said(border, words), _mended(border, words))
 
 
 def backward_fault(
@@ -103,14 +105,18 @@ def backward_fault(
     index = _first(made)
     if not elementwise(primitive) or primitive.variadic or np.shape(ct) != share.shape:
         known = [v for v in values if v is not None]
-        return Fault(kind, index, {}, f"the derivative of {primitive.name} is {_what(share[index])}{_at(index)}", _broad(kind, known))
+        of = f", of {_extremes(primitive, values[:-1])}" if known and not any(v is None for v in values[:-1]) else ""
+        mend = "look at what goes in, and at the gate's own derivative rule" if kind == "NaN" else _broad(kind, known)
+        return Fault(kind, index, {}, f"the derivative of {primitive.name} is {_what(share[index])}{_at(index)}{of}", mend)
     own = [*primitive.inputs, "out"]
-    names = dict(zip(own, [*input_names(primitive, len(primitive.inputs), labels), "its result"], strict=True))
+    given_names = input_names(primitive, len(primitive.inputs), labels)
+    names = dict(zip(own, [*input_words(given_names, labels), "its result"], strict=True))
     numbers = {name: float(_element(v, index, share.shape)) for name, v in zip(own, values, strict=True) if v is not None}
     given = {name: number for name, number in numbers.items() if name != "out"}
     used = given if len(given) == len(primitive.inputs) else numbers
     shown = {names[name]: number for name, number in used.items()}
     at = ", ".join(f"{name} = {show(number)}" for name, number in shown.items())
+    at = at.replace("its input =", "that is") if "its input" in shown else at
     f = partial(_slope_at, primitive, position, list(used), params, values)
     factor, before = f(*used.values()), float(np.asarray(ct)[index])
     if np.isfinite(factor):
@@ -129,6 +135,22 @@ def input_names(primitive: Primitive, count: int, labels: Sequence[str] = ()) ->
     own = [f"x{i}" for i in range(count)] if primitive.variadic else list(primitive.inputs)
     names = [label or name for label, name in zip(labels, own, strict=True)] if labels else own
     return names if len(set(names)) == len(names) else own
+
+
+_ORDINALS = ("first", "second", "third")
+
+
+def input_words(names: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """The same in words: x, x1 are the record's own, and may be names of other values in the caller's code."""
+    told: list[str] = []
+    for position, name in enumerate(names):
+        if (labels and name == labels[position]) or not re.fullmatch(r"x\d*", name):
+            told.append(name)
+        elif len(names) == 1:
+            told.append("its input")
+        else:
+            told.append(f"its {_ORDINALS[position]} input" if position < len(_ORDINALS) else f"its input {position + 1}")
+    return told
 
 
 def show(number: float) -> str:
@@ -268,11 +290,13 @@ def _mended(border: _Border | None, names: Sequence[str]) -> str:
     if border is None:
         return "look at the inputs there: none of them alone can be moved a little to mend it"
     name, bound = names[border.position], show(border.bound)
+    # In code, what has no name is left open.
+    x = name if name.isidentifier() or "." in name else "..."
     if border.side == "but at":
-        return f"keep {name} away from {bound}: add a small number to it, or put another in its place first, cr.where({name} != {bound}, {name}, 1.0)"
+        return f"keep {name} away from {bound}: add a small number to it, or put another in its place first, cr.where({x} != {bound}, {x}, 1.0)"
     if border.side == "above":
         least = show(border.bound + 1e-6 * max(1.0, abs(border.bound)))
-        guard = f"in a branch, guard what goes into the gate, not only what comes out: cr.where({name} > {bound}, {name}, 1.0)"
-        return f"keep {name} above {bound}: add a small number, or cr.clip({name}, {least}, None); {guard}"
+        guard = f"in a branch, guard what goes into the gate, not only what comes out: cr.where({x} > {bound}, {x}, 1.0)"
+        return f"keep {name} above {bound}: add a small number, or cr.clip({x}, {least}, None); {guard}"
     smaller = "subtract the largest first, as cr.softmax and cr.logsumexp do, scale it down"
-    return f"keep {name} below {bound}: {smaller}, or cr.clip({name}, None, {bound})"
+    return f"keep {name} below {bound}: {smaller}, or cr.clip({x}, None, {bound})"
