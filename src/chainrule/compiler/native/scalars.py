@@ -8,13 +8,15 @@ Nothing here reads memory: booleans are bits.
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from chainrule.compiler.native import ir, vector_math
+from chainrule.compiler.native import engine, ir, vector_math
 from chainrule.compiler.native.ir import Function, Kind, Value, literal
 from chainrule.compiler.native.vector_math import Lanes
 from chainrule.core import scalar
@@ -61,9 +63,18 @@ def lower(function: Function, gate: Primitive, values: Sequence[Value], dtypes: 
     for dtype in (*dtypes, out):
         if dtype.kind not in "fiub" or dtype.itemsize > 8:
             raise NotLowered(f"{gate.name} of {dtype}")
+        if dtype == _HALF and not converts_halves():
+            raise NotLowered(f"{gate.name} of {dtype} on this processor")
     k = Builder(function, out, half=_HALF in dtypes)
     xs = [k.value(value, dtype) for value, dtype in zip(values, dtypes, strict=True)]
     return function.splat(k.register(gate.scalar(k, *xs, **params), out), max((x.kind.lanes for x in values), default=1))
+
+
+@cache
+def converts_halves() -> bool:
+    """Whether the processor has instructions for that; x86 has them since AVX."""
+    host = engine.host()
+    return platform.machine() not in ("x86_64", "AMD64") or (host.has("f16c") and host.bits > 128)
 
 
 def kind_of(dtype: Dtype) -> Kind:
@@ -323,6 +334,8 @@ class Builder(scalar.Builder):
         if not isinstance(x, Scalar):
             x = self._of(x, dtype)
         if dtype == _HALF:
+            if not converts_halves():
+                raise NotLowered("conversion to half precision on this processor")
             return self.value(self._halved(x), _HALF)
         if x.dtype == dtype:
             return x
