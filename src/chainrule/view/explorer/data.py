@@ -32,7 +32,7 @@ from chainrule.view.picture_values import Step, Value
 from chainrule.view.source import Listing
 from chainrule.view.targets.numpy import Flat
 
-VERSION = 1
+VERSION = 2
 KEPT = 4096
 """Of larger tensors only every so many-th element is in the page."""
 TIMED = 400
@@ -189,11 +189,12 @@ def _variable(facts: Facts, x: Variable, checked: Any) -> Data:
         "kind": facts.kinds.get(x, "computed" if x in facts.makers else "data"), "label": facts.label(x),
         "dtype": str(x.dtype), "shape": list(x.shape), "bytes": x.nbytes,
         "value": _flat(value), "grad": _flat(grad), "numeric": _flat(checked), "error": None,
-        "stats": {"value": _stats(value), "grad": _stats(grad)}, "absent": "" if grad is not None else _absent(facts, x),
+        "stats": None, "absent": "" if grad is not None else _absent(facts, x),
     }  # fmt: skip
     if checked is not None and grad is not None and grad.size:
         told["error"] = float(np.max(np.abs(grad - checked)))
     if value.size > KEPT:
+        told["stats"] = {"value": _stats(value), "grad": _stats(grad)}
         strides = _strides(x.shape)
         told["kept"] = {"shape": [math.ceil(n / s) for n, s in zip(x.shape, strides, strict=True)], "strides": strides}
     return told

@@ -7,7 +7,6 @@ what the page does with them is that of the files in `page/`.
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -25,6 +24,7 @@ from chainrule.graph.trace import trace
 from chainrule.tensor import Tensor
 from chainrule.view.explorer.data import Data, Facts, page_data
 from chainrule.view.explorer.live import recompute
+from chainrule.view.explorer.packing import packed
 from chainrule.view.explorer.run import output_of, run
 from chainrule.view.source import Listing, listed
 
@@ -169,7 +169,7 @@ def page(data: Data, live: str | None = None) -> str:
     parts = {
         "TITLE": html.escape(data["title"]),
         "STYLE": own.joinpath("page.css").read_text(encoding="utf-8"),
-        "DATA": json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
+        "DATA": packed(data).replace("</", "<\\/"),
         "RECOMPUTE": (live or "const recompute = null;").replace("</", "<\\/"),
         "SCRIPT": "\n".join(own.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS),
     }

@@ -1,13 +1,32 @@
 "use strict";
 const G = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-if (G.version !== 1) {
-  document.body.replaceChildren(`This page was written for version 1 of its data, and they are of version ${G.version}: write it anew with cr.explore.`);
+if (G.version !== 2) {
+  document.body.replaceChildren(`This page was written for version 2 of its data, and they are of version ${G.version}: write it anew with cr.explore.`);
   throw new Error("unknown version of the data");
 }
 /* JSON has no NaN and no infinities: they come as words */
 const revive = (x) => (Array.isArray(x) ? x.map(revive) : typeof x === "string" ? Number(x) : x);
-for (const v of Object.values(G.vars)) { v.value = revive(v.value); v.grad = revive(v.grad); v.numeric = revive(v.numeric); v.error = revive(v.error); for (const s of Object.values(v.stats)) if (s) for (const k in s) s[k] = revive(s[k]); }
+/* records are rows of a table; what repeats in a column is written once */
+function records({ keys, words, names, rows }) {
+  const told = rows.map((row) => Object.fromEntries(keys.map((key, i) => [key, words[key] ? words[key][row[i]] : row[i]])));
+  return names ? Object.fromEntries(names.map((name, i) => [name, told[i]])) : told;
+}
+for (const key of ["vars", "gates", "nodes", "wires", "code", "steps"]) G[key] = records(G[key]);
+/* what a tensor is like, where all of it is in the page */
+function stats(v, dtype) {
+  if (!v?.length || dtype.startsWith("complex")) return null;
+  const some = v.filter(Number.isFinite), squares = some.reduce((a, x) => a + x * x, 0);
+  return {
+    count: v.length, low: some.length ? some.reduce((a, x) => Math.min(a, x)) : null, high: some.length ? some.reduce((a, x) => Math.max(a, x)) : null,
+    zeros: v.filter((x) => x === 0).length, nan: v.filter(Number.isNaN).length, inf: v.filter((x) => Math.abs(x) === Infinity).length, norm: Math.sqrt(squares),
+  };
+}
+for (const v of Object.values(G.vars)) {
+  v.value = revive(v.value); v.grad = revive(v.grad); v.numeric = revive(v.numeric); v.error = revive(v.error);
+  v.stats ??= { value: stats(v.value, v.dtype), grad: stats(v.grad, v.dtype) };
+  for (const s of Object.values(v.stats)) if (s) for (const k in s) s[k] = revive(s[k]);
+}
 for (const g of Object.values(G.gates)) { g.units = revive(g.units); g.jacobian = g.jacobian.map(revive); g.down = g.down.map(revive); }
 
 /* ---------- small helpers ---------- */
