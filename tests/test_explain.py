@@ -181,6 +181,7 @@ def test_a_freed_tape_names_retain_graph() -> None:
         (lambda x: (cr.take(x, cr.tensor([0, 2]), axis=0) ** 2).sum(), "not read", 2, "2 of 4"),
         (lambda x: x[1:3].sum(), "not read", 2, "getitem"),
         (lambda x: x.max(), "not chosen", 3, "3 of 4"),
+        (lambda x: cr.cumulative_prod(x - 2.0).sum(), "closed", 2, "cumulative_prod"),
         (lambda x: cr.maximum(x, 2.5).sum(), "not taken", 2, "maximum"),
         (lambda x: cr.clip(x, 0.0, 1.5).sum(), "not taken", 3, "clip"),
         (lambda x: (x * cr.tensor([0.0, 1.0, 0.0, 1.0])).sum(), "times zero", 2, "its second input is 0"),
@@ -358,6 +359,11 @@ def test_a_network_is_explained_parameter_by_parameter_in_one_backward_pass(monk
     assert len(str(found).splitlines()) == 1 + len(found)
     says(found, "layers.2.kernel", "relu(...) passes nothing on at all 12 elements")
     assert found._repr_html_().count("<tr>") == 1 + len(found)
+
+
+def test_a_bound_of_the_function_is_told_from_one_of_the_dtype() -> None:
+    says(cr.explain(lambda x: cr.acos(x).sum(), cr.ones(2)), "keep x below 1: subtract a small number, or cr.clip(x, None, 0.999999)")
+    says(cr.explain(lambda x: cr.exp(x).sum(), cr.tensor([100.0])), "keep x below 88.72: subtract the largest first")
 
 
 def test_a_vanishing_gradient_shows_its_norms_along_the_path() -> None:

@@ -254,7 +254,16 @@ def _kind(sweep: Sweep, edge: Edge, small: Any, largest: float, *, by_element: b
     known = sweep.inputs_of(edge.user)
     value, out = known[edge.position], known[-1]
     chooses = value is not None and out is not None and not gate.outputs and not small.all() and bool(np.isin(out, value).all())
-    return "not chosen" if chooses else "closed"
+    return "not chosen" if chooses and _moves_along(edge.user, value, out) else "closed"
+
+
+def _moves_along(node: Node, value: Any, out: Any) -> bool:
+    """Whether a gate of one input gives 1 more where that is 1 more everywhere, as what chooses among its elements does."""
+    assert node.primitive is not None
+    if len(node.inputs) != 1 or node.primitive.variadic:
+        return True
+    with np.errstate(all="ignore"):
+        return bool(np.allclose(node.primitive.evaluate(value + 1, **node.params), out + 1, rtol=1e-3, atol=1e-3))
 
 
 def _sloped_nearby(sweep: Sweep, edge: Edge, small: Any) -> bool:

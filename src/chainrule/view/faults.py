@@ -20,6 +20,8 @@ from chainrule.core.primitive import Primitive
 
 _STEPS = 10.0 ** np.arange(-6, 5)
 _HALVINGS = 200
+_NEAR = 8.0
+"""A bound below this is one of the function, not of the dtype."""
 
 
 class Fault(NamedTuple):
@@ -298,5 +300,8 @@ def _mended(border: _Border | None, names: Sequence[str]) -> str:
         least = show(border.bound + 1e-6 * max(1.0, abs(border.bound)))
         guard = f"in a branch, guard what goes into the gate, not only what comes out: cr.where({x} > {bound}, {x}, 1.0)"
         return f"keep {name} above {bound}: add a small number, or cr.clip({x}, {least}, None); {guard}"
+    if abs(border.bound) < _NEAR:
+        most = show(border.bound - 1e-6 * max(1.0, abs(border.bound)))
+        return f"keep {name} below {bound}: subtract a small number, or cr.clip({x}, None, {most})"
     smaller = "subtract the largest first, as cr.softmax and cr.logsumexp do, scale it down"
     return f"keep {name} below {bound}: {smaller}, or cr.clip({x}, None, {bound})"
