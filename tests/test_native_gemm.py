@@ -11,13 +11,14 @@ from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chainrule.compiler.native import engine
+from chainrule.compiler.native import engine, gemm
 from chainrule.compiler.native.gemm import Epilogue, Place, Product, Written, folded, write_product
 from chainrule.compiler.native.ir import F32, I64, PTR, Function, Module, Value, literal
 from chainrule.compiler.native.microkernel import Block, Part, Parts, Rounds, Sums, Taps, load_lanes, store_lanes, transposed, write_microkernel
@@ -159,6 +160,16 @@ def test_products_of_any_size_and_strides_agree_with_numpy(case: Case) -> None:
     agree(made, expected, case.k)
 
 
+@settings(max_examples=80)
+@given(st.one_of(cases, batches), st.integers(60, 200), st.sampled_from([64, 4096]), st.sampled_from([1, 3000]), st.booleans())
+def test_large_products_are_packed_and_cut_along_k(case: Case, k: int, conflict: int, least: int, kept_whole: bool) -> None:
+    """The same at sizes that are quick to test: the bounds are lowered instead."""
+    lowered: dict[str, Any] = {"_CONFLICT": conflict, "_PACK": least} | ({} if kept_whole else {"_DEPTH": 1000})
+    with mock.patch.multiple(gemm, **lowered):
+        made, expected = multiply(replace(case, k=case.k + k))
+    agree(made, expected, case.k + k)
+
+
 @settings(max_examples=60)
 @given(batches)
 def test_batches_agree_with_numpy_also_where_one_side_is_the_same_throughout(case: Case) -> None:
@@ -169,14 +180,14 @@ def test_batches_agree_with_numpy_also_where_one_side_is_the_same_throughout(cas
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("b", ["plain", "transposed"])
 @pytest.mark.parametrize("a", ["plain", "transposed"])
-@pytest.mark.parametrize("size", [(64, 784, 256), (1, 300, 100), (200, 90, 1), (1, 500, 1), (3, 400, 50), (130, 1, 70)])
+@pytest.mark.parametrize("size", [(64, 784, 256), (1, 300, 100), (200, 90, 1), (1, 500, 1), (3, 400, 50), (130, 1, 70), (150, 4000, 150)])
 def test_products_of_the_usual_kinds_agree_with_numpy(size: tuple[int, int, int], a: str, b: str, machine: str) -> None:
     made, expected = multiply(Case(*size, a=a, b=b, machine=machine, pieces=3))
     agree(made, expected, size[1])
 
 
 def test_bits_do_not_depend_on_how_the_work_is_shared() -> None:
-    for size in [(70, 100, 130), (1, 300, 100), (200, 90, 1), (3, 400, 50)]:
+    for size in [(70, 100, 130), (1, 300, 100), (200, 90, 1), (3, 400, 50), (130, 4000, 64)]:
         alone, shared = (multiply(Case(*size, b="transposed", pieces=pieces))[0] for pieces in (1, 7))
         assert np.array_equal(alone, shared)
 

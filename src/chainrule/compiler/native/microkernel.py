@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from chainrule.compiler.native.ir import I64, PTR, Function, Kind, Module, Value, first_lanes, index
+from chainrule.compiler.native.ir import I32, I64, PTR, VOID, Function, Kind, Module, Value, first_lanes, index, literal
 
 Sums = dict[tuple[int, int], Value]
 """Of (row, vector): the sums, as far as they are known."""
@@ -89,6 +89,7 @@ def write_microkernel(
     start: Callable[[Function], Mapping[tuple[int, int], Value]] | None = None,
     multiply: Multiply = fused,
     ways: int = 1,
+    ahead: int = 0,
 ) -> None:
     """Define ``void name(ptr a, ptr b, *parameters)``.
 
@@ -109,13 +110,15 @@ def write_microkernel(
     ways : int
         Neighbouring taps add to so many different sums, which are added up at the end: for blocks that are too small to hide how
         long one product takes.
+    ahead : int
+        B is called into the cache so many elements ahead; 0 where the processor sees by itself what comes next.
     """
     f = Function(module, name, [("a", PTR), ("b", PTR), *parameters], linkage="internal")
     keys = [(i, v) for i in range(len(block.rows)) for v in range(len(block.widths))]
     zero = Value("zeroinitializer", block.kind)
     given = start(f) if start else {}
     sums = {(i, v, way): zero for i, v in keys for way in range(ways)} | {(i, v, 0): x for (i, v), x in given.items()}
-    writer = _Writer(f, block, multiply, ways, {x.text[1:]: x for x in f.parameters})
+    writer = _Writer(f, block, multiply, ways, ahead, {x.text[1:]: x for x in f.parameters})
     sums = writer.nest(nest, f.parameters[0], f.parameters[1], sums, range(len(block.rows)))
     finish(f, {(i, v): writer.total([sums[i, v, way] for way in range(ways)]) for i, v in keys})
     f.close()
@@ -129,6 +132,7 @@ class _Writer(NamedTuple):
     block: Block
     multiply: Multiply
     ways: int
+    ahead: int
     counts: Mapping[str, Value]
 
     def nest(self, nest: Nest, a: Value, b: Value, sums: _Ways, rows: Sequence[int]) -> _Ways:
@@ -148,6 +152,9 @@ class _Writer(NamedTuple):
         for number, (da, db) in enumerate(taps.places):
             way = number % self.ways
             vectors = [load_lanes(f, kind, f.at(b, db + kind.lanes * v, kind), width) for v, width in enumerate(widths)]
+            if self.ahead:
+                for v in range(0, len(widths), max(64 // kind.nbytes, 1)):
+                    fetch(f, f.at(b, db + self.ahead + kind.lanes * v, kind))
             for i in rows:
                 x = f.splat(f.load(kind.wide(1), f.at(a, offsets[i] + da, kind)), kind.lanes)
                 for v, y in enumerate(vectors):
@@ -199,6 +206,12 @@ class _Writer(NamedTuple):
 
 def _phi(x: Value, *sources: tuple[Value, str]) -> str:
     return f"  {x.text} = phi {x.kind} {', '.join(f'[ {value.text}, %{block} ]' for value, block in sources)}"
+
+
+def fetch(f: Function, pointer: Value) -> None:
+    """Call a line into the cache; any address will do."""
+    f.module.declare("llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
+    f.call("llvm.prefetch.p0", VOID, pointer, literal(0, I32), literal(3, I32), literal(1, I32))
 
 
 def load_lanes(f: Function, kind: Kind, pointer: Value, count: int) -> Value:

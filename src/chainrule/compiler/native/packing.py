@@ -13,8 +13,8 @@ from chainrule.compiler.native.ir import I64, PTR, Function, Index, Kind, Module
 from chainrule.compiler.native.kernel import Kernel
 from chainrule.compiler.native.microkernel import load_lanes, transposed
 
-_CHUNK = 8
-"""How many vectors' worth of rows one unit of work copies."""
+_ROWS = 16
+"""How many rows one unit of work copies."""
 
 
 class Cut(NamedTuple):
@@ -96,79 +96,105 @@ def panels_of(source: Source, kind: Kind, vectors: int, *, gap: int = 0) -> Pane
     return Panels(panels, size, tuple(strides), following * kind.wide(1).nbytes)
 
 
-def write_packing(module: Module, name: str, source: Source, panels: Panels, kind: Kind, *, gap: int = 0) -> Kernel:
-    """Define ``void name(ptr from, ptr to, i64 first, i64 last)``, which copies; units are pieces of panels."""
-    chunk = _CHUNK * kind.lanes
-    chunks = -(-source.rows // chunk)
+def write_packing(module: Module, name: str, source: Source, panels: Panels, kind: Kind, *, gap: int = 0, start: int = 0) -> Kernel:
+    """Define ``void name(ptr from, ptr to, i64 first, i64 last)``, which copies, so many elements behind ``to``.
+
+    Units are some rows, or a panel where columns lie along memory.
+    """
+    turned = source.strides[1] != 1 and source.strides[0] == 1 and kind.lanes > 1
+    pieces = panels.panels.pieces if turned else -(-source.rows // _ROWS)
     moving = [(extent, stride, ours) for extent, stride, ours in zip(source.batch, source.batch_strides, panels.batch_strides, strict=True) if stride]
     f = Function(module, name, [("from", PTR), ("to", PTR), ("first", I64), ("last", I64)])
     given, made, first, last = f.parameters
     with f.loop(first, last) as loop:
-        at_chunk, rest = f.rem(loop.index, chunks), f.div(loop.index, chunks)
-        panel, rest = f.rem(rest, panels.panels.pieces), f.div(rest, panels.panels.pieces)
+        piece, rest = f.rem(loop.index, pieces), f.div(loop.index, pieces)
         places = batch_places(f, rest, [extent for extent, _, _ in moving])
-        start = offset(f, places, [stride for _, stride, _ in moving])
-        target = offset(f, places, [stride for _, _, stride in moving])
-        begin, length = panels.panels.begin(f, panel), panels.panels.length(f, panel)
-        target = f.add(target, f.mul(begin, kind.lanes * source.rows))
-        width = f.mul(f.add(length, gap), kind.lanes)
-        row = f.mul(at_chunk, chunk)
-        stop = f.least(f.add(row, chunk), source.rows)
-        here = _Copy(f, kind, source, f.at(given, start, kind), f.at(made, target, kind), width, row, stop)
-        full, tail = divmod(source.columns, kind.lanes)
-        with f.loop(0, f.least(length, f.sub(full, begin))) as vectors:
-            here.columns(f.add(begin, vectors.index), vectors.index, kind.lanes)
-        if tail:
-            with f.when(f.compare("eq", index(f.add(begin, length)), index(full + 1))):
-                here.columns(full, f.sub(full, begin), tail)
+        begin = offset(f, places, [stride for _, stride, _ in moving])
+        target = f.add(offset(f, places, [stride for _, _, stride in moving]), start)
+        copy = _Copy(f, kind, source, panels.panels, gap, f.at(given, begin, kind), f.at(made, target, kind))
+        if turned:
+            copy.panel(piece)
+        else:
+            row = f.mul(piece, _ROWS)
+            with f.loop(row, f.least(f.add(row, _ROWS), source.rows)) as rows:
+                copy.row(rows.index)
     f.close()
-    return Kernel(name, chunks * panels.panels.pieces * prod(extent for extent, _, _ in moving))
+    return Kernel(name, pieces * prod(extent for extent, _, _ in moving))
 
 
 class _Copy(NamedTuple):
-    """One piece of a panel: the rows ``row`` to ``stop - 1``."""
+    """The copy of one matrix."""
 
     f: Function
     kind: Kind
     source: Source
+    panels: Cut
+    gap: int
     given: Value
     made: Value
-    width: Index
-    row: Index
-    stop: Index
 
-    def columns(self, vector: Index, place: Index, count: int) -> None:
-        """One vector of columns (so many of them exist), which becomes the ``place``-th of the panel."""
-        f, kind, (depth, along) = self.f, self.kind, self.source.strides
-        given = f.at(self.given, f.mul(f.mul(vector, kind.lanes), along), kind)
-        made = f.at(self.made, f.mul(place, kind.lanes), kind)
-        if along != 1 and depth == 1 and kind.lanes > 1:
-            whole = f.sub(self.stop, f.rem(self.stop, kind.lanes))
-            with f.loop(self.row, whole, kind.lanes) as loop:
-                self.square(given, made, loop.index, kind.lanes, count)
-            tail = self.source.rows % kind.lanes
-            if tail:
-                with f.when(f.compare("eq", index(self.stop), index(self.source.rows))):
-                    self.square(given, made, self.source.rows - tail, tail, count)
-            return
-        with f.loop(self.row, self.stop) as loop:
-            line = f.at(given, f.mul(loop.index, depth), kind)
-            if along == 1:
-                x = load_lanes(f, kind, line, count)
-            else:
-                x = Value("zeroinitializer", kind)
-                for lane in range(count):
-                    element = f.load(kind.wide(1), f.at(line, lane * along, kind))
-                    x = f.value(kind, f"insertelement {x}, {element}, i64 {lane}")
-            f.store(x, f.at(made, f.mul(loop.index, self.width), kind))
+    def row(self, row: Index) -> None:
+        """One row of all panels."""
+        f, kind, (depth, _) = self.f, self.kind, self.source.strides
+        given = f.at(self.given, f.mul(row, depth), kind)
+        full, tail = divmod(self.source.columns, kind.lanes)
+        with f.loop(0, self.panels.pieces) as panels:
+            begin, length, made = self.place(panels.index, row)
+            with f.loop(0, f.least(length, f.sub(full, begin))) as loop:
+                self.vector(given, f.add(begin, loop.index), f.at(made, f.mul(loop.index, kind.lanes), kind), kind.lanes)
+        if tail:
+            begin, _, made = self.place(self.panels.pieces - 1, row)
+            self.vector(given, full, f.at(made, f.mul(f.sub(full, begin), kind.lanes), kind), tail)
 
-    def square(self, given: Value, made: Value, row: Index, rows: int, count: int) -> None:
+    def place(self, panel: Index, row: Index) -> tuple[Index, Index, Value]:
+        """Where a panel begins and how long it is, in vectors, and where its part of a row lies in the copy."""
+        f, lanes = self.f, self.kind.lanes
+        begin, length = self.panels.begin(f, panel), self.panels.length(f, panel)
+        width = f.mul(f.add(length, self.gap), lanes)
+        return begin, length, f.at(self.made, f.add(f.mul(begin, lanes * self.source.rows), f.mul(row, width)), self.kind)
+
+    def vector(self, given: Value, vector: Index, made: Value, count: int) -> None:
+        """One vector of a row, of which so many columns exist."""
+        f, kind, along = self.f, self.kind, self.source.strides[1]
+        given = f.at(given, f.mul(f.mul(vector, kind.lanes), along), kind)
+        if along == 1:
+            x = load_lanes(f, kind, given, count)
+        else:
+            x = Value("zeroinitializer", kind)
+            for lane in range(count):
+                element = f.load(kind.wide(1), f.at(given, lane * along, kind))
+                x = element if kind.lanes == 1 else f.value(kind, f"insertelement {x}, {element}, i64 {lane}")
+        f.store(x, made)
+
+    def panel(self, panel: Index) -> None:
+        """All rows of a panel: squares of as many rows as columns."""
+        f, kind, rows = self.f, self.kind, self.source.rows
+        begin, length, made = self.place(panel, 0)
+        width = f.mul(f.add(length, self.gap), kind.lanes)
+        full, tail = divmod(self.source.columns, kind.lanes)
+
+        def columns(place: Index, count: int) -> None:
+            given = f.at(self.given, f.mul(f.mul(f.add(begin, place), kind.lanes), self.source.strides[1]), kind)
+            target = f.at(made, f.mul(place, kind.lanes), kind)
+            whole = rows - rows % kind.lanes
+            with f.loop(0, whole, kind.lanes) as loop:
+                self.square(given, target, loop.index, width, kind.lanes, count)
+            if rows % kind.lanes:
+                self.square(given, target, whole, width, rows % kind.lanes, count)
+
+        with f.loop(0, f.least(length, f.sub(full, begin))) as loop:
+            columns(loop.index, kind.lanes)
+        if tail:
+            with f.when(f.compare("eq", index(f.add(begin, length)), index(full + 1))):
+                columns(f.sub(full, begin), tail)
+
+    def square(self, given: Value, made: Value, row: Index, width: Index, rows: int, count: int) -> None:
         f, kind, along = self.f, self.kind, self.source.strides[1]
         given = f.at(given, row, kind)
         zero = literal(0, kind)
         columns = [load_lanes(f, kind, f.at(given, j * along, kind), rows) if j < count else zero for j in range(kind.lanes)]
         for i, x in enumerate(transposed(f, columns)[:rows]):
-            f.store(x, f.at(made, f.mul(f.add(row, i), self.width), kind))
+            f.store(x, f.at(made, f.mul(f.add(row, i), width), kind))
 
 
 def batch_places(f: Function, flat: Index, batch: Sequence[int]) -> tuple[Index, ...]:

@@ -1,0 +1,260 @@
+"""Blocks of a product as functions, and the kernels that share them out: one unit of work after the other.
+
+Which blocks a product is cut into is decided elsewhere; each sum is added up by one thread in one order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import partial
+from math import prod
+from typing import NamedTuple
+
+from chainrule.compiler.native.ir import I64, PTR, VOID, Function, Index, Kind, Module, Value, first_lanes, index, literal
+from chainrule.compiler.native.kernel import Kernel
+from chainrule.compiler.native.microkernel import Block, Nest, Part, Parts, Rounds, Sums, Taps, store_lanes, write_microkernel
+from chainrule.compiler.native.packing import Cut, batch_places, cut, offset
+from chainrule.compiler.native.product import Epilogue, Place, Product, Work
+
+
+class Side(NamedTuple):
+    """A or B as blocks read it: a role, strides across k and along k, where it begins; or panels of columns, each all along k.
+
+    So many elements ahead it is called into the cache.
+    """
+
+    role: str
+    across: int
+    along: int
+    batch: tuple[int, ...]
+    start: int = 0
+    panels: bool = False
+    ahead: int = 0
+
+
+class Cuts(NamedTuple):
+    """How C is cut: rows, and columns in vectors of so many lanes; and k, where it is cut (``down``: columns are C's rows)."""
+
+    rows: Cut
+    panels: Cut
+    lanes: int
+    down: bool = False
+
+
+WriteBlock = Callable[[str, int, tuple[int, ...]], None]
+"""Defines the function of a block: its name, its rows, and how many lanes of each of its vectors count."""
+
+_GROUP = 16
+"""Blocks above each other that share a piece of k of B."""
+
+
+class Writer(NamedTuple):
+    """Writes one product's functions."""
+
+    module: Module
+    name: str
+    product: Product
+    kind: Kind
+    epilogue: Epilogue | None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The further pointers."""
+        return self.epilogue.parameters if self.epilogue else ()
+
+    def parameters(self) -> list[tuple[str, Kind]]:
+        """Of a block: where it begins in A, B and C, the epilogue's pointers, its place."""
+        further = [(f"given_{word}", PTR) for word in self.words]
+        places = [(f"place_{axis}", I64) for axis in range(len(self.product.batch))]
+        return [("a", PTR), ("b", PTR), ("c", PTR), *further, *places, ("row", I64), ("column", I64)]
+
+    def finish(self, f: Function, x: Value, row: Index, column: int, width: int) -> None:
+        """Results of a block, so many rows and columns from where it begins."""
+        kind = x.kind
+        made: Value | None = x
+        if self.epilogue:
+            words = self.epilogue.parameters
+            pointers = dict(zip(words, f.parameters[3 : 3 + len(words)], strict=True))
+            *batch, at_row, at_column = f.parameters[3 + len(words) :]
+            mask = None if width == kind.lanes else first_lanes(width, kind.lanes)
+            place = Place(tuple(batch), f.add(at_row, row), f.add(at_column, column), width, mask)
+            made = self.epilogue.write(f, x, place, pointers)
+        if made is not None:
+            store_lanes(f, made, f.at(f.parameters[2], f.add(f.mul(row, self.product.c), column), kind), width)
+
+    def drive(self, cuts: Cuts, a: Side, b: Side, write: WriteBlock) -> Work:
+        """The kernel that calls one block for each unit."""
+        p, (rows, panels, lanes, down) = self.product, cuts
+        f = self.kernel()
+        with self.units(f, rows.pieces, panels.pieces) as (tile, panel, batch):
+            row, column = rows.begin(f, tile), f.mul(panels.begin(f, panel), lanes)
+            arguments = self.arguments(f, cuts, a, b, batch, row, column)
+            for widths, its_panels in widths_of(panels, lanes, p.m if down else p.n):
+                with _within(f, panel, its_panels, panels.pieces):
+                    for size, its_rows in sizes_of(rows):
+                        with _within(f, tile, its_rows, rows.pieces):
+                            f.call(self.once(write, size, widths), VOID, *arguments)
+        f.close()
+        return Work(Kernel(self.name, rows.pieces * panels.pieces * prod(p.batch)), (a.role, b.role, "c", *self.words))
+
+    def drive_deep(self, cuts: Cuts, a: Side, b: Side, pieces: Cut) -> Work:
+        """The same with k in pieces: a unit is a group of blocks above each other, whose sums are kept while they all take a piece of B."""
+        p, (rows, panels, lanes, _), kind = self.product, cuts, self.kind
+        groups = cut(rows.pieces, _GROUP)
+        f = self.kernel()
+        room = min(groups.size, rows.pieces) * rows.size * panels.size
+        kept = f.value(PTR, f"alloca [{room * lanes} x {kind.element}], align {kind.nbytes}")
+        with self.units(f, groups.pieces, panels.pieces) as (group, panel, batch):
+            first, count = groups.begin(f, group), groups.length(f, group)
+            column = f.mul(panels.begin(f, panel), lanes)
+            with f.loop(0, room) as loop:
+                f.store(literal(0, kind), f.at(kept, f.mul(loop.index, lanes), kind))
+            for widths, its_panels in widths_of(panels, lanes, p.n):
+                along = lanes * len(widths) if b.panels else b.along
+                with _within(f, panel, its_panels, panels.pieces):
+                    with f.loop(0, pieces.pieces) as piece, f.loop(0, count) as loop:
+                        tile, begin = f.add(first, loop.index), pieces.begin(f, piece.index)
+                        from_a, from_b, *_ = self.arguments(f, cuts, a, b, batch, rows.begin(f, tile), column)
+                        from_a, from_b = f.at(from_a, f.mul(begin, a.along), kind), f.at(from_b, f.mul(begin, along), kind)
+                        sums = f.at(kept, f.mul(loop.index, rows.size * len(widths) * lanes), kind)
+                        for size, its_rows in sizes_of(rows):
+                            name = f"{self.name}_add_{size}x{sum(widths)}"
+                            if name not in self.module.functions:
+                                self.adding(a, b, name, size, widths)
+                            with _within(f, tile, its_rows, rows.pieces):
+                                f.call(name, VOID, from_a, from_b, sums, index(pieces.length(f, piece.index)))
+                    with f.loop(0, count) as loop:
+                        tile = f.add(first, loop.index)
+                        _, *others = self.arguments(f, cuts, a, b, batch, rows.begin(f, tile), column)
+                        sums = f.at(kept, f.mul(loop.index, rows.size * len(widths) * lanes), kind)
+                        for size, its_rows in sizes_of(rows):
+                            with _within(f, tile, its_rows, rows.pieces):
+                                f.call(self.once(self.ending, size, widths), VOID, sums, *others)
+        f.close()
+        return Work(Kernel(self.name, groups.pieces * panels.pieces * prod(p.batch)), (a.role, b.role, "c", *self.words))
+
+    def kernel(self) -> Function:
+        """It begins."""
+        further = [(f"given_{word}", PTR) for word in self.words]
+        return Function(self.module, self.name, [("a", PTR), ("b", PTR), ("c", PTR), *further, ("first", I64), ("last", I64)])
+
+    @contextmanager
+    def units(self, f: Function, tiles: int, panels: int) -> Generator[tuple[Index, Index, tuple[Index, ...]]]:
+        """A loop over the units: tile, panel, places in the batch."""
+        with f.loop(f.parameters[-2], f.parameters[-1]) as units:
+            tile, rest = f.rem(units.index, tiles), f.div(units.index, tiles)
+            panel, rest = f.rem(rest, panels), f.div(rest, panels)
+            yield tile, panel, batch_places(f, rest, self.product.batch)
+
+    def arguments(self, f: Function, cuts: Cuts, a: Side, b: Side, batch: tuple[Index, ...], row: Index, column: Index) -> list[Value]:
+        """What a block that begins there is called with."""
+        p, kind = self.product, self.kind
+        from_a = f.add(f.add(offset(f, batch, a.batch), f.mul(row, a.across)), a.start)
+        from_b = f.add(f.add(offset(f, batch, b.batch), f.mul(column, p.k if b.panels else b.across)), b.start)
+        row, column = (column, row) if cuts.down else (row, column)
+        to = f.add(offset(f, batch, p.c_batch), f.add(f.mul(row, p.c), column))
+        given_a, given_b, given_c, *further = f.parameters[:-2]
+        pointers = [f.at(given_a, from_a, kind), f.at(given_b, from_b, kind), f.at(given_c, to, kind), *further]
+        return [*pointers, *(index(x) for x in (*batch, row, column))]
+
+    def once(self, write: WriteBlock, rows: int, widths: tuple[int, ...]) -> str:
+        """The name of a block, which is written when it is needed first."""
+        name = f"{self.name}_{rows}x{sum(widths)}"
+        if name not in self.module.functions:
+            write(name, rows, widths)
+        return name
+
+    # Blocks.
+
+    def block(self, a: Side, b: Side, name: str, rows: int, widths: tuple[int, ...]) -> None:
+        """A micro-kernel: rows of A are broadcast, those of B are vectors."""
+        p, kind = self.product, self.kind
+        read = tuple(kind.lanes for _ in widths) if b.panels else widths
+        block = Block(kind, tuple(i * a.across for i in range(rows)), read)
+        ways = ways_of(rows * len(widths), p.k)
+        nest = nest_of(p.k, ways, a.along, kind.lanes * len(widths) if b.panels else b.along)
+
+        def finish(f: Function, sums: Sums) -> None:
+            for (i, v), x in sums.items():
+                self.finish(f, x, i, v * kind.lanes, widths[v])
+
+        write_microkernel(self.module, name, block, nest, finish, parameters=self.parameters()[2:], ways=ways, ahead=b.ahead)
+
+    def adding(self, a: Side, b: Side, name: str, rows: int, widths: tuple[int, ...]) -> None:
+        """A micro-kernel that adds a piece of k to sums in memory."""
+        kind = self.kind
+        read = tuple(kind.lanes for _ in widths) if b.panels else widths
+        block = Block(kind, tuple(i * a.across for i in range(rows)), read)
+        nest = Rounds("depth", a.along, kind.lanes * len(widths) if b.panels else b.along)
+
+        def finish(f: Function, sums: Sums) -> None:
+            for (i, v), x in sums.items():
+                f.store(x, f.at(f.parameters[2], (i * len(widths) + v) * kind.lanes, kind))
+
+        parameters = [("sums", PTR), ("depth", I64)]
+        start = partial(_kept, place=2, block=block)
+        write_microkernel(self.module, name, block, nest, finish, parameters=parameters, start=start, ahead=b.ahead)
+
+    def ending(self, name: str, rows: int, widths: tuple[int, ...]) -> None:
+        """A block whose sums are in memory."""
+        kind = self.kind
+        block = Block(kind, (0,) * rows, widths)
+
+        def finish(f: Function, sums: Sums) -> None:
+            for (i, v), x in sums.items():
+                self.finish(f, x, i, v * kind.lanes, widths[v])
+
+        write_microkernel(self.module, name, block, Parts(()), finish, parameters=self.parameters()[2:], start=partial(_kept, place=0, block=block))
+
+
+def _kept(f: Function, *, place: int, block: Block) -> Sums:
+    """Sums in the memory that a parameter points to, whole vectors one after the other."""
+    pointer = f.parameters[place]
+    wide, kind = len(block.widths), block.kind
+    return {(i, v): f.load(kind, f.at(pointer, (i * wide + v) * kind.lanes, kind)) for i in range(len(block.rows)) for v in range(wide)}
+
+
+def sizes_of(rows: Cut) -> list[tuple[int, range]]:
+    """The pieces by their sizes."""
+    pieces = [(rows.size, range(rows.long)), (rows.size - 1, range(rows.long, rows.pieces))]
+    return [(size, which) for size, which in pieces if which]
+
+
+def widths_of(panels: Cut, lanes: int, total: int) -> list[tuple[tuple[int, ...], range]]:
+    """The panels by the lanes that count in their vectors; the last one of all may be short."""
+    tail = total % lanes
+    made: list[tuple[tuple[int, ...], range]] = []
+    for size, which in sizes_of(panels):
+        short = tail and which.stop == panels.pieces
+        whole = range(which.start, which.stop - 1) if short else which
+        made += [((lanes,) * size, whole)] if whole else []
+        made += [((*(lanes,) * (size - 1), tail), range(which.stop - 1, which.stop))] if short else []
+    return made
+
+
+@contextmanager
+def _within(f: Function, piece: Index, which: range, pieces: int) -> Generator[None]:
+    """Run only for these pieces."""
+    if len(which) == pieces:
+        yield
+    else:
+        here = f.compare("ult", index(f.sub(piece, which.start)), index(len(which)))
+        with f.when(here):
+            yield
+
+
+def nest_of(k: int, ways: int, a: int, b: int) -> Nest:
+    """All of k, with these steps of A and B, in so many ways."""
+    whole, rest = divmod(k, ways)
+    body = Rounds(whole, ways * a, ways * b, Taps(tuple((way * a, way * b) for way in range(ways))))
+    if not rest:
+        return body
+    begin = whole * ways
+    tail = Taps(tuple((way * a, way * b) for way in range(rest)))
+    return Parts((Part(0, 0, body), Part(begin * a, begin * b, tail)))
+
+
+def ways_of(sums: int, k: int) -> int:
+    """In how many ways a block adds up, so that about 8 sums go on at once."""
+    return max(min(8 // sums, k), 1)
