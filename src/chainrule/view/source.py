@@ -110,7 +110,9 @@ def source(f: Callable[..., Any] | Graph, /, *examples: Any, target: str = "nump
         Arguments of the shapes and dtypes for which the code is; none for a graph.
     target : {"numpy", "c", "javascript", "latex"}
         "numpy": a Python module that needs NumPy alone. It defines a function of the name of ``f`` that returns the value and a dict of
-        the gradients by name, and a dict of what the function assigns (running statistics), if it does.
+        the gradients by name, and a dict of what the function assigns (running statistics), if it does. "c": a C99 function that writes to
+        memory of the caller, without allocation. "javascript": a function of the inputs and of values that replace computed ones. "latex":
+        equations, local derivatives and gradients as formulas.
     wrt : sequence of str, optional
         Names of what to differentiate by. If not given, all tensors that require a gradient; if there are none, all real floating-point
         arguments.

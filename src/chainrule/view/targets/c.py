@@ -1,7 +1,8 @@
 """Flat gradient code in C99: one function, no allocation, nothing but math.h.
 
-Arrays lie row by row; sizes are constants. Intermediate values lie in static memory, one after the other in the same where their lives allow it,
-so that the function needs hardly any stack, and is not to be called twice at a time. Whole numbers wrap as C's do; positions that are looked up are not checked.
+Arrays lie row by row; sizes are constants. Intermediate values lie in static memory, one after the other in the same where their lives
+allow it, so that the function needs hardly any stack, and is not to be called twice at a time. Whole numbers wrap as C's do; positions
+that are looked up are not checked.
 """
 
 from __future__ import annotations

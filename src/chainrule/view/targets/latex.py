@@ -157,7 +157,7 @@ def symbol(name: str, rank: int) -> Formula:
     if rank:
         word = rf"\boldsymbol{{{word}}}" if head in _GREEK else rf"\mathbf{{{head}}}"
     for _ in range(barred.group().count("grad_") if barred else 0):
-        word = rf"\bar{{{word}}}"
+        word = rf"\{'bar' if len(head) == 1 or head in _GREEK else 'overline'}{{{word}}}"
     marks = ",".join(part if part.isdigit() or len(part) == 1 else rf"\mathrm{{{part}}}" for part in below)
     return Formula(word + (f"_{{{marks}}}" if marks else ""), array=rank > 0)
 

@@ -7,6 +7,8 @@ belongs to no variable stands inside the expression that uses it.
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from keyword import iskeyword
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError
 from chainrule.core.primitive import reads_of
 from chainrule.core.variable import Variable
@@ -28,6 +31,8 @@ from chainrule.view.targets.written import Lines, Written, call, single
 INDENT = "    "
 _WIDE = 100
 """Characters of an expression that takes in no more."""
+_MANY = 64
+"""Elements of an array above which it is not printed as numbers."""
 _FEW = 4
 """Values of one gate whose shapes are told."""
 
@@ -119,15 +124,24 @@ class _Module:
         self.definitions = Definitions(names)
         # Functions that are of one set of parameters.
         self.baked: set[str] = set()
+        # Below the functions.
+        self.data: list[str] = []
         self._inner: dict[int, tuple[Graph, str]] = {}
 
     def text(self, said: str, function: str) -> str:
         above = "".join(f"{line}\n" for line in sorted(self.definitions.imports)) + "\n" * bool(self.definitions.imports)
         constants = ["\n".join(self.definitions.constants)] * bool(self.definitions.constants)
-        return (
-            "\n\n\n".join([f"{said}\n\n{above}import numpy as np", *constants, *self.definitions.texts, f'@np.errstate(all="ignore")\n{function}'])
-            + "\n"
-        )
+        parts = [f"{said}\n\n{above}import numpy as np", *constants, *self.definitions.texts, f'@np.errstate(all="ignore")\n{function}', *self.data]
+        return "\n\n\n".join(parts) + "\n"
+
+    def packed(self, name: str, values: np.ndarray[Any, Any]) -> str:
+        """An array as its bytes, compressed, in letters."""
+        self.definitions.imports |= {"import base64": None, "import zlib": None}
+        kind = values.dtype.newbyteorder("<")
+        letters = base64.b64encode(zlib.compress(values.astype(kind).tobytes(), 9)).decode()
+        lines = "\n".join(letters[i : i + _WIDE] for i in range(0, len(letters), _WIDE))
+        unpacked = f'np.frombuffer(zlib.decompress(base64.b64decode("""\n{lines}\n""")), "{kind.str}")'
+        return f'# {Aval(values.shape, values.dtype)}\n{name} = {unpacked}.astype("{values.dtype}").reshape({values.shape})'
 
     def inner(self, graph: Graph, name: str) -> str:
         """The name of the function that an inner graph becomes."""
@@ -158,7 +172,15 @@ class _Body:
         self.inside: dict[Variable, Written] = {}
 
     def constants(self) -> list[str]:
-        return [f"{self.names[x]} = {literal(np.asarray(value))}  # {x.aval}" for x, value in self.graph.constants.items() if np.ndim(value)]
+        """Lines of arrays that are known; large ones stand below the functions, where nobody reads them."""
+        lines: list[str] = []
+        for x, value in self.graph.constants.items():
+            values = np.asarray(value)
+            if values.size > _MANY and np.any(values != values.flat[0]):
+                self.module.data.append(self.module.packed(self.names[x], values))
+            elif values.ndim:
+                lines.append(f"{self.names[x]} = {literal(values)}  # {x.aval}")
+        return lines
 
     def name(self, x: Variable) -> str:
         if x in self.graph.constants and not np.ndim(self.graph.constants[x]):
@@ -204,9 +226,12 @@ class _Body:
         gate, params = node.primitive, dict(node.params)
         if gate.name == "positive" and node.inputs[0] in self.graph.constants:
             return self._start(node)
-        if params.get("length") == 0:
-            raise NotAlone("a step, to know what is collected")
         operands = [self._operand(x, node) for x in node.inputs]
+        if params.get("length") == 0:
+            # No step is taken: what is carried stays, and nothing is collected.
+            carried = params["carried"]
+            collected = [f'np.zeros({x.shape}, "{x.dtype}")' for x in node.outputs[carried:]]
+            return call("", *operands[:carried], *collected, *[""] * (len(node.outputs) == 1))
         if not gate.outputs:
             found = phrase(gate.name, node.output, operands, params)
             if found is not None:
