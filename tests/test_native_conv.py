@@ -126,6 +126,9 @@ NETWORKS = {
     "large steps": ((1, 59, 59, 3), (11, 11, 3, 64), {"low": (2, 2), "size": (14, 14), "stride": (4, 4)}),
     "a product": ((3, 9, 7, 40), (1, 1, 40, 70), {"size": (9, 7)}),
     "a long line": ((1, 700, 2), (64, 2, 5), {"low": (32,), "size": (700,)}),
+    "depthwise": ((2, 19, 17, 40), (3, 3, 1, 40), {"low": (1, 1), "size": (19, 17), "groups": 40}),
+    "depthwise, a long line": ((2, 90, 24), (31, 1, 24), {"low": (15,), "size": (90,), "groups": 24}),
+    "depthwise, dilated steps": ((2, 29, 24), (5, 1, 24), {"low": (2,), "size": (10,), "groups": 24, "stride": (3,), "dilation": (2,)}),
     "patches": ((1, 32, 32, 3), (8, 8, 3, 20), {"size": (4, 4), "stride": (8, 8)}),
 }
 

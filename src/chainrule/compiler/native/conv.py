@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from chainrule.compiler.native.conv_depthwise import Depthwise, is_depthwise, write_depthwise_weights
 from chainrule.compiler.native.conv_general import write_general
-from chainrule.compiler.native.conv_products import Tiles, amount, write_products, write_turn
+from chainrule.compiler.native.conv_products import Products, Tiles, amount, write_products, write_turn
 from chainrule.compiler.native.conv_shape import Correlation, Target, classes, correlation
 from chainrule.compiler.native.conv_weights import write_sum, write_weight_blocks
 from chainrule.compiler.native.gemm import Epilogue, Work, Written
@@ -72,9 +73,10 @@ def write_conv(
     if gate == "conv_transpose":
         return _transpose(tiles, correlation(out.shape, second, first, params), extra, general)
     bond = correlation(first, second, out.shape, params)
-    if general or amount(tiles, [bond]) > _CODE:
-        return Written((Work(write_general(module, name, tiles.vector, bond, epilogue), ("a", "b", "c", *extra)),), 0)
-    return Written((Work(write_products(tiles, [bond]), ("a", "b", "c", *extra)),), 0)
+    products = [Depthwise(tiles, bond) if is_depthwise(bond) else Products(tiles, bond)]
+    general = general or amount(products) > _CODE
+    kernel = write_general(module, name, tiles.vector, bond, epilogue) if general else write_products(tiles, products)
+    return Written((Work(kernel, ("a", "b", "c", *extra)),), 0)
 
 
 def _transpose(tiles: Tiles, bond: Correlation, extra: tuple[str, ...], general: bool) -> Written:
@@ -83,12 +85,17 @@ def _transpose(tiles: Tiles, bond: Correlation, extra: tuple[str, ...], general:
     taps = math.prod(axis.taps for axis in bond.axes)
     scratch = taps * bond.channels * bond.features * bond.groups * vector.wide(1).nbytes
     general = general or math.prod(min(axis.step, axis.inputs) for axis in bond.axes) > _PARTS
+    if is_depthwise(bond) and not general:
+        products = [Depthwise(tiles, part.correlation) for part in classes(bond, turned=False)]
+        if amount(products) <= _CODE:
+            return Written((Work(write_products(tiles, products), ("a", "b", "c", *extra)),), 0)
     parts = [] if general else classes(bond)
-    if general or amount(tiles, [part.correlation for part in parts]) > _CODE:
+    products = [Products(tiles, part.correlation) for part in parts]
+    if general or amount(products) > _CODE:
         kernel = write_general(tiles.module, tiles.name, vector, bond, tiles.epilogue, back=True)
         picked = list(range(taps))
     else:
-        kernel = write_products(tiles, [part.correlation for part in parts])
+        kernel = write_products(tiles, products)
         picked = [tap for part in parts for tap in part.taps]
     turn = write_turn(tiles.module, f"{tiles.name}_turn", vector, bond, picked)
     return Written((Work(turn, ("b", "scratch")), Work(kernel, ("a", "scratch", "c", *extra))), scratch)
@@ -97,7 +104,8 @@ def _transpose(tiles: Tiles, bond: Correlation, extra: tuple[str, ...], general:
 def _weights(tiles: Tiles, bond: Correlation, extra: tuple[str, ...]) -> Written:
     """Where the result is put together from parts, or something becomes of it, it stands in scratch first."""
     name, vector, epilogue = tiles.name, tiles.vector, tiles.epilogue
-    blocks, parts = write_weight_blocks(tiles.module, name, bond, tiles.target, vector)
+    write = write_depthwise_weights if is_depthwise(bond) else write_weight_blocks
+    blocks, parts = write(tiles.module, name, bond, tiles.target, vector)
     if parts == 1 and not epilogue:
         return Written((Work(blocks, ("a", "b", "c")),), 0)
     rows, columns = math.prod(axis.taps for axis in bond.axes) * bond.channels, bond.features * bond.groups

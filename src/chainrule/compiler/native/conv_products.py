@@ -27,7 +27,7 @@ from chainrule.compiler.native.microkernel import (
     write_microkernel,
 )
 
-__all__ = ["Tiles", "amount", "finished", "pointers_of", "write_products", "write_turn"]
+__all__ = ["Products", "Tiles", "amount", "finished", "pointers_of", "write_products", "write_turn"]
 
 _CACHED = 1 << 19
 """Bytes of weights that the second-level cache holds beside the images: more are read panel by panel."""
@@ -91,9 +91,9 @@ def finished(f: Function, epilogue: Epilogue | None, x: Value, row: Index, colum
     return epilogue.write(f, x, Place((), row, column, width, mask), pointers)
 
 
-def write_products(tiles: Tiles, bonds: Sequence[Correlation]) -> Kernel:
+def write_products(tiles: Tiles, written: Sequence[Products]) -> Kernel:
     """Define ``void name(ptr x, ptr w, ptr y, *pointers, i64 first, i64 last)``, which computes these correlations."""
-    name, kernels = tiles.name, [_Products(tiles, bond.joined()).write(f"{tiles.name}_{number}") for number, bond in enumerate(bonds)]
+    name, kernels = tiles.name, [one.write(f"{tiles.name}_{number}") for number, one in enumerate(written)]
     f = Function(tiles.module, name, [("x", PTR), ("w", PTR), ("y", PTR), *pointers_of(tiles.epilogue), ("first", I64), ("last", I64)])
     *pointers, first, last = f.parameters
     done = 0
@@ -104,20 +104,16 @@ def write_products(tiles: Tiles, bonds: Sequence[Correlation]) -> Kernel:
     return Kernel(name, done)
 
 
-class _Products:
+class Products:
     """Writes the kernel of one correlation: which units there are, and which tiles each calls."""
 
     def __init__(self, tiles: Tiles, bond: Correlation) -> None:
         self.tiles = tiles
-        self.bond = bond
-        lanes, target = tiles.vector.lanes, tiles.target
+        self.bond = bond = bond.joined()
         *self.outer, self.row = bond.axes
-        if bond.channels < _SHORT:
-            # Of products one after the other, LLVM moves loads ahead: they need registers too.
-            target = target._replace(registers=target.registers * 3 // 4)
-        vectors = best_vectors(self.row.outputs, bond.features, lanes, target)
-        self.panels = panels(bond.features, lanes, vectors)
-        self.runs = runs(self.row, rows_of(vectors, target))
+        height, vectors = self.shape()
+        self.panels = panels(bond.features, tiles.vector.lanes, vectors)
+        self.runs = runs(self.row, height)
         blocks, rows = sum(run.stop - run.first for run in self.runs), 1
         for axis in self.outer:
             rows *= axis.outputs
@@ -133,6 +129,19 @@ class _Products:
         self.shares = -(-blocks // self.share) if blocks else 0
         self.blocks = blocks
         self.units = rows * self.shares * (self.columns if self.by_panel else bool(self.columns))
+
+    def shape(self) -> tuple[int, int]:
+        """Rows and vectors of a block."""
+        target = self.tiles.target
+        if self.bond.channels < _SHORT:
+            # Of products one after the other, LLVM moves loads ahead: they need registers too.
+            target = target._replace(registers=target.registers * 3 // 4)
+        vectors = best_vectors(self.row.outputs, self.bond.features, self.tiles.vector.lanes, target)
+        return rows_of(vectors, target), vectors
+
+    def channel(self, f: Function, group: Index, feature: Index) -> Index:
+        """The first one that a panel reads."""
+        return f.mul(group, self.bond.channels)
 
     def write(self, name: str) -> Kernel:
         bond, tiles = self.bond, self.tiles
@@ -187,7 +196,7 @@ class _Products:
         bond, (x, w, y) = self.bond, places
         local = f.add(panel.feature, f.mul(f.sub(number, panel.first), sum(panel.widths)))
         feature = f.add(local, f.mul(group, bond.features))
-        x, w, y = f.add(x, f.mul(group, bond.channels)), f.add(w, feature), f.add(y, feature)
+        x, w, y = f.add(x, self.channel(f, group, feature)), f.add(w, feature), f.add(y, feature)
         begin = f.mul(share, self.share)
         end = f.least(f.add(begin, self.share), self.blocks)
         for run in self.runs:
@@ -290,13 +299,12 @@ def write_turn(module: Module, name: str, vector: Kind, bond: Correlation, taps:
     return Kernel(name, units)
 
 
-def amount(tiles: Tiles, bonds: Sequence[Correlation]) -> int:
+def amount(written: Sequence[Products]) -> int:
     """How many products would be written out for these correlations."""
     found: dict[object, int] = {}
-    for bond in bonds:
-        written = _Products(tiles, bond.joined())
-        for run in written.runs:
-            for panel in written.panels:
-                key = run.height, run.taps, panel.widths, written.row, tuple(axis.peeled for axis in written.outer)
+    for one in written:
+        for run in one.runs:
+            for panel in one.panels:
+                key = run.height, run.taps, panel.widths, one.row, tuple(axis.peeled for axis in one.outer)
                 found[key] = sum(len(reach) for _, _, reach in run.taps) * len(panel.widths)
     return sum(found.values())

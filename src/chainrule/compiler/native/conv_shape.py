@@ -151,8 +151,8 @@ class Part(NamedTuple):
     taps: tuple[int, ...]
 
 
-def classes(bond: Correlation) -> list[Part]:
-    """The parts that make up x out of y and w; their weights follow each other in the parts' order."""
+def classes(bond: Correlation, *, turned: bool = True) -> list[Part]:
+    """The parts that make up x out of y and w; turned weights follow each other in the parts' order, others are read where they are."""
     batch, *axes = bond.axes
     phases = [[phase(a.step, a.gap, a.low, a.taps, residue) for residue in range(min(a.step, a.inputs))] for a in axes]
     matrix = bond.channels * bond.features * bond.groups
@@ -164,12 +164,14 @@ def classes(bond: Correlation) -> list[Part]:
         places = [0]
         for axis, which in zip(axes, picked, strict=True):
             places = [place * axis.taps + tap for place in places for tap in which]
-        turned = [Axis(1, 1, 1, 0, batch.outputs, batch.inputs, batch.y, 0, batch.x)]
-        for one, axis, step in zip(chosen, axes, strides_of(sizes, matrix), strict=True):
+        found = [Axis(1, 1, 1, 0, batch.outputs, batch.inputs, batch.y, 0, batch.x)]
+        steps = strides_of(sizes, matrix) if turned else tuple(which.step * axis.w for which, axis in zip(picked, axes, strict=True))
+        for one, axis, step in zip(chosen, axes, steps, strict=True):
             outputs = len(range(one.residue, axis.inputs, axis.step))
-            turned.append(Axis(one.taps, 1, one.dilation, one.low, axis.outputs, outputs, axis.y, step, axis.x * axis.step))
+            found.append(Axis(one.taps, 1, one.dilation, one.low, axis.outputs, outputs, axis.y, step, axis.x * axis.step))
         y = sum(one.residue * axis.x for one, axis in zip(chosen, axes, strict=True))
-        inner = Correlation(tuple(turned), bond.groups, bond.features, bond.channels, bond.channels * bond.groups, w=begin, y=y)
+        w = begin if turned else sum(which.start * axis.w for which, axis in zip(picked, axes, strict=True) if which)
+        inner = Correlation(tuple(found), bond.groups, bond.features, bond.channels, bond.channels * bond.groups, w=w, y=y)
         parts.append(Part(inner, tuple(places)))
         begin += len(places) * matrix
     return parts
