@@ -147,30 +147,31 @@ def member(of: str, name: str) -> str:
     return f"{of}.{name}" if name.isascii() and name.isidentifier() else f'{of}["{name}"]'
 
 
-def write(listing: Listing) -> str:
+def write(listing: Listing, *, local: bool = True) -> str:
     """A listing as the function ``recompute(inputs, put)``.
 
     ``inputs`` holds the inputs by name, ``put`` what is to stand in the place of computed values. It returns the values, gradients, shapes, and
-    local derivatives by name: of every gate one for each operand that is no number, null where the gate is not elementwise.
+    local derivatives by name: of every gate one for each operand that is no number, null where the gate is not elementwise;
+    none if not ``local``.
     """
     syntax, graph = JavaScript(), listing.graph
     program = Program(listing, syntax)
     places, names = program.places, listing.names
     forward = [x for node in listing.forward for x in node.outputs]
     syntax.replaced = {places[x].name: names[x] for x in forward if not x.shape}
-    local = _Locals(program)
+    slopes = _Locals(program)
     steps: list[list[Any]] = []
     inside: dict[Operation, list[Place]] = {}
     for node in graph.nodes:
         known = len(program.writer.temporaries)
         steps.append(program.written(node))
         inside[node] = program.writer.temporaries[known:]
-    slots = {node: local.slots(node) for node in listing.forward}
+    slots = {node: slopes.slots(node) for node in listing.forward} if local else {}
     shown = {x: names[x] for x in (*graph.inputs, *(x for x in listing.values if x.shape), *forward)}
     reached = {**listing.reached, **dict(listing.gradients)}
     grads = {name: reached[x] for x, name in shown.items() if x in reached}
     results = {places[x].name for x in (*shown, *grads.values(), *graph.outputs)} | {word for words in slots.values() for word in words}
-    *kept, beside = program.living([*steps, [one for part in local.steps for one in part]], results)
+    *kept, beside = program.living([*steps, [one for part in slopes.steps for one in part]], results)
     body: list[str] = []
     for position, (node, statements) in enumerate(zip(graph.nodes, kept, strict=True)):
         if position in (0, listing.turn):
@@ -183,8 +184,8 @@ def write(listing: Listing) -> str:
             body += [f"// {program.told(node)}", *memory, *lines]
         if position < listing.turn:
             body += [_replacing(places[x].name, member("put", names[x]), x) for x in node.outputs if x.shape]
-    slopes = [*_memory(program, [places[x] for x in local.made], beside, results), *syntax.lines(beside)]
-    body += ["", "// Local derivatives.", *slopes] if slopes else []
+    last = [*_memory(program, [places[x] for x in slopes.made], beside, results), *syntax.lines(beside)]
+    body += ["", "// Local derivatives.", *last] if last else []
     read = read_by([one for part in (*kept, beside) for one in part])
     head = [_given(x, places[x].name, names[x]) for x in graph.inputs]
     for x, value in graph.constants.items():
@@ -192,7 +193,7 @@ def write(listing: Listing) -> str:
             head.append(f"const {places[x].name} = [{', '.join(syntax.number(v, x.dtype) for v in np.asarray(value).reshape(-1).tolist())}];")
     head += [
         f"const {name} = [{', '.join(syntax.number(one, value.dtype) for one in np.asarray(value).reshape(-1).tolist())}];"
-        for name, value in (program.writer.tables | local.tables).items()
+        for name, value in (program.writer.tables | slopes.tables).items()
         if name in read
     ]
     fields = {
