@@ -195,6 +195,15 @@ def test_dropout_takes_time_as_it_does_in_training(tmp_path: Path) -> None:
     assert all(float(page.tables[-1]["layers.1"][column]) > 0 for column in (6, 7))
 
 
+def test_the_backward_loop_of_a_recurrent_layer_counts_as_the_layers(tmp_path: Path) -> None:
+    model = nn.Sequential([nn.LSTM(32), nn.Dense(3)])
+    x, y = np.ones((16, 20, 8), np.float32), np.arange(16) % 3
+    fit(model, (x, y), run_dir=tmp_path / "run", progress=False)
+    page = _Page(report(tmp_path / "run", model, "softmax_cross_entropy", (x, y)).read_text(encoding="utf-8"))
+    backward = {layer: float(cells[7]) for layer, cells in page.tables[-1].items() if layer != "layer"}
+    assert backward["layers.0"] > backward["layers.1"] + backward["(outside)"]
+
+
 def test_the_page_and_its_pictures_change_with_the_colour_scheme(run: Path) -> None:
     text = (run / "report.html").read_text(encoding="utf-8")
     light, dark = PALETTES["board"], PALETTES["dark"]

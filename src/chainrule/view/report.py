@@ -234,7 +234,9 @@ class _Costs:
         """The seconds of the forward and the backward pass, by layer."""
         forward: defaultdict[str, float] = defaultdict(float)
         backward: defaultdict[str, float] = defaultdict(float)
-        nodes = iter([*((node, forward) for node in listing.forward), *((node, backward) for node in listing.backward)])
+        # A backward step belongs to the layer of its forward gate.
+        steps = [(listing.steps.get(node.outputs[0], node), backward) for node in listing.backward]
+        nodes = iter([*((node, forward) for node in listing.forward), *steps])
 
         def timed(*gate: Any) -> Any:
             node, spent = next(nodes)
