@@ -101,8 +101,9 @@ class Facts:
         return tuple(names[0] for names in takewhile(lambda names: len({*names}) == 1, zip(*paths, strict=False)))
 
     def home(self, x: Variable) -> str | None:
-        """The box that a leaf stands in: a parameter stands where it is read."""
-        return next(iter(self.shared(x)[::-1]), None) if self.kinds.get(x) == "parameter" else None
+        """The box that a leaf stands in: parameters and constants stand where they are read."""
+        own = self.kinds.get(x) == "parameter" or x in self.graph.constants
+        return next(iter(self.shared(x)[::-1]), None) if own else None
 
     def branch(self, x: Variable) -> str | None:
         """The box that a value branches in: where all gates that read it are, unless one of them is beside the gate that makes it."""
@@ -332,7 +333,7 @@ def _groups(facts: Facts) -> list[Data]:
         gates.update(path)
         parents.update(zip(path, (None, *path), strict=False))
     parameters: Counter[str] = Counter()
-    for x in facts.leaves:
+    for x in (x for x in facts.leaves if facts.kinds.get(x) == "parameter"):
         box = facts.home(x)
         while box is not None:
             parameters[box] += x.size
