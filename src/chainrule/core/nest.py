@@ -64,6 +64,13 @@ class Nest(ABC):
     def index(self, value: Value) -> Value:
         """A whole number of any dtype as a position."""
 
+    @abstractmethod
+    def last_resort(self) -> None:
+        """Say that what a rule writes is slower than the gate's evaluation can be, or silent where that raises an error.
+
+        A target that can call the evaluation does so instead.
+        """
+
     # Arrays.
 
     @abstractmethod

@@ -25,6 +25,7 @@ def identity(w: Nest, x: Array) -> None:
 
 def triangular(w: Nest, a: Array, *beside: Array) -> Value:
     """Make ``a`` upper triangular by rows, and do the same to the rows beside it: the sign of the permutation of its rows."""
+    w.last_resort()
     n = a.shape[0]
     sign = w.variable(1, a.dtype, "sign")
     with w.loop(n) as j:
@@ -130,6 +131,7 @@ def adjugate_loops(w: Nest, out: Array, x: Array) -> None:
 
 def cholesky_loops(w: Nest, out: Array, x: Array) -> None:
     """The lower triangular roots of symmetric matrices, row by row; of one that is not positive definite NaN."""
+    w.last_resort()
     n = x.shape[-1]
     with w.each(x.shape[:-2]) as stack, w.loop(n) as i, w.loop(n) as j:
         half = (w.load(x, (*stack, i, j)) + w.load(x, (*stack, j, i))) * 0.5

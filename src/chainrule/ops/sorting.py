@@ -88,7 +88,8 @@ def _before(w: Nest, a: Value, b: Value, *, ascending: bool) -> Value:
 @contextmanager
 def _ranked(w: Nest, x: Array, axis: int, *, ascending: bool, last: bool = False) -> Generator[tuple[Value, Value, Value, tuple[Value, ...]]]:
     """For every element: itself, its number along the axis, its rank, and the place of that rank; ``last``: of what ties the last comes first."""
-    # An element's rank is the number of those before it: no memory, and a stable order.
+    # An element's rank is the number of those before it: no memory, and a stable order, at the price of all pairs.
+    w.last_resort()
     with w.each([*x.shape[:axis], *x.shape[axis + 1 :]]) as at, w.loop(x.shape[axis]) as i:
         element, rank = w.let(w.load(x, (*at[:axis], i, *at[axis:]))), w.variable(0, wanted="rank")
         with w.loop(x.shape[axis]) as j:
@@ -363,12 +364,19 @@ def _batch_searchsorted(primitive: Primitive, batched: Sequence[bool], inputs: S
 
 def _searchsorted_loops(w: Nest, out: Array, x: Array, values: Array, side: str) -> None:
     with w.each(out.shape) as at:
-        value, count = w.let(w.load(values, at)), w.variable(0, wanted="count")
-        with w.loop(x.shape[0]) as i:
-            element = w.load(x, (i,))
-            with w.when(_before(w, element, value, ascending=True) if side == "left" else ~_before(w, value, element, ascending=True)):
-                w.assign(count, count + 1)
-        w.store(out, at, count)
+        value = w.let(w.load(values, at))
+        low, high = w.variable(0, wanted="low"), w.variable(x.size, wanted="high")
+        # Each round halves what is left, until nothing is.
+        with w.loop(x.size.bit_length()), w.when(low < high):
+            middle = w.let((low + high) >> 1, "middle")
+            element = w.load(x, (middle,))
+            with w.when(
+                before := w.let(_before(w, element, value, ascending=True) if side == "left" else ~_before(w, value, element, ascending=True))
+            ):
+                w.assign(low, middle + 1)
+            with w.when(~before):
+                w.assign(high, middle)
+        w.store(out, at, low)
 
 
 SEARCHSORTED = Primitive(

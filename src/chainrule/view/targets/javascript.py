@@ -22,7 +22,7 @@ from chainrule.graph.ir import Graph, Operation
 from chainrule.graph.trace import trace
 from chainrule.tape import bind
 from chainrule.view.source import Listing
-from chainrule.view.targets.expressions import Expr, number
+from chainrule.view.targets.expressions import INDEX, Expr, number
 from chainrule.view.targets.loops import Alias, Place, read_by, written_by
 from chainrule.view.targets.syntax import INDENT, Program, Syntax, UnsaidError
 
@@ -103,6 +103,8 @@ class JavaScript(Syntax):
             return f"{f'Math.imul({self.text(a)}, {self.text(b)})' if x.op == '*' else f'({super().operation(x)[0]})'} >>> 0", 8
         if x.dtype == _WORD and x.op in ("<<", ">>") and (number(b) or 32) < 32:
             return f"{self.inside(a, 9)} >>> {self.text(b)}" if x.op == ">>" else f"({super().operation(x)[0]}) >>> 0", 8
+        if x.dtype == INDEX and (x.op in "&|^" or (x.op in ("<<", ">>") and (number(b) or 32) < 32)):
+            return super().operation(x)
         if x.op in _BITS and a.dtype.kind in "iu":
             return self._cut(f"BigInt({self.text(a)}) {x.op} BigInt({self.text(b)})", a.dtype)
         if x.op in ("==", "!=") and a.dtype.kind != "b":

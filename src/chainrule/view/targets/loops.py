@@ -228,6 +228,9 @@ class Writer(Nest):
     def assign(self, variable: Expr, value: Any) -> None:
         self._write(as_expr(value, variable.dtype), lambda shared: Assign(variable.args[0], shared))
 
+    def last_resort(self) -> None:
+        """Source code has no evaluation to call."""
+
     def index(self, value: Any) -> Expr:
         return as_expr(value, INDEX)
 
