@@ -289,6 +289,12 @@ def test_layers_fold_by_themselves_and_by_name() -> None:
         cr.draw(loss, *example, fold="some")
 
 
+def test_running_statistics_are_no_parameters() -> None:
+    model = nn.Sequential([nn.Dense(6), nn.BatchNormalization(), nn.Dense(2)])
+    drawn = texts(cr.draw(lambda x: model(x).sum(), np.ones((4, 3), np.float32), fold="all"))
+    assert {"24 parameters", "12 parameters", "14 parameters"} <= set(drawn)
+
+
 def test_a_graph_of_ten_thousand_gates_stays_readable() -> None:
     def long(x: Any) -> Any:
         for _ in range(10_000):

@@ -40,7 +40,8 @@ class Value:
         The user's own; '' if there is none.
     shape : tuple of int
     kind : str
-        "argument", "outside" (a parameter), "constant", "computed", or "counter": a random generator's state, which is not drawn.
+        "argument", "outside" (a parameter), "state" (running statistics, say), "constant", "computed", or "counter": a random
+        generator's state, which is not drawn.
     value, gradient : array or None
         None where unknown, or where no gradient arrives.
     """
@@ -88,8 +89,10 @@ def of_graph(graph: Graph, examples: Sequence[Any]) -> Program:
         made[x] = Value("" if unnamed(x) else x.name, x.shape, kind)
         return made[x]
 
-    for x in graph.inputs:
-        value_of(x, "argument" if x in graph.parameters else "outside")
+    for x in graph.parameters:
+        value_of(x, "argument")
+    for source, x in zip(graph.captured, graph.inputs[len(graph.parameters) :], strict=True):
+        value_of(x, "outside" if source.tensor.requires_grad else "state")
     for x, constant in graph.constants.items():
         value_of(x, "constant").value = constant
     steps: list[Step] = []
