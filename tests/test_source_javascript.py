@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import chainrule as cr
+from chainrule import nn
 from chainrule.core.errors import ArgumentError, GradientError
 from chainrule.core.primitive import TABLE
 from chainrule.graph.ir import Operation
@@ -188,6 +189,22 @@ def test_a_network_in_javascript_has_the_systems_loss_and_gradients(network: Any
     got = [numbers(out["value"][listing.names[listing.values[0]]]), *(numbers(out["grad"][listing.names[x]]) for x, _ in listing.gradients)]
     assert len(got) == 1 + len(gradients)
     close(got, [np.asarray(value), *(np.asarray(g).reshape(-1) for g in gradients)])
+
+
+@needs_node
+def test_dropout_in_javascript_drops_what_it_drops_here(tmp_path: Path) -> None:
+    cr.manual_seed(0)
+    model = nn.Sequential([nn.Dense(8, activation="relu"), nn.Dropout(0.5), nn.Dense(2)])
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    model(x)
+    graph = cr.trace(lambda x: cr.sum(model(x) ** 2), x)
+    listing = listed(graph)
+    values = [x, *(np.asarray(one) for one in graph.read())]
+    inputs = {listing.names[x]: worded(value.reshape(-1).tolist()) for x, value in zip(listing.graph.inputs, values, strict=True)}
+    (out,) = run_node(tmp_path, [javascript.write(listing)], [(0, inputs, {})])
+    got = [numbers(out["value"][listing.names[listing.values[0]]]), *(numbers(out["grad"][listing.names[x]]) for x, _ in listing.gradients)]
+    assert len(got) == 5
+    close(got, [one.reshape(-1) if one.shape else one for one in expected_of(listing, values)][: len(got)])
 
 
 def test_javascript_reads_as_the_function_was_written() -> None:
