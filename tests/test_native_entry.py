@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import weakref
 from collections.abc import Callable
@@ -312,6 +313,28 @@ def test_steps_may_be_called_by_many_threads_at_once(scale: Run) -> None:
 
     with ThreadPoolExecutor(6) as callers:
         assert all(callers.map(caller, range(12)))
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer that interrupts: run on Unix")
+def test_an_interrupt_breaks_nothing(scale: Run) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def call_for_ever(delay: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        while True:
+            gives(scale, X)
+            gives(scale, X.T.copy().T)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for i in range(20):
+            with pytest.raises(KeyboardInterrupt):
+                call_for_ever(0.001 + i * 3e-4)
+            gives(scale, X)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_call_inside_a_call_has_memory_of_its_own(scale: Run) -> None:

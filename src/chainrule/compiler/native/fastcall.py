@@ -73,6 +73,11 @@ class Result(IntEnum):
 
 def address(x: np.ndarray) -> int:
     """Of an array's first byte."""
+    # Asking NumPy takes some microseconds.
+    return (ctypes.c_void_p.from_address(id(x) + _DATA).value or 0) if usable() else _asked(x)
+
+
+def _asked(x: np.ndarray) -> int:
     return x.__array_interface__["data"][0]
 
 
@@ -284,8 +289,7 @@ def _place(function: Any) -> int:
 def _numpy_function(number: int) -> int:
     """From the table that NumPy gives to extension modules; its order is fixed."""
     capsule = import_module("numpy._core._multiarray_umath")._ARRAY_API
-    pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
     return ctypes.c_void_p.from_address(pointer(capsule, None) + 8 * number).value or 0
 
 
@@ -295,8 +299,8 @@ class _Definition(ctypes.Structure):
 
 def built_in(table: np.ndarray) -> Callable[..., Any]:
     """The function for a table; it keeps the array alive that it is given."""
-    make = ctypes.pythonapi.PyCFunction_NewEx
-    make.restype, make.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
+    kinds = ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p
+    make = ctypes.PYFUNCTYPE(*kinds)(("PyCFunction_NewEx", ctypes.pythonapi))
     return make(ctypes.addressof(_method()), table, None)
 
 
@@ -325,7 +329,7 @@ def usable() -> bool:
         flags = 0x1 * x.flags.c_contiguous + 0x100 * x.flags.aligned + 0x400 * x.flags.writeable
         words = [at(x, offset, ctypes.c_void_p) for offset in (_TYPE, _DATA, _DESCR)]
         if (
-            words != [id(np.ndarray), address(x), id(x.dtype)]
+            words != [id(np.ndarray), _asked(x), id(x.dtype)]
             or at(x, _NDIM, ctypes.c_int32) != x.ndim
             or at(x, _FLAGS, ctypes.c_int32) & 0x501 != flags
         ):
