@@ -25,7 +25,7 @@ from chainrule.compiler.native.scalars import Builder
 
 LANES = {np.dtype(np.float32): 32, np.dtype(np.float64): 64}
 """Bits of a dtype, by which a vector's lanes are counted."""
-ROUNDS, TIMED, CHUNK = 200, 1 << 14, 1 << 22
+ROUNDS, TIMED, CHUNK = 200, 1 << 14, 1 << 17
 
 
 def _sigmoid(x: Any) -> Any:

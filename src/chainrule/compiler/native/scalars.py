@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -18,7 +17,8 @@ import numpy as np
 
 from chainrule.compiler.native import engine, ir, vector_math
 from chainrule.compiler.native.ir import Function, Kind, Value, literal
-from chainrule.compiler.native.vector_math import Lanes
+from chainrule.compiler.native.lanes import Lanes, copysign, library
+from chainrule.compiler.native.registers import Scalar
 from chainrule.core import scalar
 from chainrule.core.aval import Dtype
 from chainrule.core.primitive import Primitive
@@ -82,93 +82,6 @@ def kind_of(dtype: Dtype) -> Kind:
     return ir.I1 if dtype.kind == "b" else ir.kind_of(dtype)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Scalar:
-    """A register that knows its dtype, with Python's operators; Python numbers beside it take its dtype."""
-
-    k: Builder
-    register: Value
-    dtype: Dtype
-
-    @property
-    def lanes(self) -> int:
-        return self.register.kind.lanes
-
-    def __add__(self, other: Any) -> Scalar:
-        return self.k.binary("add", self, other)
-
-    def __radd__(self, other: Any) -> Scalar:
-        return self.k.binary("add", other, self)
-
-    def __sub__(self, other: Any) -> Scalar:
-        return self.k.binary("sub", self, other)
-
-    def __rsub__(self, other: Any) -> Scalar:
-        return self.k.binary("sub", other, self)
-
-    def __mul__(self, other: Any) -> Scalar:
-        return self.k.binary("mul", self, other)
-
-    def __rmul__(self, other: Any) -> Scalar:
-        return self.k.binary("mul", other, self)
-
-    def __truediv__(self, other: Any) -> Scalar:
-        return self.k.divide(self, other)
-
-    def __rtruediv__(self, other: Any) -> Scalar:
-        return self.k.divide(other, self)
-
-    def __and__(self, other: Any) -> Scalar:
-        return self.k.bitwise("and", self, other)
-
-    def __rand__(self, other: Any) -> Scalar:
-        return self.k.bitwise("and", other, self)
-
-    def __or__(self, other: Any) -> Scalar:
-        return self.k.bitwise("or", self, other)
-
-    def __ror__(self, other: Any) -> Scalar:
-        return self.k.bitwise("or", other, self)
-
-    def __xor__(self, other: Any) -> Scalar:
-        return self.k.bitwise("xor", self, other)
-
-    def __rxor__(self, other: Any) -> Scalar:
-        return self.k.bitwise("xor", other, self)
-
-    def __lshift__(self, other: Any) -> Scalar:
-        return self.k.shift("shl", self, other)
-
-    def __rshift__(self, other: Any) -> Scalar:
-        return self.k.shift("shr", self, other)
-
-    def __neg__(self) -> Scalar:
-        return self.k.negative(self)
-
-    def __invert__(self) -> Scalar:
-        return self.k.bitwise("xor", self, -1)
-
-    def __eq__(self, other: object) -> Any:
-        return self.k.compare("eq", self, other)
-
-    def __ne__(self, other: object) -> Any:
-        return self.k.compare("ne", self, other)
-
-    def __lt__(self, other: Any) -> Scalar:
-        return self.k.compare("lt", self, other)
-
-    def __le__(self, other: Any) -> Scalar:
-        return self.k.compare("le", self, other)
-
-    def __gt__(self, other: Any) -> Scalar:
-        return self.k.compare("gt", self, other)
-
-    def __ge__(self, other: Any) -> Scalar:
-        return self.k.compare("ge", self, other)
-
-    __hash__ = object.__hash__
-
-
 _LIBRARY = ("asin", "acos", "sinh", "cosh", "erfc", "atan2")
 """Of float64, what the base class writes to more than 2 units in the last place."""
 
@@ -181,7 +94,7 @@ def _in_double(name: str) -> Callable[..., Scalar]:
         made = self._floats(*xs)
         if made[0].dtype == _DOUBLE:
             if name in _LIBRARY:
-                return self._call(lambda *lanes: vector_math.library(name, *lanes), *made)
+                return self._call(lambda *lanes: library(name, *lanes), *made)
             return written(self, *made)
         return self.convert(written(self, *(self.convert(x, _DOUBLE) for x in made)), _SINGLE)
 
@@ -422,7 +335,7 @@ class Builder(scalar.Builder):
         return self._made(self.function.compare("slt", bits, literal(0, bits.kind)), _BOOL)
 
     def copysign(self, x: Any, y: Any) -> Scalar:
-        return self._call(vector_math.copysign, x, y)
+        return self._call(copysign, x, y)
 
     def maximum(self, x: Any, y: Any) -> Any:
         return self._extreme("gt", x, y)
@@ -500,7 +413,7 @@ class Builder(scalar.Builder):
 
     def fmod(self, x: Any, y: Any) -> Scalar:
         x, y = self._floats(x, y)
-        return self._made(vector_math.library("fmod", self._lanes(x), self._lanes(y)).value, x.dtype)
+        return self._made(library("fmod", self._lanes(x), self._lanes(y)).value, x.dtype)
 
     def pow(self, x: Any, y: Any) -> Scalar:
         if not isinstance(y, Scalar):

@@ -1,7 +1,7 @@
 """Elementary functions as straight-line IR, for float32 and float64 in any number of lanes, to 2 units in the last place.
 
 Every lane is computed by the same operations, rounded as written: bits do not depend on how many lanes there are. Polynomials are
-near-minimax (interpolated at Chebyshev's points in 60 digits); benchmarks/ulp.py measures what comes out. What no polynomial here
+those of `formats`; benchmarks/ulp.py measures what comes out. What no polynomial here
 does well (large angles, float64 powers) is a call of the C library for those lanes, behind a branch where it is rare.
 Nothing here knows a gate, or dtypes other than these two.
 """
@@ -10,290 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
+from chainrule.compiler.native.lanes import Lanes, absolute, at_least, at_most, copysign, floating, in_double, library, unless, whole
 
-from chainrule.compiler.native.ir import Function, Kind, Value, literal
-
-Poly = tuple[float, ...]
-"""Coefficients from the highest power down."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """What the functions need to know of a floating-point format."""
-
-    whole: str
-    mantissa: int
-    tiny: float
-    """The smallest normal number."""
-    ends: tuple[float, float]
-    """Where exp is 0, and where it is infinite."""
-    ones: float
-    """Above this tanh is 1."""
-    angle: float
-    """Up to here sines are reduced by `half_pi`."""
-    half_pi: tuple[float, float, float]
-    """In three parts: products of the first with whole numbers are exact as far as they matter."""
-    exp: Poly
-    log: Poly
-    tanh: Poly
-    sin: Poly
-    cos: Poly
-    atan: Poly
-    erf: Poly
-    """Of float32 up to 0.93, of float64 up to 0.81."""
-    ln2: tuple[float, float] = field(init=False)
-    magic: float = field(init=False)
-    """Added to a number, it leaves no fraction; the difference to its own bits is then that whole number."""
-
-    def __post_init__(self) -> None:
-        head = float(np.float32(math.log(2))) if self.whole == "i32" else math.log(2)
-        rest = -1.9046542121259336e-09 if self.whole == "i32" else 2.3190468138462996e-17
-        object.__setattr__(self, "ln2", (head, rest))
-        object.__setattr__(self, "magic", 1.5 * 2.0**self.mantissa)
-
-    @property
-    def bias(self) -> int:
-        return 127 if self.whole == "i32" else 1023
-
-    def bits(self, x: float) -> int:
-        """Of a number, as an integer."""
-        return int(np.float32(x).view(np.int32)) if self.whole == "i32" else int(np.float64(x).view(np.int64))
-
-
-# fmt: off
-_FORMATS = {
-    "float": Format(
-        whole="i32", mantissa=23, tiny=2.0**-126, ends=(-104.0, 89.0), ones=10.0, angle=2.0**19,
-        half_pi=(1.5707963705062866, -4.371138828673793e-08, -1.7151245100058819e-15),
-        exp=(0.000198911803, 0.00139338209, 0.00833331048, 0.041666463, 0.166666672, 0.5),
-        log=(0.0697162002, -0.11479748, 0.116854236, -0.124256857, 0.142490566, -0.166678026, 0.200007156, -0.24999997, 0.333333313),
-        tanh=(0.00228962628, -0.00834118854, 0.0217680763, -0.0539591573, 0.133333027, -0.333333343),
-        sin=(2.7246333e-06, -0.000198400594, 0.00833333191, -0.166666672),
-        cos=(2.45449774e-05, -0.00138882897, 0.0416666642),
-        atan=(-0.0645186305, 0.107437119, -0.142639533, 0.199995399, -0.333333313),
-        erf=(8.33471859e-05, -0.000813470921, 0.00520036882, -0.0268591512, 0.112836912, -0.376126349, 0.128379166),
-    ),
-    "double": Format(
-        whole="i64", mantissa=52, tiny=2.0**-1022, ends=(-746.0, 710.0), ones=20.0, angle=2.0**20,
-        half_pi=(1.5707963267948966, 6.123233995736766e-17, -1.4973849048591698e-33),
-        exp=(2.091483135138041e-09, 2.5105419192016337e-08, 2.7557273295539724e-07, 2.75572549134867e-06, 2.4801587325822283e-05,
-             0.00019841269875205077, 0.001388888888888367, 0.008333333333326025, 0.04166666666666667, 0.1666666666666667, 0.5),
-        log=(0.14616562422104645, 0.15331712479381301, 0.1818288939967772, 0.2222221113102852, 0.2857142862599856, 0.39999999999899455,
-             0.666666666666667),
-        tanh=(-2.4316497630014687e-06, 1.2193738987130529e-05, -3.706514378846229e-05, 9.603210574278365e-05, -0.00023888623778637894,
-              0.000589981060857246, -0.001455828281626584, 0.0035921274954513784, -0.008863235499013071, 0.0218694885351031,
-              -0.05396825396823531, 0.1333333333333332, -0.3333333333333333),
-        sin=(-7.585989217686428e-13, 1.6058519539543833e-10, -2.505210615578957e-08, 2.755731921911718e-06, -0.00019841269841264778,
-             0.008333333333333331, -0.16666666666666666),
-        cos=(-1.1381600803648663e-11, 2.0876131865438917e-09, -2.755731720221659e-07, 2.480158729863089e-05, -0.0013888888888887309,
-             0.041666666666666664),
-        atan=(0.01628532732275549, -0.034570174391823104, 0.045515781496647055, -0.052304509666811966, 0.05878928549229719,
-              -0.06666424846721739, 0.07692296372859808, -0.09090908753425743, 0.11111111105153937, -0.14285714285659812,
-              0.19999999999999804, -0.3333333333333333),
-        erf=(-9.107321067339702e-10, 1.4287366090754487e-08, -1.631575921805092e-07, 1.645902060805438e-06, -1.4925523444508197e-05,
-             0.00012055329497795956, -0.000854832696036818, 0.00522397762471715, -0.026866170645082038, 0.11283791670954953,
-             -0.3761263890318375, 0.1283791670955126),
-    ),
-}
 _LOG_ERFC = (-4.79100786e-06, 4.41085198e-05, 5.55219318e-05, -0.00294241019, 0.0226875725, -0.105269679, -0.635624488, -1.12855135, 0.0)
 """log(erfc(x)), from 0.9 to 4; what is left out matters less the larger x is."""
-# fmt: on
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Lanes:
-    """A vector of numbers or whole numbers, while it is computed with: Python's operators write exactly the instructions they stand for."""
-
-    f: Function
-    value: Value
-
-    @property
-    def kind(self) -> Kind:
-        return self.value.kind
-
-    @property
-    def format(self) -> Format:
-        return _FORMATS[self.kind.element]
-
-    def of(self, x: Any) -> Value:
-        """Another operand's register; a Python number is one in every lane."""
-        return x.value if isinstance(x, Lanes) else literal(x, self.kind)
-
-    def like(self, x: float) -> Lanes:
-        """A number in every lane."""
-        return Lanes(self.f, self.of(x))
-
-    def _binary(self, operation: str, other: Any) -> Lanes:
-        return Lanes(self.f, self.f.binary(f"f{operation}" if self.kind.floating else operation, self.value, self.of(other)))
-
-    def _compare(self, predicate: str, other: Any) -> Lanes:
-        return Lanes(self.f, self.f.compare(f"{'o' if self.kind.floating else 's'}{predicate}", self.value, self.of(other)))
-
-    def __add__(self, other: Any) -> Lanes:
-        return self._binary("add", other)
-
-    def __sub__(self, other: Any) -> Lanes:
-        return self._binary("sub", other)
-
-    def __rsub__(self, other: float) -> Lanes:
-        return self.like(other) - self
-
-    def __mul__(self, other: Any) -> Lanes:
-        return self._binary("mul", other)
-
-    def __truediv__(self, other: Any) -> Lanes:
-        return self._binary("div", other)
-
-    def __rtruediv__(self, other: float) -> Lanes:
-        return self.like(other) / self
-
-    def __neg__(self) -> Lanes:
-        return Lanes(self.f, self.f.value(self.kind, f"fneg {self.value}"))
-
-    def __lt__(self, other: Any) -> Lanes:
-        return self._compare("lt", other)
-
-    def __le__(self, other: Any) -> Lanes:
-        return self._compare("le", other)
-
-    def __gt__(self, other: Any) -> Lanes:
-        return self._compare("gt", other)
-
-    def __and__(self, other: Any) -> Lanes:
-        return self._binary("and", other)
-
-    def __or__(self, other: Any) -> Lanes:
-        return self._binary("or", other)
-
-    def __xor__(self, other: Any) -> Lanes:
-        return self._binary("xor", other)
-
-    def __lshift__(self, places: int) -> Lanes:
-        return self._binary("shl", places)
-
-    def __rshift__(self, places: int) -> Lanes:
-        return self._binary("ashr", places)
-
-    def same(self, other: Any) -> Lanes:
-        """Where two are equal."""
-        return Lanes(self.f, self.f.compare("oeq" if self.kind.floating else "eq", self.value, self.of(other)))
-
-    def fma(self, factor: Any, term: Any) -> Lanes:
-        """``self * factor + term``, rounded once."""
-        return Lanes(self.f, self.f.fma(self.value, self.of(factor), self.of(term)))
-
-    def intrinsic(self, stem: str, *others: Any) -> Lanes:
-        return Lanes(self.f, self.f.intrinsic(stem, self.value, *map(self.of, others)))
-
-    def where(self, yes: Any, no: Any) -> Lanes:
-        """Of a condition: one of the two."""
-        kind = yes.kind if isinstance(yes, Lanes) else no.kind
-        a, b = (x.value if isinstance(x, Lanes) else literal(x, kind) for x in (yes, no))
-        return Lanes(self.f, self.f.select(self.value, a, b))
-
-    def cast(self, operation: str, element: str) -> Lanes:
-        return Lanes(self.f, self.f.cast(operation, self.value, self.kind.of(element)))
-
-    def bits(self) -> Lanes:
-        """As whole numbers."""
-        return self.cast("bitcast", self.format.whole)
-
-    def number(self) -> Lanes:
-        """Bits as the number that they are."""
-        return self.cast("bitcast", "float" if self.kind.element == "i32" else "double")
-
-    def poly(self, coefficients: Poly) -> Lanes:
-        """A polynomial, by Horner's rule."""
-        total: Any = coefficients[0]
-        for coefficient in coefficients[1:]:
-            total = self.fma(total, coefficient)
-        return total
-
-
-def absolute(x: Lanes) -> Lanes:
-    return x.intrinsic("fabs")
-
-
-def copysign(x: Lanes, y: Lanes) -> Lanes:
-    # LLVM's own is drawn through a rounding to half precision, for which there may be no instruction.
-    sign = 1 << x.kind.bits - 1
-    return ((x.bits() & sign - 1) | (y.bits() & -sign)).number()
-
-
-def at_least(x: Lanes, low: float) -> Lanes:
-    """The larger one; NaN stays NaN."""
-    return (x < low).where(low, x)
-
-
-def at_most(x: Lanes, high: float) -> Lanes:
-    """The smaller one; NaN stays NaN."""
-    return (x > high).where(high, x)
-
-
-def whole(x: Lanes, factor: float) -> tuple[Lanes, Lanes]:
-    """The whole number nearest to ``x * factor``: as such, and as a floating-point number."""
-    magic = x.format.magic
-    shifted = x.fma(factor, magic)
-    return shifted.bits() - x.format.bits(magic), shifted - magic
-
-
-def floating(k: Lanes) -> Lanes:
-    """Small whole numbers as floating-point ones. Not every machine has an instruction for that in 64 bits."""
-    form = _FORMATS["float" if k.kind.element == "i32" else "double"]
-    return (k + form.bits(form.magic)).number() - form.magic
-
-
-def in_double(function: Callable[..., Lanes]) -> Callable[..., Lanes]:
-    """A function that float32 has computed in float64."""
-
-    def apply(*xs: Lanes) -> Lanes:
-        if xs[0].kind.element == "double":
-            return function(*xs)
-        return function(*(x.cast("fpext", "double") for x in xs)).cast("fptrunc", "float")
-
-    return apply
-
-
-def library(name: str, *xs: Lanes) -> Lanes:
-    """A function of the C library, called for one lane after the other."""
-    first = xs[0]
-    one = first.kind.wide(1)
-    called = name if one.element == "double" else f"{name}f"
-    f = first.f
-    f.module.declare(called, one, [one] * len(xs))
-    if first.kind.lanes == 1:
-        return Lanes(f, f.call(called, one, *(x.value for x in xs)))
-    total = Value("poison", first.kind)
-    for lane in range(first.kind.lanes):
-        made = f.call(called, one, *(f.value(one, f"extractelement {x.value}, i64 {lane}") for x in xs))
-        total = f.value(first.kind, f"insertelement {total}, {made}, i64 {lane}")
-    return Lanes(f, total)
-
-
-def _unless(rare: Lanes, usual: Lanes, name: str, *xs: Lanes) -> Lanes:
-    """What the C library says in the lanes of a condition that is hardly ever true."""
-    f = rare.f
-    some = rare.value if rare.kind.lanes == 1 else f.intrinsic("vector.reduce.or", rare.value, result=rare.kind.wide(1))
-    before, called, done = f.block, f.fresh("rare"), f.fresh("usual")
-    f.branch(some, called, done)
-    f.label(called)
-    mended = rare.where(library(name, *xs), usual)
-    f.jump(done)
-    after = f.block
-    f.label(done)
-    return Lanes(f, f.value(usual.kind, f"phi {usual.kind} [ {usual.value.text}, %{before} ], [ {mended.value.text}, %{after} ]"))
-
 
 # Exponentials.
 
 
 def _power_of_two(k: Lanes) -> Lanes:
-    form = _FORMATS["float" if k.kind.element == "i32" else "double"]
-    return ((k + form.bias) << form.mantissa).number()
+    return ((k + k.format.bias) << k.format.mantissa).number()
 
 
 def _reduced(x: Lanes) -> tuple[Lanes, Lanes]:
@@ -470,12 +197,12 @@ def sin(x: Lanes) -> Lanes:
     size = absolute(x)
     # Not only is that as exact, it keeps the sign of 0.
     y = (size < 2.0**-30).where(x, _turned(*_quarter(x)))
-    return _unless(size > x.format.angle, y, "sin", x)
+    return unless(size > x.format.angle, y, "sin", x)
 
 
 def cos(x: Lanes) -> Lanes:
     k, r, rest = _quarter(x)
-    return _unless(absolute(x) > x.format.angle, _turned(k + 1, r, rest), "cos", x)
+    return unless(absolute(x) > x.format.angle, _turned(k + 1, r, rest), "cos", x)
 
 
 def _summed(x: Lanes, y: Lanes) -> tuple[Lanes, Lanes]:
@@ -493,7 +220,7 @@ def tan(x: Lanes) -> Lanes:
     y = top / bottom
     left = y.fma(-bottom, top) + y.fma(-less, lost)
     y = (absolute(x) < 2.0**-30).where(x, y + left / bottom)
-    return _unless(absolute(x) > x.format.angle, y, "tan", x)
+    return unless(absolute(x) > x.format.angle, y, "tan", x)
 
 
 def atan(x: Lanes) -> Lanes:
