@@ -14,6 +14,7 @@ from chainrule.compiler.memory import ALIGNMENT
 from chainrule.compiler.native.emit import Program, Segment
 from chainrule.compiler.native.engine import Code, load, pool
 from chainrule.compiler.native.entry import enter
+from chainrule.core.aval import Aval
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
 
@@ -34,7 +35,7 @@ def caller(graph: Graph, program: Program) -> Run:
         places = [program.slots[x] for x in program.results]
         constants = [np.asarray(value) for value in program.constants.values()]
         return enter(
-            code.address(part.name), [x.aval for x in graph.inputs], [x.aval for x in made], constants, program.arena_bytes,
+            code.address(part.name), [x.aval for x in graph.inputs], [Aval(program.shapes[x], x.dtype) for x in made], constants, program.arena_bytes,
             results=places, direct=not part.shared, failed=_failed, keep=(code, loops),
         )  # fmt: skip
     return Caller(graph, program, code, loops)
@@ -67,7 +68,7 @@ class Caller:
         program = self.program
         memory: dict[Variable, np.ndarray] = dict(self.constants)
         memory.update((x, np.ascontiguousarray(value).reshape(x.shape)) for x, value in zip(self.inputs, arrays, strict=True))
-        memory.update((x, np.empty(x.shape, x.dtype)) for x in self.made)
+        memory.update((x, np.empty(program.shapes[x], x.dtype)) for x in self.made)
         arena = np.empty(program.arena_bytes + ALIGNMENT, np.uint8)
         first = -arena.ctypes.data % ALIGNMENT
         status = c_int64(0)
@@ -81,7 +82,7 @@ class Caller:
                 if status.value:
                     _failed(status.value)
         own = dict(zip(self.inputs, arrays, strict=True))
-        return tuple(own[x] if x in own else memory[x] if x.shape else memory[x][()] for x in program.results)
+        return tuple(own[x] if x in own else memory[x] if memory[x].shape else memory[x][()] for x in program.results)
 
     def _array(self, x: Variable, memory: Mapping[Variable, np.ndarray], arena: np.ndarray) -> np.ndarray:
         view = self.program.views[x]

@@ -45,8 +45,8 @@ class Cuts(NamedTuple):
 WriteBlock = Callable[[str, int, tuple[int, ...]], None]
 """Defines the function of a block: its name, its rows, and how many lanes of each of its vectors count."""
 
-_GROUP = 16
-"""Blocks above each other that share a piece of k of B."""
+_ABOVE, _BESIDE = 16, 32
+"""Blocks of a group that lie above each other, or beside each other, at most."""
 
 
 class Writer(NamedTuple):
@@ -94,45 +94,57 @@ class Writer(NamedTuple):
                 with _within(f, panel, its_panels, panels.pieces):
                     for size, its_rows in sizes_of(rows):
                         with _within(f, tile, its_rows, rows.pieces):
-                            f.call(self.once(write, size, widths), VOID, *arguments)
+                            f.call(self.once("", write, size, widths), VOID, *arguments)
         f.close()
         return Work(Kernel(self.name, rows.pieces * panels.pieces * prod(p.batch)), (a.role, b.role, "c", *self.words))
 
-    def drive_deep(self, cuts: Cuts, a: Side, b: Side, pieces: Cut) -> Work:
-        """The same with k in pieces: a unit is a group of blocks above each other, whose sums are kept while they all take a piece of B."""
+    def drive_deep(self, cuts: Cuts, a: Side, b: Side, pieces: Cut, *, beside: bool) -> Work:
+        """The same with k in pieces: a unit is a group of blocks, whose sums are kept while they all take a piece.
+
+        The blocks of a group lie above each other and share what they read of B; or ``beside`` each other where there is one row of blocks,
+        and read whole rows of B.
+        """
         p, (rows, panels, lanes, _), kind = self.product, cuts, self.kind
-        groups = cut(rows.pieces, _GROUP)
+        members = panels.pieces if beside else rows.pieces
+        groups = cut(members, min(-(-members // 4), _BESIDE) if beside else _ABOVE)
+        apart = 1 if beside else panels.pieces
+        room = rows.size * panels.size
         f = self.kernel()
-        room = min(groups.size, rows.pieces) * rows.size * panels.size
-        kept = f.value(PTR, f"alloca [{room * lanes} x {kind.element}], align {kind.nbytes}")
-        with self.units(f, groups.pieces, panels.pieces) as (group, panel, batch):
+        kept = f.value(PTR, f"alloca [{groups.size * room * lanes} x {kind.element}], align {kind.nbytes}")
+
+        with self.units(f, groups.pieces, apart) as (group, panel, batch):
             first, count = groups.begin(f, group), groups.length(f, group)
-            column = f.mul(panels.begin(f, panel), lanes)
-            with f.loop(0, room) as loop:
+
+            def each(member: Index, write: Callable[[int, tuple[int, ...]], str], call: Callable[[str, Value, list[Value], int], None]) -> None:
+                """Of one block of the group: its function, its sums, where it begins, the width of its panel."""
+                tile, at = (0, f.add(first, member)) if beside else (f.add(first, member), panel)
+                arguments = self.arguments(f, cuts, a, b, batch, rows.begin(f, tile), f.mul(panels.begin(f, at), lanes))
+                sums = f.at(kept, f.mul(member, room * lanes), kind)
+                for widths, its_panels in widths_of(panels, lanes, p.n):
+                    with _within(f, at, its_panels, panels.pieces):
+                        for size, its_rows in sizes_of(rows):
+                            with _within(f, tile, its_rows, rows.pieces):
+                                call(write(size, widths), sums, arguments, lanes * len(widths))
+
+            with f.loop(0, groups.size * room) as loop:
                 f.store(literal(0, kind), f.at(kept, f.mul(loop.index, lanes), kind))
-            for widths, its_panels in widths_of(panels, lanes, p.n):
-                along = lanes * len(widths) if b.panels else b.along
-                with _within(f, panel, its_panels, panels.pieces):
-                    with f.loop(0, pieces.pieces) as piece, f.loop(0, count) as loop:
-                        tile, begin = f.add(first, loop.index), pieces.begin(f, piece.index)
-                        from_a, from_b, *_ = self.arguments(f, cuts, a, b, batch, rows.begin(f, tile), column)
-                        from_a, from_b = f.at(from_a, f.mul(begin, a.along), kind), f.at(from_b, f.mul(begin, along), kind)
-                        sums = f.at(kept, f.mul(loop.index, rows.size * len(widths) * lanes), kind)
-                        for size, its_rows in sizes_of(rows):
-                            name = f"{self.name}_add_{size}x{sum(widths)}"
-                            if name not in self.module.functions:
-                                self.adding(a, b, name, size, widths)
-                            with _within(f, tile, its_rows, rows.pieces):
-                                f.call(name, VOID, from_a, from_b, sums, index(pieces.length(f, piece.index)))
-                    with f.loop(0, count) as loop:
-                        tile = f.add(first, loop.index)
-                        _, *others = self.arguments(f, cuts, a, b, batch, rows.begin(f, tile), column)
-                        sums = f.at(kept, f.mul(loop.index, rows.size * len(widths) * lanes), kind)
-                        for size, its_rows in sizes_of(rows):
-                            with _within(f, tile, its_rows, rows.pieces):
-                                f.call(self.once(self.ending, size, widths), VOID, sums, *others)
+            with f.loop(0, pieces.pieces) as piece, f.loop(0, count) as loop:
+                begin, length = pieces.begin(f, piece.index), pieces.length(f, piece.index)
+
+                def add(name: str, sums: Value, arguments: list[Value], width: int) -> None:
+                    from_a = f.at(arguments[0], f.mul(begin, a.along), kind)
+                    from_b = f.at(arguments[1], f.mul(begin, width if b.panels else b.along), kind)
+                    f.call(name, VOID, from_a, from_b, sums, index(length))
+
+                each(loop.index, partial(self.once, "_add", partial(self.adding, a, b)), add)
+            with f.loop(0, count) as loop:
+
+                def end(name: str, sums: Value, arguments: list[Value], _: int) -> None:
+                    f.call(name, VOID, sums, *arguments[1:])
+
+                each(loop.index, partial(self.once, "", self.ending), end)
         f.close()
-        return Work(Kernel(self.name, groups.pieces * panels.pieces * prod(p.batch)), (a.role, b.role, "c", *self.words))
+        return Work(Kernel(self.name, groups.pieces * apart * prod(p.batch)), (a.role, b.role, "c", *self.words))
 
     def kernel(self) -> Function:
         """It begins."""
@@ -158,9 +170,9 @@ class Writer(NamedTuple):
         pointers = [f.at(given_a, from_a, kind), f.at(given_b, from_b, kind), f.at(given_c, to, kind), *further]
         return [*pointers, *(index(x) for x in (*batch, row, column))]
 
-    def once(self, write: WriteBlock, rows: int, widths: tuple[int, ...]) -> str:
+    def once(self, what: str, write: WriteBlock, rows: int, widths: tuple[int, ...]) -> str:
         """The name of a block, which is written when it is needed first."""
-        name = f"{self.name}_{rows}x{sum(widths)}"
+        name = f"{self.name}{what}_{rows}x{sum(widths)}"
         if name not in self.module.functions:
             write(name, rows, widths)
         return name

@@ -32,10 +32,13 @@ __all__ = ["Products", "Tiles", "amount", "finished", "pointers_of", "write_prod
 _CACHED = 1 << 19
 """Bytes of weights that the second-level cache holds beside the images: more are read panel by panel."""
 
+_NEAR = 1 << 15
+"""Bytes of the image that a share reads at a time."""
+
 _SHORT = 4
 """Fewer channels than this are not worth a loop."""
 
-_FEW = 16
+_FEW = 32
 """Units that keep threads busy; with fewer, rows are cut further."""
 
 
@@ -96,12 +99,12 @@ def write_products(tiles: Tiles, written: Sequence[Products]) -> Kernel:
     name, kernels = tiles.name, [one.write(f"{tiles.name}_{number}") for number, one in enumerate(written)]
     f = Function(tiles.module, name, [("x", PTR), ("w", PTR), ("y", PTR), *pointers_of(tiles.epilogue), ("first", I64), ("last", I64)])
     *pointers, first, last = f.parameters
-    done = 0
-    for kernel in kernels:
-        f.call(kernel.name, VOID, *pointers, index(f.most(f.sub(first, done), 0)), index(f.least(f.sub(last, done), kernel.units)))
-        done += kernel.units
+    units = max((kernel.units for kernel in kernels), default=0)
+    for kernel in kernels if units else ():
+        # The same share of each: they differ in how many taps they have.
+        f.call(kernel.name, VOID, *pointers, *(index(f.div(f.mul(end, kernel.units), units)) for end in (first, last)))
     f.close()
-    return Kernel(name, done)
+    return Kernel(name, units)
 
 
 class Products:
@@ -124,8 +127,11 @@ class Products:
         weights = taps * bond.channels * bond.features * bond.groups * tiles.vector.wide(1).nbytes
         # Panels outside of rows: each thread then reads its panels' weights only, one panel at a time.
         self.by_panel = weights > _CACHED or rows * blocks < _FEW
-        wanted = max(1, _FEW // max(1, rows))
-        self.share = max(1, blocks // wanted)
+        self.share = max(1, blocks // max(1, _FEW // max(1, rows)))
+        if not self.by_panel:
+            # All panels of a share read the same of the image: it should stay in the first-level cache.
+            nbytes = height * self.row.step * abs(self.row.x) * tiles.vector.wide(1).nbytes
+            self.share = max(1, min(self.share, _NEAR // max(1, nbytes)))
         self.shares = -(-blocks // self.share) if blocks else 0
         self.blocks = blocks
         self.units = rows * self.shares * (self.columns if self.by_panel else bool(self.columns))

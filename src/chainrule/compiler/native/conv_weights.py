@@ -38,6 +38,9 @@ _CACHED = 3 << 17
 _FEW = 16
 """Blocks of the result that keep threads busy."""
 
+_SHARES, _SCRATCH = 4, 1 << 20
+"""Parts of the images that are summed apart, so that threads need not read the same ones; as many as there are bytes for."""
+
 _MIXED = 8
 """With fewer channels, the rows of a block are those of several taps."""
 
@@ -82,6 +85,12 @@ def write_weight_blocks(module: Module, name: str, bond: Correlation, target: Ta
     return written.write(), written.parts
 
 
+def _even(total: int, most: int, parts: int) -> int:
+    """How many at a time, at most so many, that their number is a multiple of ``parts`` if there are enough."""
+    count = -(-total // max(1, most))
+    return max(1, -(-total // max(1, min(total, -(-count // parts) * parts))))
+
+
 class _Weights:
     def __init__(self, module: Module, name: str, bond: Correlation, target: Target, vector: Kind) -> None:
         self.module, self.name, self.bond, self.vector = module, name, bond, vector
@@ -102,9 +111,10 @@ class _Weights:
         self.per_tap = bond.groups * (self.pieces[-1].stop if self.pieces else 0) * (self.panels[-1].stop if self.panels else 0)
         tiles = len(self.taps) * self.per_tap if all(axis.taps for axis in self.axes) else 0
         self.tiles = tiles
-        self.first_size, self.second_size = self.sizes()
+        few = max(-(-_FEW // max(1, tiles)), min(_SHARES, _SCRATCH // max(1, self.size * vector.wide(1).nbytes)))
+        self.first_size, self.second_size = self.sizes(few)
         self.blocks = -(-self.axes[0].outputs // self.first_size) * -(-self.axes[1].outputs // self.second_size)
-        self.parts = 1 if tiles >= _FEW or not tiles else max(1, min(self.blocks, -(-_FEW // tiles)))
+        self.parts = max(1, min(self.blocks, few))
         self.names: dict[object, str] = {}
 
     def cut(self, heights: Sequence[int]) -> list[_Piece]:
@@ -125,8 +135,8 @@ class _Weights:
             begin += height
         return found
 
-    def sizes(self) -> tuple[int, int]:
-        """How many outputs of the first two axes make up a block."""
+    def sizes(self, parts: int) -> tuple[int, int]:
+        """How many outputs of the first two axes make up a block: as many blocks for each part, if that can be."""
         batch, second, *rest = self.axes
         line = math.prod(axis.outputs for axis in rest)
         read = math.prod(axis.inputs for axis in rest)
@@ -134,9 +144,8 @@ class _Weights:
         nbytes = self.vector.wide(1).nbytes
         image = (second.inputs * read * channels + second.outputs * line * features) * nbytes
         if image <= _CACHED or (self.mixed and not rest):
-            return max(1, min(batch.outputs, _CACHED // max(image, 1))), max(1, second.outputs)
-        count = max(1, min(second.outputs, -(-image // _CACHED)))
-        return 1, -(-second.outputs // count)
+            return _even(batch.outputs, _CACHED // max(image, 1), parts), max(1, second.outputs)
+        return 1, _even(second.outputs, -(-second.outputs // -(-image // _CACHED)), parts if batch.outputs == 1 else 1)
 
     def write(self) -> Kernel:
         f = Function(self.module, self.name, [("x", PTR), ("y", PTR), ("w", PTR), ("first", I64), ("last", I64)])

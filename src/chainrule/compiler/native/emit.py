@@ -27,7 +27,7 @@ from chainrule.compiler.native.kernel import Call
 from chainrule.compiler.native.loops import write_loops
 from chainrule.compiler.native.scalars import NotLowered
 from chainrule.compiler.native.views import View, contiguous, copied, moved, whole
-from chainrule.core.aval import Aval
+from chainrule.core.aval import Aval, Shape
 from chainrule.core.primitive import TABLE
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
@@ -75,6 +75,8 @@ class Program(NamedTuple):
         How what is called back, and what is returned, finds its values.
     results : tuple of Variable
         Per output of the graph the value whose memory is given out: one that was made for it, an input, or a constant.
+    shapes : Mapping of Variable to tuple of int
+        In which shape it is given out, where it was made.
     """
 
     text: str
@@ -87,6 +89,7 @@ class Program(NamedTuple):
     unplanned_bytes: int
     views: Mapping[Variable, View]
     results: tuple[Variable, ...]
+    shapes: Mapping[Variable, Shape]
 
     @property
     def called_back(self) -> dict[str, int]:
@@ -115,6 +118,7 @@ class _Emitter:
         self.status = Variable(Aval((), np.dtype(np.int64)), "status")
         self.views: dict[Variable, View] = {x: whole(x) for x in (*graph.inputs, *graph.constants)}
         self.given = {*graph.inputs, *graph.constants}
+        self.shapes: dict[Variable, Shape] = {}
         self.tasks: list[Call | CallBack] = []
         self.work = 0
         self._number = 0
@@ -132,18 +136,11 @@ class _Emitter:
         size = pack(list(inside.values()))
         places = {x: buffer.offset or 0 for x, buffer in inside.items()}
         parts = self._segments(slots, places)
+        loops = self.loops.text() if self.loops.functions else ""
+        unplanned = sum(x.nbytes for x in inside)
         return Program(
-            self.module.text(),
-            self.loops.text() if self.loops.functions else "",
-            self.constants,
-            parts,
-            slots,
-            places,
-            size,
-            sum(x.nbytes for x in inside),
-            self.views,
-            results,
-        )
+            self.module.text(), loops, self.constants, parts, slots, places, size, unplanned, self.views, results, self.shapes
+        )  # fmt: skip
 
     # Kernels.
 
@@ -307,7 +304,9 @@ class _Emitter:
             roots["scratch"] = Variable(Aval((written.scratch,), np.dtype(np.uint8)), "scratch")
         for kernel, roles in written.works:
             writes = tuple(roots[role] for role in roles if role in kept or role == "scratch")
-            self.tasks.append(Call(kernel, tuple(roots[role] for role in roles), writes))
+            # An epilogue finds its elements by itself.
+            offsets = tuple(operands[role].offset * operands[role].root.dtype.itemsize if role in ("a", "b") else 0 for role in roles)
+            self.tasks.append(Call(kernel, tuple(roots[role] for role in roles), writes, offsets))
 
     def _moves(self, node: Operation) -> bool:
         """Read the same memory otherwise; what has no even strides is copied first."""
@@ -344,11 +343,12 @@ class _Emitter:
         results: list[Variable] = []
         for x in self.graph.outputs:
             view = self.views[x]
-            if x in self.given or (view.whole and view.root not in self.given and (view.root is x or view.root not in results)):
-                results.append(view.root)
-                continue
-            own = Variable(x.aval, f"{x.name}_result")
-            self._store_as(own, x, view)
+            own = view.root
+            if x not in self.given:
+                if own in self.given or not view.whole or self.shapes.get(own, x.shape) != x.shape:
+                    own = Variable(x.aval, f"{x.name}_result")
+                    self._store_as(own, x, view)
+                self.shapes[own] = x.shape
             results.append(own)
         return tuple(results)
 
@@ -408,7 +408,9 @@ class _Emitter:
                 waiting.clear()
             waiting.add(call)
             first, last = _share(f, units, thread, threads) if shared else (Value("0", I64), Value(str(units), I64))
-            f.call(call.kernel.name, VOID, *(pointers[x] for x in call.arguments), first, last)
+            offsets = call.offsets or (0,) * len(call.arguments)
+            given = [f.at(pointers[x], offset, I8) for x, offset in zip(call.arguments, offsets, strict=True)]
+            f.call(call.kernel.name, VOID, *given, first, last)
         f.close()
         return Segment(name, shared)
 

@@ -360,7 +360,10 @@ class _Writer:
             self._store(node.output, self.base[node.output], total, None)
 
     def _combine(self, node: Operation, total: Value, x: Value) -> Value:
-        return REDUCTIONS[node.primitive].combine(self.f, total, self.f.splat(x, total.kind.lanes), node.output.dtype)
+        x = self.f.splat(x, total.kind.lanes)
+        if total.kind.element == "i1" and x.kind != total.kind:
+            x = self.f.compare("une" if x.kind.floating else "ne", x, literal(0, x.kind))
+        return REDUCTIONS[node.primitive].combine(self.f, total, x, node.output.dtype)
 
     def _loops(
         self,

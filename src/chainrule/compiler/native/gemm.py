@@ -48,6 +48,10 @@ def write_product(module: Module, name: str, product: Product, *, bits: int, reg
     if p.a[1] == 1 and p.b[0] == 1 and (p.n == 1 or (p.b[1] != 1 and _DOTS * p.m <= p.k)):
         return _dots(writer, registers)
     if p.n == 1 and p.a[0] == 1:
+        if epilogue is None and p.c == 1:
+            turned = p._replace(m=1, n=p.m, a=(0, p.b[0]), b=(p.a[1], 1), c=p.m, a_batch=p.b_batch, b_batch=p.a_batch)
+            written = _blocks(writer._replace(product=turned), registers)
+            return written._replace(works=tuple(work._replace(roles=tuple(_OTHER.get(role, role) for role in work.roles)) for work in written.works))
         return _column(writer)
     return _blocks(writer, registers)
 
@@ -63,6 +67,8 @@ def _plain(product: Product) -> Product:
         a_column, b_row = (1, product.n) if b_column == 1 else (1, 1)
     return product._replace(a=(a_row, a_column), b=(b_row, b_column))
 
+
+_OTHER = {"a": "b", "b": "a"}
 
 _DOTS = 12
 """With so many times more along k than rows, dots of rows are faster than packing a transposed B."""
@@ -80,6 +86,10 @@ _AHEAD = 16
 """Rows of B that are called into the cache ahead."""
 
 
+_ROWS = 8
+"""Rows of B that are read side by side where all of it comes from memory: the processor foresees so many streams."""
+
+
 def _blocks(writer: Writer, registers: int) -> Written:
     """Blocks of sums: rows of A are broadcast, those of B are vectors."""
     p, kind = writer.product, writer.kind
@@ -88,7 +98,7 @@ def _blocks(writer: Writer, registers: int) -> Written:
     a, b = Side("a", *p.a, p.a_batch), Side("b", p.b[1], p.b[0], p.b_batch)
     works: list[Work] = []
     used = 0
-    if _packs_b(p, size):
+    if _packs_b(p, kind):
         source = Source(p.k, p.n, p.b, p.batch, p.b_batch)
         panels = panels_of(source, kind, vectors)
         works.append(Work(write_packing(writer.module, f"{writer.name}_b", source, panels, kind), ("b", "scratch")))
@@ -108,15 +118,19 @@ def _blocks(writer: Writer, registers: int) -> Written:
     cuts = Cuts(cut(p.m, rows), cut(-(-p.n // kind.lanes), vectors), kind.lanes)
     depth = max(_DEPTH // (cuts.panels.size * kind.nbytes), 1)
     if p.k > 2 * depth and p.m > 2 * rows:
-        works.append(writer.drive_deep(cuts, a, b, cut(p.k, depth)))
+        works.append(writer.drive_deep(cuts, a, b, cut(p.k, depth), beside=False))
+    elif b.ahead and cuts.rows.pieces == 1:
+        b = b._replace(ahead=_ROWS // 2 * b.along if p.m > 2 else 0)
+        works.append(writer.drive_deep(cuts, a, b, cut(p.k, _ROWS), beside=True))
     else:
         works.append(writer.drive(cuts, a, b, partial(writer.block, a, b)))
     return Written(tuple(works), used)
 
 
-def _packs_b(p: Product, size: int) -> bool:
+def _packs_b(p: Product, kind: Kind) -> bool:
     """It must be where its columns do not lie along memory."""
-    return p.k > 0 and (p.b[1] != 1 or (p.m >= 128 and p.k * p.n * size >= _PACK))
+    least = 128 if kind.nbytes == 64 else 64
+    return p.k > 0 and (p.b[1] != 1 or (p.m >= least and p.k * p.n * kind.wide(1).nbytes >= _PACK))
 
 
 def _packs_a(p: Product, size: int) -> bool:
@@ -230,5 +244,5 @@ def _cost(m: int, vectors: int, rows: int, wide: int) -> float:
     total = 0.0
     for high in balanced(m, rows):
         for across in balanced(vectors, wide):
-            total += max(high * across, 4) + 0.15 * (high + across) + 1
+            total += max(high * across, 4) + 0.1 * high + 0.3 * across + 1
     return total

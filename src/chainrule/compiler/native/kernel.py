@@ -30,11 +30,14 @@ class Call(NamedTuple):
     ----------
     kernel : Kernel
     arguments : tuple of Variable
-        In whose memory each pointer points, to its beginning.
+        In whose memory each pointer points.
     writes : tuple of Variable
         Those of the arguments that it changes.
+    offsets : tuple of int
+        How many bytes behind the beginning each pointer points; nowhere else if there are none.
     """
 
     kernel: Kernel
     arguments: tuple[Variable, ...]
     writes: tuple[Variable, ...]
+    offsets: tuple[int, ...] = ()

@@ -1,0 +1,34 @@
+"""Machine code: every gate and its gradient, networks and steps, beside what runs gate by gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import chainrule as cr
+from chainrule.compiler.pipeline import build
+from chainrule.core.primitive import TABLE
+from listings import close, expected_of, samples
+
+pytest.importorskip("llvmlite", reason="native code: pip install 'chainrule[cpu]'")
+
+FLOW = {"barrier", "cond", "scan", "while_loop"}
+GATES = sorted(set(TABLE) - FLOW)
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_every_gate_and_its_gradient_are_what_they_are_without_compiling(gate: str) -> None:
+    for drawn in [*samples(gate), *samples(gate, "float32")[:2]]:
+        executable = build(drawn.listing.graph, backend="native")
+        with drawn.case:
+            expected = expected_of(drawn.listing, drawn.values)
+            got = executable.run(*drawn.values)
+            for out, want in zip(got, expected, strict=True):
+                assert (np.shape(out), np.asarray(out).dtype) == (want.shape, want.dtype)
+            close([np.asarray(out) for out in got], expected)
+
+
+def native(f: Any, *args: Any) -> Any:
+    return build(cr.trace(f, *args), backend="native")
