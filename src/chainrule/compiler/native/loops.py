@@ -45,16 +45,18 @@ class Array:
 class _Cell(Scalar):
     """A variable: it is read wherever it is used."""
 
+    function: Function
     pointer: Value
 
     def __init__(self, k: Builder, pointer: Value, dtype: Dtype) -> None:
         object.__setattr__(self, "k", k)
+        object.__setattr__(self, "function", k.function)
         object.__setattr__(self, "dtype", dtype)
         object.__setattr__(self, "pointer", pointer)
 
     @property
     def register(self) -> Value:  # pyright: ignore[reportIncompatibleVariableOverride] - read anew each time
-        return self.k.function.load(kind_of(self.dtype), self.pointer)
+        return self.function.load(kind_of(self.dtype), self.pointer)
 
 
 class _AloneError(Exception):
