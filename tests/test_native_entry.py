@@ -17,6 +17,7 @@ from chainrule.compiler.native.entry import _Entry, enter
 from chainrule.compiler.native.fastcall import Result, Word, usable
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, DtypeError, ShapeError
+from test_native_engine import in_process
 
 llvmlite = pytest.importorskip("llvmlite", reason="native code: pip install 'chainrule[cpu]'")
 
@@ -364,3 +365,16 @@ def test_nothing_is_left_of_a_step_that_nobody_has(scale: Run) -> None:
     frame = weakref.ref(entry_of(run).frame)
     del run
     assert frame() is None
+
+
+def test_a_process_ends_well_with_steps_that_are_still_there() -> None:
+    body = """
+        import builtins
+        from test_native_entry import MATRIX, NUMBER, SCALE, TWO, X, engine, enter
+        code = engine.load(SCALE)
+        run = builtins.run = enter(code.address("scale"), [MATRIX, NUMBER], [MATRIX, NUMBER], keep=code)
+        builtins.held = [run(X, TWO) for _ in range(9)]
+        print(run(X, TWO)[1])
+    """
+    for threads in ("1", "3"):
+        assert in_process(body, CHAINRULE_NUM_THREADS=threads) == "22.0"

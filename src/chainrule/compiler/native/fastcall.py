@@ -307,7 +307,10 @@ def built_in(table: np.ndarray) -> Callable[..., Any]:
 @cache
 def _method() -> _Definition:
     """A PyMethodDef with METH_FASTCALL."""
-    return _Definition(b"run", _code().address("run"), 0x80, None)
+    made = _Definition(b"run", _code().address("run"), 0x80, None)
+    # Functions read it when they die, which may be after this module.
+    ctypes.PYFUNCTYPE(None, ctypes.py_object)(("Py_IncRef", ctypes.pythonapi))(made)
+    return made
 
 
 @cache
