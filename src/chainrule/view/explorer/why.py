@@ -64,6 +64,8 @@ def _strange(facts: Facts, x: Variable) -> bool:
         return True
     if not grad.size or len(facts.nodes) > LARGEST:
         return False
+    if not np.isfinite(facts.done.value[facts.done.output]).all():
+        return True
     with np.errstate(all="ignore"):
         size = float(np.linalg.norm(grad.astype(np.float64).ravel()))
     return not VANISHING <= size <= EXPLODING or bool((grad == 0).any())
