@@ -327,3 +327,4 @@ def test_a_large_graph_is_cut_into_boxes_and_opens_folded():
     assert not data["open"]
     assert all(len(layout["nodes"]) < 200 for layout in data["layouts"].values())
     assert {node["group"] for node in data["nodes"] if node["kind"] == "gate"} == set(names)
+    assert len(page(data)) - len(page(explored(cube, np.ones(2)))) < 800 * len(data["gates"])

@@ -63,11 +63,18 @@ def repeated(x):
     return (z * y).sum()
 
 
+def nested(x):
+    """Layers within layers, and a branch around one of them"""
+    return (BLOCKS(x) ** 2).mean()
+
+
 W = cr.tensor(np.array([1.0, -2.0, 3.0]), requires_grad=True)
 UNITS = cr.nn.LSTM(3)
 UNITS.initialize((1, 4, 2))
 LAYERS = cr.nn.Sequential([cr.nn.Dense(5, activation="relu"), cr.nn.Dense(2)])
 LAYERS.initialize((1, 4))
+BLOCKS = cr.nn.Sequential([cr.nn.Residual(cr.nn.Sequential([cr.nn.Dense(4), cr.nn.LayerNormalization()])) for _ in range(3)])
+BLOCKS.initialize((1, 4))
 PAGES = {
     **PROGRAMS,
     "layers": (layered, (np.linspace(-1, 1, 24, dtype=np.float32).reshape(6, 4),)),
@@ -75,6 +82,7 @@ PAGES = {
     "detached": (detached, (cr.tensor(np.ones(3), requires_grad=True),)),
     "shrinking": (shrinking, (np.array([0.5, -0.5]),)),
     "repeated": (repeated, (np.array([0.5, -1.0, 2.0]),)),
+    "nested": (nested, (np.ones((2, 4), np.float32),)),
     "not finite": (faulty, (np.array([1.0, -2.0, 0.0]),)),
     "large": (PROGRAMS["four axes"][0], (np.linspace(-1, 1, 6000).reshape(3, 20, 100),)),
 }
@@ -374,6 +382,46 @@ EVERYTHING = """(crowded) => {
 @pytest.mark.parametrize("name", PAGES)
 def test_no_text_lies_on_another(pages, name, size):
     assert pages.open(name, size).evaluate(EVERYTHING, CROWDED) == []
+
+
+MEETING = """() => {
+  const found = [], places = Object.entries(L.nodes).map(([id, [x, y, w, h]]) => [id, x - w / 2, y - h / 2, x + w / 2, y + h / 2]);
+  const seats = Object.entries(L.wires).map(([id, { seat: [x, y, w, h] }]) => [id, x - w / 2, y - h / 2, x + w / 2, y + h / 2]);
+  const titles = Object.entries(L.groups).map(([id, [x, y, w]]) => [`title of ${id}`, x + 4, y + 4, x + 120, y + 26]);
+  const all = [...places, ...seats, ...titles];
+  all.forEach(([a, l, t, r, b], i) => all.slice(i + 1).forEach(([c, l2, t2, r2, b2]) => {
+    if (l + 1 < r2 && l2 + 1 < r && t + 1 < b2 && t2 + 1 < b) found.push(`${a} and ${c}`);
+  }));
+  const at = Object.fromEntries(places.map(([id, ...box]) => [id, box]));
+  const near = ([l, t, r, b], x, y) => x > l - 4 && x < r + 4 && y > t - 4 && y < b + 4;
+  for (const w of G.wires) {
+    const tail = nodeOf(w.from), head = nodeOf(w.to), place = L.wires[w.id];
+    if (tail === head) { if (place) found.push(`${w.id} is inside`); continue; }
+    if (!near(at[tail], ...place.before.slice(0, 2)) || !near(at[head], ...place.after.slice(-2))) found.push(`${w.id} hangs loose`);
+    for (const [name, ...box] of titles) for (const curve of [place.before, place.after]) for (let i = 0; i < curve.length; i += 6) {
+      if (near(box, curve[i], curve[i + 1])) found.push(`${w.id} behind the ${name}`);
+    }
+  }
+  return found;
+}"""
+
+
+def test_any_set_of_boxes_unfolds_and_nothing_meets(pages):
+    page = pages.open("nested", place="step=99")
+    boxes = page.evaluate("G.groups.map((g) => g.id)")
+    assert len(boxes) == 3 + 3 + 6
+    inner = [box for box in boxes if box.startswith("layers.1")]
+    for folded in ([], boxes, boxes[:1], boxes[-4:], inner, inner[1:], [box for box in boxes if box not in inner], inner[2:3]):
+        page.evaluate("(folded) => { state.folded = new Set(folded); redraw(); }", folded)
+        assert page.evaluate(MEETING) == [], f"with {folded} folded"
+        assert page.evaluate(CROWDED) == [], f"with {folded} folded"
+    page.evaluate("foldAll(true)")
+    page.click(".node[aria-label^='layers.1, folded']")
+    page.click(".node[aria-label^='layer, folded']")
+    assert set(page.evaluate("[...state.folded]")) == {*boxes} - {"layers.1", "layers.1.layer"}
+    assert page.locator(".node.box").count() == 2 + 2
+    page.click("text=− layers.1")
+    assert page.locator(".node.box").count() == 3
 
 
 def test_the_look_for_crowded_text_finds_it(pages):

@@ -52,7 +52,19 @@ function arrange(id) {
   const inner = Object.fromEntries(open.map((g) => [g, arrange(g)]));
   const spans = (axis, around) => open.map((g) => { const at = plan.nodes[`box:${g}`], half = at[axis + 2] / 2; return [at[axis] - half, at[axis] + half, Math.max(1, (inner[g].size[axis] + around) / (2 * half))]; });
   const fx = stretch(spans(0, 2 * SIDE)), fy = stretch(spans(1, TITLE + FOOT));
-  const curve = (points) => (open.length ? bent(points, fx, fy) : points);
+  const depth = boxesTo(id).length, standing = (end) => (homes[end][depth] ? `box:${homes[end][depth]}` : end);
+  /* gates and folded boxes move, but do not grow: a curve ends where it ended at them */
+  function curve(points, tail, head) {
+    if (!open.length) return points;
+    const moved = bent(points, fx, fy);
+    for (const [end, at, control] of [[tail, 0, 2], [head, points.length - 2, moved.length - 4]]) {
+      const spot = end && !inner[homes[end][depth]] && plan.nodes[standing(end)], last = at ? moved.length - 2 : 0;
+      if (!spot) continue;
+      const dx = fx(spot[0]) + points[at] - spot[0] - moved[last], dy = fy(spot[1]) + points[at + 1] - spot[1] - moved[last + 1];
+      for (const i of [last, control]) { moved[i] += dx; moved[i + 1] += dy; }
+    }
+    return moved;
+  }
   const out = { size: [fx(plan.size[0]), fy(plan.size[1])], nodes: {}, wires: {}, groups: {}, entries: {}, exits: {} };
   for (const [name, [x, y, w, h]] of Object.entries(plan.nodes)) if (!inner[name.slice(4)] || !name.startsWith("box:")) out.nodes[name] = [fx(x), fy(y), w, h];
   for (const g of open) {
@@ -64,14 +76,13 @@ function arrange(id) {
     for (const [name, at] of Object.entries(a.wires)) out.wires[name] = { seat: [at.seat[0] + dx, at.seat[1] + dy, at.seat[2], at.seat[3]], before: shifted(at.before, dx, dy), after: shifted(at.after, dx, dy) };
     for (const side of ["entries", "exits"]) for (const name in a[side]) a[side][name] = shifted(a[side][name], dx, dy);
   }
-  const depth = boxesTo(id).length;
   const into = (name, end, own) => { const a = inner[homes[end][depth]]; return a ? joined([own, a.entries[name]]) : own; };
   const outOf = (name, end, own) => { const a = inner[homes[end][depth]]; return a ? joined([a.exits[name], own]) : own; };
   for (const [name, [seat, before, after]] of Object.entries(plan.wires)) {
-    out.wires[name] = { seat: [fx(seat[0]), fy(seat[1]), seat[2], seat[3]], before: outOf(name, wire[name].from, curve(before)), after: into(name, wire[name].to, curve(after)) };
+    out.wires[name] = { seat: [fx(seat[0]), fy(seat[1]), seat[2], seat[3]], before: outOf(name, wire[name].from, curve(before, wire[name].from, null)), after: into(name, wire[name].to, curve(after, null, wire[name].to)) };
   }
-  for (const [name, points] of Object.entries(plan.entries)) out.entries[name] = into(name, wire[name].to, curve(points));
-  for (const [name, points] of Object.entries(plan.exits)) out.exits[name] = outOf(name, wire[name].from, curve(points));
+  for (const [name, points] of Object.entries(plan.entries)) out.entries[name] = into(name, wire[name].to, curve(points, null, wire[name].to));
+  for (const [name, points] of Object.entries(plan.exits)) out.exits[name] = outOf(name, wire[name].from, curve(points, wire[name].from, null));
   return out;
 }
 function layout() {
