@@ -472,6 +472,30 @@ def test_an_edited_element_is_computed_with_at_once(pages):
         np.testing.assert_allclose(page.evaluate(f"G.vars.{name}.grad"), np.ravel(gradient), rtol=1e-3, atol=1e-5)
 
 
+def test_an_element_is_changed_in_its_heat_map_by_click_and_by_keyboard(pages):
+    page = pages.open("network", place="step=99")
+    page.click(".node[aria-label='input X']")
+    page.locator(".maps figure >> nth=0").locator(".cell >> nth=5").click()
+    page.keyboard.type("3.5")
+    page.keyboard.press("Enter")
+    assert page.evaluate("[given.X[5], G.vars.X.value[5]]") == [3.5, 3.5]
+    assert "agrees" in page.inner_text("#gate")
+    assert page.locator(".mark").count() == 0, "the words of explain were of other values"
+    # Jacobians, and with them the paths, follow.
+    assert page.evaluate("routes('X', 5).sum") == pytest.approx(page.evaluate("G.vars.X.grad[5]"), rel=1e-5)
+    assert page.evaluate("G.gates.h.units[2]") == 1
+    page.keyboard.press("Escape")
+    page.click(".node[aria-label='input X']")
+    page.locator(".maps svg[tabindex]").first.focus()
+    for key in ("ArrowDown", "Enter", "7", "Enter"):
+        page.keyboard.press(key)
+    assert page.evaluate("given.X[0]") == 7
+    page.click("text=Reset")
+    assert page.evaluate("G.vars.X.value[5]") == pytest.approx(PROGRAMS["network"][1][4].flat[5], rel=1e-5)
+    assert page.locator(".mark").count() > 0
+    assert page.evaluate("edited") is False
+
+
 def test_an_edited_input_is_computed_with_at_once(pages):
     page = pages.open("E2", place="step=99")
     page.fill("#in-w0", "0")
