@@ -22,7 +22,7 @@ from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
 from chainrule.view.explorer import formulas
 from chainrule.view.explorer.code import code_and_steps
-from chainrule.view.explorer.derivatives import structure, units
+from chainrule.view.explorer.derivatives import COUNTED, structure, units
 from chainrule.view.explorer.layouts import UNFOLDED, layouts
 from chainrule.view.explorer.run import Run, jacobians, microseconds, numeric
 from chainrule.view.explorer.saved import saved
@@ -305,7 +305,10 @@ def _gate(facts: Facts, place: int, node: Operation, forward: str) -> Data:
         "zero": [formulas.reason(told.locals.get(i), operands) for i in shown], "jacobian": [tables.get(i) for i in shown],
         "down": [_flat(facts.down(place, slot)) for slot in range(len(shown))], "time": microseconds(done, place, open_slots, repeat),
         "line": _line(node), "units": units(done, node),
-        "structure": [structure(done, node, i, tables.get(i)) if i in open_slots and not node.primitive.outputs else None for i in shown],
+        "structure": [
+            structure(done, node, i, tables.get(i), counted=COUNTED if repeat > 1 else 0) if i in open_slots and not node.primitive.outputs else None
+            for i in shown
+        ],
     }  # fmt: skip
 
 

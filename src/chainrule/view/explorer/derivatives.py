@@ -18,13 +18,13 @@ from chainrule.graph.ir import Operation
 from chainrule.view.explorer.run import Run, Values, pull
 
 COUNTED = 200_000
-"""Matrices of more entries, whose structure the record does not say, are not looked at."""
+"""So many entries of a matrix are counted one by one, where its structure is not in the record."""
 
 Data = dict[str, Any]
 Table = Sequence[Sequence[Sequence[float]]]
 
 
-def structure(done: Run, node: Operation, slot: int, table: Table | None) -> Data:
+def structure(done: Run, node: Operation, slot: int, table: Table | None, *, counted: int = COUNTED) -> Data:
     """The matrix of a gate's output by one operand: rows, columns, bytes if it were formed, entries that can be non-zero, and how they lie.
 
     Where entries are not counted, ``entries`` is None, and ``most`` is a bound of their number, if one is known.
@@ -38,6 +38,8 @@ def structure(done: Run, node: Operation, slot: int, table: Table | None) -> Dat
         Which operand.
     table : sequence, optional
         The matrix, if it is known: per element of the operand its pairs of output element and derivative.
+    counted : int
+        Matrices of more entries, whose structure the record does not say, are not looked at.
     """
     rows, cols = node.output.size, node.inputs[slot].size
     told: Data = {"rows": rows, "cols": cols, "bytes": rows * cols * node.output.dtype.itemsize, "entries": None, "most": None, "kind": ""}
@@ -47,7 +49,7 @@ def structure(done: Run, node: Operation, slot: int, table: Table | None) -> Dat
         return {**told, "entries": rows, "kind": "diagonal"}
     elif node.primitive.scalar is not None:
         return {**told, "entries": rows, "kind": "one entry in each row"}
-    elif rows * cols > COUNTED:
+    elif rows * cols > counted:
         gate = node.primitive
         if gate.multilinear and gate.cost is not None:
             # Each multiplication joins one element of the operand to one of the output.

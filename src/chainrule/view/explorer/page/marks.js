@@ -1,6 +1,7 @@
 /* ---------- why a gradient is absent, zero, not finite, tiny or huge: the words of cr.explain, and marks at its gates ---------- */
 const SIGNS = { absent: "∅", zero: "0", NaN: "!", infinite: "!", vanishing: "↓", exploding: "↑" };
 const IS = { absent: "absent", zero: "zero", NaN: "NaN", infinite: "infinite", vanishing: "vanishing", exploding: "exploding" };
+const isWhat = (kind, names) => (kind === "zero" && names.some((name) => G.vars[name].grad?.some((x) => x)) ? "zero in part" : IS[kind]);
 let toldByGate = null;
 /* gate -> what happens there, once for all tensors that it happens to: [{names, kind, cause}] */
 function happenings() {
@@ -23,7 +24,7 @@ function marks() {
   for (const [id, signs] of Object.entries(at)) {
     if (!L.nodes[id]) continue;
     const [x, y, w, h] = L.nodes[id], sign = signs.size > 1 ? "!" : [...signs][0], cx = x + w / 2 - 4, cy = y - h / 2 + 2;
-    const words = id.startsWith("box:") ? "a gate inside changed gradients" : marked(id).map((m) => `the gradient of ${m.names.join(", ")} is ${IS[m.kind]}`).join("; ");
+    const words = id.startsWith("box:") ? "a gate inside changed gradients" : marked(id).map((m) => `the gradient of ${m.names.join(", ")} is ${isWhat(m.kind, m.names)}`).join("; ");
     layer.append(make("g", { class: "mark", "aria-label": words, role: "img", onpointermove: (e) => showTip(e, escape(words)), onpointerleave: hideTip, onclick: () => dom.nodes[id].dispatchEvent(new Event("click")) },
       make("circle", { cx, cy, r: 7.5 }), make("text", { x: cx, y: cy + 4 }, sign)));
   }
@@ -40,12 +41,12 @@ function explained(box, name) {
     if (cause.gate && node[cause.gate]) item.append(" ", make("button", { class: "small", onclick: () => choose({ gate: cause.gate }) }, `Show ${cause.gate}`));
     list.append(item);
   }
-  box.append(make("h3", {}, `Why it is ${kind === "zero" && G.vars[name].grad.some((x) => x) ? "zero in part" : IS[kind]}`), make("p", { class: "check" }, `${says.replace(/^./, (c) => c.toUpperCase())}.`), list);
+  box.append(make("h3", {}, `Why it is ${isWhat(kind, [name])}`), make("p", { class: "check" }, `${says.replace(/^./, (c) => c.toUpperCase())}.`), list);
 }
 /* in the panel of the gate where it happens */
 function happened(box, id) {
   const here = marked(id);
   if (!here.length) return;
   box.append(make("h3", {}, "What happens to gradients here"), make("ul", { class: "causes" },
-    ...here.map((x) => make("li", { html: `The gradient of ${x.names.map(math).join(", ")} is ${IS[x.kind]}: ${words(x.cause)}` }))));
+    ...here.map((x) => make("li", { html: `The gradient of ${x.names.map(math).join(", ")} is ${isWhat(x.kind, x.names)}: ${words(x.cause)}` }))));
 }
