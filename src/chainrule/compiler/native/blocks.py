@@ -45,7 +45,7 @@ class Cuts(NamedTuple):
 WriteBlock = Callable[[str, int, tuple[int, ...]], None]
 """Defines the function of a block: its name, its rows, and how many lanes of each of its vectors count."""
 
-_ABOVE, _BESIDE = 16, 32
+_ABOVE, _BESIDE = 16, 64
 """Blocks of a group that lie above each other, or beside each other, at most."""
 
 
@@ -101,23 +101,23 @@ class Writer(NamedTuple):
     def drive_deep(self, cuts: Cuts, a: Side, b: Side, pieces: Cut, *, beside: bool) -> Work:
         """The same with k in pieces: a unit is a group of blocks, whose sums are kept while they all take a piece.
 
-        The blocks of a group lie above each other and share what they read of B; or ``beside`` each other where there is one row of blocks,
-        and read whole rows of B.
+        The blocks of a group lie above each other and share what they read of B; or ``beside`` each other, all rows of C in one group, and
+        read long pieces of rows of B.
         """
         p, (rows, panels, lanes, _), kind = self.product, cuts, self.kind
-        members = panels.pieces if beside else rows.pieces
-        groups = cut(members, min(-(-members // 4), _BESIDE) if beside else _ABOVE)
-        apart = 1 if beside else panels.pieces
         room = rows.size * panels.size
+        high = rows.pieces if beside else 1
+        groups = cut(panels.pieces, min(-(-panels.pieces // 4), max(_BESIDE // high, 1))) if beside else cut(rows.pieces, _ABOVE)
+        apart = 1 if beside else panels.pieces
         f = self.kernel()
-        kept = f.value(PTR, f"alloca [{groups.size * room * lanes} x {kind.element}], align {kind.nbytes}")
+        kept = f.value(PTR, f"alloca [{groups.size * high * room * lanes} x {kind.element}], align {kind.nbytes}")
 
         with self.units(f, groups.pieces, apart) as (group, panel, batch):
-            first, count = groups.begin(f, group), groups.length(f, group)
+            first, count = groups.begin(f, group), f.mul(groups.length(f, group), high)
 
             def each(member: Index, write: Callable[[int, tuple[int, ...]], str], call: Callable[[str, Value, list[Value], int], None]) -> None:
                 """Of one block of the group: its function, its sums, where it begins, the width of its panel."""
-                tile, at = (0, f.add(first, member)) if beside else (f.add(first, member), panel)
+                tile, at = (f.rem(member, high), f.add(first, f.div(member, high))) if beside else (f.add(first, member), panel)
                 arguments = self.arguments(f, cuts, a, b, batch, rows.begin(f, tile), f.mul(panels.begin(f, at), lanes))
                 sums = f.at(kept, f.mul(member, room * lanes), kind)
                 for widths, its_panels in widths_of(panels, lanes, p.n):
@@ -126,7 +126,7 @@ class Writer(NamedTuple):
                             with _within(f, tile, its_rows, rows.pieces):
                                 call(write(size, widths), sums, arguments, lanes * len(widths))
 
-            with f.loop(0, groups.size * room) as loop:
+            with f.loop(0, groups.size * high * room) as loop:
                 f.store(literal(0, kind), f.at(kept, f.mul(loop.index, lanes), kind))
             with f.loop(0, pieces.pieces) as piece, f.loop(0, count) as loop:
                 begin, length = pieces.begin(f, piece.index), pieces.length(f, piece.index)

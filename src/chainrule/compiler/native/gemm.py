@@ -119,7 +119,7 @@ def _blocks(writer: Writer, registers: int) -> Written:
     depth = max(_DEPTH // (cuts.panels.size * kind.nbytes), 1)
     if p.k > 2 * depth and p.m > 2 * rows:
         works.append(writer.drive_deep(cuts, a, b, cut(p.k, depth), beside=False))
-    elif b.ahead and cuts.rows.pieces == 1:
+    elif b.ahead and p.m < 64:
         b = b._replace(ahead=_ROWS // 2 * b.along if p.m > 2 else 0)
         works.append(writer.drive_deep(cuts, a, b, cut(p.k, _ROWS), beside=True))
     else:
