@@ -16,11 +16,6 @@ function thinned(v, list) {
     return list[at];
   });
 }
-function statsOf(list) {
-  if (!list?.length) return null;
-  const fine = finite(list);
-  return { count: list.length, low: fine.length ? low(list) : null, high: fine.length ? high(list) : null, zeros: zeros(list), nan: count(list, Number.isNaN), inf: list.length - fine.length - count(list, Number.isNaN), norm: norm(list) };
-}
 const KEPT_OF = { vars: ["value", "grad", "numeric", "error", "stats"], gates: ["down", "jacobian", "units"] };
 function keepAll() {
   const part = (all, keys) => Object.fromEntries(Object.entries(all).map(([id, x]) => [id, Object.fromEntries(keys.map((k) => [k, x[k]]))]));
@@ -87,7 +82,7 @@ function rerun() {
     const value = flat(r.value[name]), grad = v.grad && flat(r.grad[name]);
     if (value) { v.value = thinned(v, value); }
     if (grad) v.grad = thinned(v, grad);
-    v.stats = { value: statsOf(value ?? v.value), grad: statsOf(grad) };
+    v.stats = { value: stats(value ?? v.value, v.dtype), grad: stats(grad, v.dtype) };
   }
   for (const [id, g] of Object.entries(G.gates)) {
     if (g.op === "copy") { g.down = [G.vars[g.output].grad]; continue; }
