@@ -14,7 +14,7 @@ from listings import close, expected_of, samples
 
 pytest.importorskip("llvmlite", reason="native code: pip install 'chainrule[cpu]'")
 
-FLOW = {"barrier", "cond", "scan", "while_loop"}
+FLOW = {"barrier"}
 GATES = sorted(set(TABLE) - FLOW)
 
 

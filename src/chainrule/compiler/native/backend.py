@@ -11,9 +11,10 @@ import numpy as np
 
 from chainrule.compiler.backend import Run
 from chainrule.compiler.memory import ALIGNMENT
-from chainrule.compiler.native.emit import Program, Segment
+from chainrule.compiler.native.emit import Program
 from chainrule.compiler.native.engine import Code, load, pool
 from chainrule.compiler.native.entry import enter
+from chainrule.compiler.native.step import Segment
 from chainrule.core.aval import Aval
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation

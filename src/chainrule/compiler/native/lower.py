@@ -1,0 +1,439 @@
+"""A graph as tasks: which kernels compute each of its gates, on what memory.
+
+Elementwise gates and reductions become fused nests; those behind a product are done in its registers; gates that only move elements
+become views; products, convolutions and poolings have kernels of their own; other gates write their own loops; what is left is called back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from chainrule.autodiff.cost import floating_operations
+from chainrule.compiler.fusion import Region, is_elementwise, regions
+from chainrule.compiler.native.contractions import Labels, Matched, labelled, matched, placed
+from chainrule.compiler.native.conv import write_conv
+from chainrule.compiler.native.conv_shape import Target
+from chainrule.compiler.native.epilogues import Fitting, epilogue, fitting
+from chainrule.compiler.native.fused import REDUCTIONS, Fused, write_fused
+from chainrule.compiler.native.gemm import Written, write_product
+from chainrule.compiler.native.ir import I64, PTR, VOID, Module
+from chainrule.compiler.native.kernel import Call
+from chainrule.compiler.native.loops import write_loops
+from chainrule.compiler.native.pooling import write_pool
+from chainrule.compiler.native.scalars import NotLowered
+from chainrule.compiler.native.tasks import Again, CallBack, Choice, Element, Rounds, Slice, Task
+from chainrule.compiler.native.views import View, contiguous, copied, moved, whole
+from chainrule.core.aval import Aval
+from chainrule.core.primitive import TABLE
+from chainrule.core.variable import Variable
+from chainrule.graph.ir import Graph, Operation
+
+__all__ = ["Code", "Lowering"]
+
+_KINDS = frozenset("fiub")
+
+
+@dataclass(eq=False)
+class Code:
+    """What a graph and all graphs inside of it are written to.
+
+    Attributes
+    ----------
+    target : Target
+    module : Module
+        Kernels with their vectors written out, and the step.
+    loops : Module
+        Kernels whose loops are still to be made vectors.
+    constants : dict of Variable to array
+        That kernels read.
+    status : Variable
+        An i64 that kernels set where something is wrong.
+    work : int
+        About how many operations there are.
+    """
+
+    target: Target
+    module: Module = field(default_factory=Module)
+    loops: Module = field(default_factory=Module)
+    constants: dict[Variable, Any] = field(default_factory=dict[Variable, Any])
+    status: Variable = field(default_factory=lambda: Variable(Aval((), np.dtype(np.int64)), "status"))
+    work: int = 0
+    _number: int = 0
+
+    @property
+    def lanes(self) -> int:
+        """Of vectors of float32."""
+        return self.target.nbytes // 4
+
+    def name(self) -> str:
+        """Of a new kernel."""
+        self._number += 1
+        return f"kernel{self._number}"
+
+
+class Lowering:
+    """One graph.
+
+    Parameters
+    ----------
+    graph : Graph
+    code : Code
+    given : Mapping of Variable to View
+        Where its inputs lie.
+    inner : bool
+        Whether it stands inside of another one; nothing can be called back then.
+
+    Attributes
+    ----------
+    tasks : list of Task
+    views : dict of Variable to View
+        Where its values lie.
+    """
+
+    def __init__(self, graph: Graph, code: Code, given: Mapping[Variable, View], *, inner: bool = False) -> None:
+        self.graph, self.code, self.inner = graph, code, inner
+        code.constants.update(graph.constants)
+        self.views: dict[Variable, View] = {**given, **{x: whole(x) for x in graph.constants}}
+        self.tasks: list[Task] = []
+        self._placed: set[Variable] = set()
+
+    def run(self) -> Lowering:
+        """Write all kernels."""
+        order = regions(self.graph)
+        hosts = self._hosts(order)
+        for place, region in enumerate(order):
+            if place not in hosts:
+                self._region(region, [order[i].nodes[0] for i, host in hosts.items() if host == place])
+        return self
+
+    # Kernels.
+
+    def _hosts(self, order: Sequence[Region]) -> dict[int, int]:
+        """Per product that is written with a region of elementwise gates behind it, alone to read it, the place of that region."""
+        home = {x: place for place, region in enumerate(order) for node in region.nodes for x in node.outputs}
+        readers: dict[Variable, set[int]] = {}
+        for place, region in enumerate(order):
+            for x in region.inputs:
+                readers.setdefault(x, set()).add(place)
+        ends = {*self.graph.outputs}
+        found: dict[int, int] = {}
+        for x, places in readers.items():
+            place, reader = home.get(x), order[next(iter(places))]
+            if place is None or order[place].nodes[0].primitive.kernel != "gemm" or len(places) > 1 or x in ends:
+                continue
+            if reader.shape == x.shape and is_elementwise(reader.nodes[0]):
+                found[place] = next(iter(places))
+        return found
+
+    def _region(self, region: Region, products: Sequence[Operation]) -> None:
+        """Gates that run as one loop, some of them in the registers of a product that nobody else reads."""
+        nodes = region.nodes
+        if region.shape is None:
+            region = replace(region, shape=nodes[0].inputs[0].shape) if nodes[0].primitive in REDUCTIONS else region
+        if region.shape is None:
+            self._gate(nodes[0])
+            return
+        loops = [node for node in nodes if is_elementwise(node)]
+        ends = [node for node in nodes if node.primitive in REDUCTIONS]
+        others = [node for node in nodes if not is_elementwise(node) and node.primitive not in REDUCTIONS]
+        read = {x for node in others for x in node.inputs} | {*region.outputs}
+        stores = [x for node in loops for x in node.outputs if x in read]
+        for node in products[:-1]:
+            self._gate(node)
+        if products and self._on_product(products[-1], region, loops, ends, stores):
+            loops, stores = [], []
+        elif products:
+            self._gate(products[-1])
+        if not self._fused(region, loops, ends, stores):
+            for node in nodes:
+                self._call_back(node)
+            return
+        for node in others:
+            self._gate(node)
+
+    def _on_product(
+        self, product: Operation, region: Region, loops: Sequence[Operation], ends: Sequence[Operation], stores: Sequence[Variable]
+    ) -> bool:
+        """Write a product with the loops of a region on its results; False if they do not fit."""
+        inner = {x for node in loops for x in node.outputs} | {product.output}
+        kept = dict.fromkeys([*stores, *(x for node in ends for x in node.inputs if x in inner)])
+        others = [x for node in region.nodes if not is_elementwise(node) and node.primitive not in REDUCTIONS for x in node.inputs]
+        if not _known(loops) or product.output in others:
+            return False
+        views = {**self.views, **{x: whole(x) for x in kept}}
+        mark = len(self.tasks)
+        try:
+            done = self._contracts(product, lambda labels, found: fitting(product.output, labels, found, loops, [*kept], views))
+        except NotLowered:
+            done = False
+        if not done:
+            del self.tasks[mark:]
+            return False
+        self.views.update((x, whole(x)) for x in kept)
+        return True
+
+    def _fused(self, region: Region, loops: Sequence[Operation], ends: Sequence[Operation], stores: Sequence[Variable]) -> bool:
+        """Write the region's loops, one nest per set of axes that are reduced; False if that cannot be."""
+        if not _known([*loops, *ends]):
+            return False
+        assert region.shape is not None
+        sets: dict[tuple[int, ...], list[Operation]] = {}
+        for node in ends:
+            sets.setdefault(tuple(sorted(node.params["axis"])), []).append(node)
+        nests = [Fused(region.shape, loops, stores if not number else (), found) for number, found in enumerate(sets.values() or [[]])]
+        try:
+            calls = [call for fused in nests if fused.stores or fused.ends for call in self._write(fused)]
+        except NotLowered:
+            return False
+        self.tasks += calls
+        return True
+
+    def _write(self, fused: Fused) -> list[Call]:
+        self.code.work += max(1, len(fused.nodes) + len(fused.ends)) * math.prod(fused.shape)
+        for x in (*fused.stores, *(node.output for node in fused.ends)):
+            self.views[x] = whole(x)
+        return write_fused(self.code.module, self.code.name(), fused, self.views, self.code.lanes)
+
+    def _gate(self, node: Operation) -> None:
+        """A gate that is no loop over elements."""
+        if node.primitive.kernel == "move" and len(node.inputs) == 1 and all(x.dtype.kind in _KINDS for x in node.inputs) and self._moves(node):
+            return
+        if node.primitive.kernel == "gemm" and self._contracts(node):
+            return
+        if node.primitive.kernel in ("conv", "pool") and self._slides(node):
+            return
+        if node.primitive in FLOW and FLOW[node.primitive](self, node):
+            return
+        if not self._loops(node):
+            self._call_back(node)
+
+    def _loops(self, node: Operation) -> bool:
+        """The loops that a gate writes itself, on values that lie row by row."""
+        views = {**self.views, **self._rows(node)}
+        try:
+            written = write_loops(self.code.loops, self.code.name(), node, views, self.code.status)
+        except NotLowered:
+            return False
+        call = written.call
+        self.code.module.declare(call.kernel.name, VOID, [*(PTR for _ in call.arguments), I64, I64])
+        self.code.constants.update(written.constants)
+        self.views.update((x, whole(x)) for x in (*node.outputs, *written.constants))
+        self.code.work += sum(x.size for x in (*node.inputs, *node.outputs))
+        self.tasks.append(call)
+        return True
+
+    def _rows(self, node: Operation) -> dict[Variable, View]:
+        """Its inputs, each in memory without gaps."""
+        found = {x: self.views[x] for x in node.inputs}
+        return {x: view if view.strides == contiguous(x.shape) else self._copy(x, view) for x, view in found.items()}
+
+    def _slides(self, node: Operation) -> bool:
+        """A convolution or a pooling."""
+        if any(x.dtype.name not in ("float32", "float64") or not x.size for x in (*node.inputs, *node.outputs)):
+            return False
+        given = self._rows(node)
+        out = node.output
+        write = write_conv if node.primitive.kernel == "conv" else write_pool
+        avals = [x.aval for x in node.inputs]
+        written = write(self.code.module, self.code.name(), node.primitive.name, avals, out.aval, node.params, self.code.target)
+        self.views[out] = whole(out)
+        self._product(written, {**{role: given[x] for role, x in zip("abd", node.inputs, strict=False)}, "c": whole(out)}, ["c"])
+        self.code.work += int(floating_operations(node))
+        return True
+
+    def _contracts(self, node: Operation, fit: Callable[[Labels, Matched], Fitting | None] | None = None) -> bool:
+        """A contraction of two operands as a matrix product; with gates on its results, if they fit."""
+        contraction = labelled(node)
+        if contraction is None or node.output.dtype.name not in ("float32", "float64"):
+            return False
+        a, b = (self.views[x] for x in node.inputs)
+        found = matched(contraction, a, b)
+        if found is None and fit is None:
+            a, b = (view if view.whole else self._copy(x, view) for x, view in zip(node.inputs, (a, b), strict=True))
+            found = matched(contraction, a, b)
+        if found is None:
+            return False
+        operands = {"a": a, "b": b}
+        ending = None
+        if fit is not None:
+            fitted = fit(contraction.out, found)
+            if fitted is None:
+                return False
+            ending = epilogue(fitted)
+            operands.update((role, fitted.views[x]) for role, x in fitted.parameters.items())
+            kept = [role for role, x in fitted.parameters.items() if x in fitted.stores]
+            # The product itself is not kept, or under a name of the epilogue.
+            operands["c"] = operands[kept[0]]
+        else:
+            shape, strides = placed(contraction, found.order, node.output.shape)
+            own = node.output if found.order == contraction.out else Variable(Aval(shape, node.output.dtype), node.output.name)
+            self.views[node.output] = View(own, node.output.shape, 0, strides)
+            operands["c"] = whole(own)
+            kept = ["c"]
+        target = self.code.target
+        written = write_product(
+            self.code.module, self.code.name(), found.product, bits=8 * target.nbytes, registers=target.registers, epilogue=ending
+        )
+        self._product(written, operands, kept)
+        self.code.work += found.product.m * found.product.k * found.product.n * math.prod(found.product.batch)
+        return True
+
+    def _product(self, written: Written, operands: Mapping[str, View], kept: Sequence[str]) -> None:
+        """The calls of kernels whose pointers have roles."""
+        roots = {role: view.root for role, view in operands.items()}
+        if written.scratch:
+            roots["scratch"] = Variable(Aval((written.scratch,), np.dtype(np.uint8)), "scratch")
+        for kernel, roles in written.works:
+            writes = tuple(roots[role] for role in roles if role in kept or role == "scratch")
+            # An epilogue finds its elements by itself.
+            offsets = tuple(operands[role].offset * operands[role].root.dtype.itemsize if role in ("a", "b", "d") else 0 for role in roles)
+            self.tasks.append(Call(kernel, tuple(roots[role] for role in roles), writes, offsets))
+
+    def _moves(self, node: Operation) -> bool:
+        """Read the same memory otherwise; what has no even strides is copied first."""
+        view = self.views[node.inputs[0]]
+        found = moved(node, view)
+        if found is None and not view.whole:
+            view = self._copy(node.inputs[0], view)
+            found = moved(node, view)
+        if found is None:
+            return False
+        self.views.update(zip(node.outputs, found, strict=True))
+        return True
+
+    def _copy(self, x: Variable, view: View) -> View:
+        """The same elements in memory of their own."""
+        own = Variable(x.aval, f"{x.name}_copy")
+        self.store_as(own, x, view)
+        return copied(own, view)
+
+    def store_as(self, own: Variable, x: Variable, view: View) -> None:
+        self.views[own] = whole(own)
+        fused = Fused(view.shape, (Operation(TABLE["stop_gradient"], (x,), {}, (own,)),), (own,), ())
+        self.code.work += own.size
+        self.tasks += write_fused(self.code.module, self.code.name(), fused, {**self.views, x: view}, self.code.lanes)
+
+    def _call_back(self, node: Operation) -> None:
+        if self.inner:
+            raise NotLowered(f"{node.primitive.name} inside of a loop")
+        self.views.update((x, whole(x)) for x in node.outputs)
+        self.tasks.append(CallBack(node))
+
+    # Graphs inside of gates.
+
+    def _scan(self, node: Operation) -> bool:
+        """A loop over slices; what is carried lies in memory of its own, and is replaced at the end of each round."""
+        body: Graph = node.params["body"]
+        carried, sliced, length = node.params["carried"], node.params["sliced"], node.params["length"]
+        states = [Variable(x.aval, x.name) for x in node.outputs[:carried]]
+        mark, work = len(self.tasks), self.code.work
+        for state, x in zip(states, node.inputs, strict=False):
+            self.store_as(state, x, self.views[x])
+        slices: list[Slice] = []
+        given: dict[Variable, View] = {x: View(state, x.shape, 0, contiguous(x.shape)) for x, state in zip(body.inputs, states, strict=False)}
+        for own, x in zip(body.inputs[carried : carried + sliced], node.inputs[carried:], strict=False):
+            slices.append(self._slice(own, x))
+            given[own] = whole(own)
+        given.update((own, self.views[x]) for own, x in zip(body.inputs[carried + sliced :], node.inputs[carried + sliced :], strict=True))
+        begun = self.code.work
+        try:
+            inside = Lowering(body, self.code, given, inner=True).run()
+        except NotLowered:
+            del self.tasks[mark:]
+            self.code.work = work
+            return False
+        for x, out in zip(body.outputs[carried:], node.outputs[carried:], strict=True):
+            slices.append(inside.place(x, out, given))
+        inside.replace_states(states, body.outputs[:carried])
+        self.code.work += (self.code.work - begun) * max(length - 1, 0)
+        self.tasks.append(Rounds(length, node.params["reverse"], slices, inside.tasks))
+        self.views.update((x, View(state, x.shape, 0, contiguous(x.shape))) for x, state in zip(node.outputs, states, strict=False))
+        self.views.update((x, whole(x)) for x in node.outputs[carried:])
+        return True
+
+    def _slice(self, own: Variable, x: Variable) -> Slice:
+        """One part after the other of a value along its first axis."""
+        view = self.views[x]
+        if view.strides[1:] != contiguous(x.shape[1:]):
+            view = self._copy(x, view)
+        size = x.dtype.itemsize
+        return Slice(own, view.root, view.offset * size, view.strides[0] * size)
+
+    def place(self, x: Variable, out: Variable, given: Mapping[Variable, View]) -> Slice:
+        """Let a value of each round lie in its row of ``out``: made there, or copied."""
+        view = self.views[x]
+        own = view.root
+        outside = {other.root for other in given.values()} | set(self.code.constants)
+        if not view.whole or own in outside or own in self._placed:
+            own = Variable(x.aval, f"{x.name}_row")
+            self.store_as(own, x, view)
+        self._placed.add(own)
+        return Slice(own, out, 0, x.nbytes)
+
+    def replace_states(self, states: Sequence[Variable], values: Sequence[Variable]) -> None:
+        """At the end of a round, all at once: what comes from another state is kept before that changes."""
+        views = [self.views[x] for x in values]
+        for i, (x, view) in enumerate(zip(values, views, strict=True)):
+            if view.root in states and view.root is not states[i]:
+                views[i] = self._copy(x, view)
+        for state, x, view in zip(states, values, views, strict=True):
+            if view.root is not state or not view.whole:
+                self.store_as(state, x, self._copy(x, view) if view.root is state else view)
+
+    def _cond(self, node: Operation) -> bool:
+        """One of two graphs; its results are copied to the memory of the gate's."""
+        condition = self.element(node.inputs[0])
+        branches: list[Lowering] = []
+        try:
+            for name in ("true", "false"):
+                graph: Graph = node.params[name]
+                inside = Lowering(graph, self.code, {own: self.views[x] for own, x in zip(graph.inputs, node.inputs[1:], strict=True)}, inner=True)
+                branches.append(inside.run())
+                for out, x in zip(node.outputs, graph.outputs, strict=True):
+                    inside.store_as(out, x, inside.views[x])
+        except NotLowered:
+            return False
+        self.tasks.append(Choice(condition, branches[0].tasks, branches[1].tasks))
+        self.views.update((x, whole(x)) for x in node.outputs)
+        return True
+
+    def _while_loop(self, node: Operation) -> bool:
+        """A loop as long as its condition holds."""
+        test, body, carried = node.params["cond"], node.params["body"], node.params["carried"]
+        states = [Variable(x.aval, x.name) for x in node.outputs]
+        mark = len(self.tasks)
+        for state, x in zip(states, node.inputs, strict=False):
+            self.store_as(state, x, self.views[x])
+        places = [*(View(x, x.shape, 0, contiguous(x.shape)) for x in states), *(self.views[x] for x in node.inputs[carried:])]
+        try:
+            looked, inside = (Lowering(graph, self.code, dict(zip(graph.inputs, places, strict=True)), inner=True).run() for graph in (test, body))
+        except NotLowered:
+            del self.tasks[mark:]
+            return False
+        condition = looked.element(test.outputs[0])
+        inside.replace_states(states, body.outputs)
+        self.tasks.append(Again(looked.tasks, condition, inside.tasks))
+        self.views.update((x, View(state, x.shape, 0, contiguous(x.shape))) for x, state in zip(node.outputs, states, strict=True))
+        return True
+
+    def element(self, x: Variable) -> Element:
+        view = self.views[x]
+        return Element(view.root, view.offset)
+
+
+FLOW: dict[Any, Callable[[Lowering, Operation], bool]] = {
+    TABLE["scan"]: Lowering._scan,
+    TABLE["cond"]: Lowering._cond,
+    TABLE["while_loop"]: Lowering._while_loop,
+}
+"""Gates that hold graphs."""
+
+
+def _known(nodes: Iterable[Operation]) -> bool:
+    """Whether all values are of dtypes that registers hold."""
+    return all(x.dtype.kind in _KINDS and x.dtype.itemsize <= 8 for node in nodes for x in (*node.inputs, *node.outputs))

@@ -1,0 +1,270 @@
+"""Tasks as functions that all threads run: where values lie, who does what, and where threads wait for each other.
+
+Threads wait where a kernel reads what another has written, or writes where another has read. A gate that is called back ends a function,
+and another begins after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from chainrule.compiler.memory import Buffer
+from chainrule.compiler.native.ir import I1, I8, I64, PTR, VOID, Function, Module, Value, index, literal
+from chainrule.compiler.native.kernel import Call
+from chainrule.compiler.native.tasks import Again, CallBack, Choice, Element, Rounds, Task, calls_of
+from chainrule.compiler.native.views import View
+from chainrule.core.variable import Variable
+
+__all__ = ["Block", "Segment", "lifetimes", "write_steps"]
+
+
+class Segment(NamedTuple):
+    """Tasks that run in one call: the name of a function of the module, and whether threads share it."""
+
+    name: str
+    shared: bool
+
+
+class Block(NamedTuple):
+    """Where pointers of the argument block point.
+
+    Attributes
+    ----------
+    slots : Mapping of Variable to int
+        Which pointer is to which value: inputs, constants, results.
+    places : Mapping of Variable to int
+        Where the other values lie in the arena, to which the pointer after those of the slots points.
+    status : Variable
+        What the last pointer is to.
+    """
+
+    slots: Mapping[Variable, int]
+    places: Mapping[Variable, int]
+    status: Variable
+
+
+# Memory.
+
+
+def lifetimes(tasks: Sequence[Task], results: Iterable[Variable], views: Mapping[Variable, View], status: Variable) -> dict[Variable, Buffer]:
+    """From when to when the memory of each value is in use."""
+    found: dict[Variable, Buffer] = {}
+    end = _Clock(found, views, {status}).run(tasks, 0)
+    for x in results:
+        if x in found:
+            found[x].end = end
+    return found
+
+
+class _Clock(NamedTuple):
+    """Counts the tasks, and notes when each value is first and last touched."""
+
+    found: dict[Variable, Buffer]
+    views: Mapping[Variable, View]
+    elsewhere: set[Variable]
+
+    def run(self, tasks: Sequence[Task], now: int) -> int:
+        for task in tasks:
+            match task:
+                case Call():
+                    self.touch(task.arguments, now)
+                case CallBack():
+                    self.touch((self.views[x].root for x in (*task.node.inputs, *task.node.outputs)), now)
+                case Rounds():
+                    self.elsewhere.update(part.x for part in task.slices)
+                    self.touch((part.whole for part in task.slices), now)
+                    now = self.again(task.tasks, now)
+                    self.touch((part.whole for part in task.slices), now)
+                case Choice():
+                    self.touch((task.condition.root,), now)
+                    now = self.run([*task.yes, *task.no], now + 1)
+                case Again():
+                    now = self.again([*task.test, *task.tasks], now)
+            now += 1
+        return now
+
+    def again(self, tasks: Sequence[Task], now: int) -> int:
+        """What was there before a loop is there in its last round too."""
+        before = set(self.found)
+        end = self.run(tasks, now + 1)
+        touched = {x for call in calls_of(tasks) for x in call.arguments}
+        self.touch(before & touched, end)
+        return end
+
+    def touch(self, xs: Iterable[Variable], now: int) -> None:
+        for x in xs:
+            if x not in self.elsewhere:
+                buffer = self.found.setdefault(x, Buffer(x.nbytes, now, now, values=[x]))
+                buffer.end = now
+
+
+# Functions.
+
+
+def write_steps(module: Module, tasks: Sequence[Task], block: Block, *, shared: bool) -> tuple[Segment | CallBack, ...]:
+    """Write the functions between gates that are called back; ``shared``: whether there is enough to do for several threads."""
+    parts: list[Segment | CallBack] = []
+    pending: list[Task] = []
+    for task in [*tasks, None]:
+        if task is not None and not isinstance(task, CallBack):
+            pending.append(task)
+            continue
+        if any(True for _ in calls_of(pending)):
+            both = shared and any(call.kernel.units > 1 for call in calls_of(pending))
+            parts.append(_Step(module, f"step{len(parts)}", block, shared=both).write(pending))
+        pending = []
+        if task is not None:
+            parts.append(task)
+    return tuple(parts)
+
+
+class _Step:
+    def __init__(self, module: Module, name: str, block: Block, *, shared: bool) -> None:
+        self.f = f = Function(module, name, [("args", PTR), ("thread", I64), ("threads", I64)])
+        self.args, self.thread, self.threads = f.parameters
+        self.block, self.shared = block, shared
+        self.hazards = _Hazards(block.places)
+        slots = block.slots
+        self.arena = f.load(PTR, f.at(self.args, len(slots), PTR)) if block.places else self.args
+        self.pointers = {block.status: f.load(PTR, f.at(self.args, len(slots) + 1, PTR))}
+        if shared:
+            module.declare("pool_barrier", VOID, [I64, I64])
+
+    def write(self, tasks: Sequence[Task]) -> Segment:
+        f, block = self.f, self.block
+        touched = dict.fromkeys(x for call in calls_of(tasks) for x in call.arguments)
+        for x in (*touched, *_named(tasks)):
+            if x in block.slots:
+                self.pointers[x] = f.load(PTR, f.at(self.args, block.slots[x], PTR))
+            elif x in block.places:
+                self.pointers[x] = f.at(self.arena, block.places[x], I8)
+        self.run(tasks)
+        f.close()
+        return Segment(f.name, self.shared)
+
+    def run(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            match task:
+                case Call():
+                    self.call(task)
+                case Rounds():
+                    self.rounds(task)
+                case Choice():
+                    self.choose(task)
+                case Again():
+                    self.again(task)
+                case CallBack():
+                    raise AssertionError("a gate inside of a loop cannot be called back")
+
+    def wait(self) -> None:
+        """Threads wait for each other, unless nothing has happened since they did."""
+        if self.shared and self.hazards.seen:
+            self.f.call("pool_barrier", VOID, self.thread, self.threads)
+        self.hazards.clear()
+
+    def call(self, call: Call) -> None:
+        f, units = self.f, call.kernel.units
+        if not units:
+            return
+        if self.shared and self.hazards.clash(call):
+            self.wait()
+        self.hazards.add(call)
+        offsets = call.offsets or (0,) * len(call.arguments)
+        given = [f.at(self.pointers[x], offset, I8) for x, offset in zip(call.arguments, offsets, strict=True)]
+        f.call(call.kernel.name, VOID, *given, *self.share(units))
+
+    def share(self, units: int) -> tuple[Value, Value]:
+        """The units of a thread; of one the first thread has it."""
+        f = self.f
+        if not self.shared:
+            return index(0), index(units)
+        if units == 1:
+            return index(0), f.cast("zext", f.compare("eq", self.thread, index(0)), I64)
+        first = f.binary("udiv", f.binary("mul", self.thread, index(units)), self.threads)
+        after = f.binary("add", self.thread, index(1))
+        return first, f.binary("udiv", f.binary("mul", after, index(units)), self.threads)
+
+    def rounds(self, task: Rounds) -> None:
+        f = self.f
+        self.wait()
+        with f.loop(0, task.count) as loop:
+            number = f.sub(task.count - 1, loop.index) if task.reverse else loop.index
+            for part in task.slices:
+                self.pointers[part.x] = f.at(self.pointers[part.whole], f.add(f.mul(number, part.step), part.offset), I8)
+            self.run(task.tasks)
+            self.wait()
+
+    def choose(self, task: Choice) -> None:
+        f = self.f
+        self.wait()
+        holds = self.read(task.condition)
+        for tasks, condition in ((task.yes, holds), (task.no, f.binary("xor", holds, literal(1, I1)))):
+            with f.when(condition):
+                self.run(tasks)
+                self.wait()
+
+    def again(self, task: Again) -> None:
+        f = self.f
+        head, body, done = (f.fresh(stem) for stem in ("test", "body", "done"))
+        self.wait()
+        f.jump(head)
+        f.label(head)
+        self.run(task.test)
+        self.wait()
+        f.branch(self.read(task.condition), body, done)
+        f.label(body)
+        # The condition is written again when all have read it.
+        self.hazards.seen.append((task.condition.root, False, False))
+        self.run(task.tasks)
+        self.wait()
+        f.jump(head)
+        f.label(done)
+
+    def read(self, condition: Element) -> Value:
+        byte = self.f.load(I8, self.f.at(self.pointers[condition.root], condition.offset, I8))
+        return self.f.compare("ne", byte, literal(0, I8))
+
+
+def _named(tasks: Sequence[Task]) -> Iterable[Variable]:
+    """What loops and choices themselves point to."""
+    for task in tasks:
+        match task:
+            case Rounds():
+                yield from (part.whole for part in task.slices)
+                yield from _named(task.tasks)
+            case Choice():
+                yield task.condition.root
+                yield from _named([*task.yes, *task.no])
+            case Again():
+                yield task.condition.root
+                yield from _named([*task.test, *task.tasks])
+            case _:
+                pass
+
+
+class _Hazards:
+    """What has been read and written since threads last waited for each other."""
+
+    def __init__(self, places: Mapping[Variable, int]) -> None:
+        self.places = places
+        self.seen: list[tuple[Variable, bool, bool]] = []
+
+    def clear(self) -> None:
+        self.seen = []
+
+    def add(self, call: Call) -> None:
+        self.seen += [(x, x in call.writes, call.kernel.units == 1) for x in call.arguments]
+
+    def clash(self, call: Call) -> bool:
+        """Whether a thread may meet in this call what another one has not finished."""
+        alone = call.kernel.units == 1
+        return any(
+            (wrote or x in call.writes) and not (alone and solo) and self._same_memory(x, y) for x in call.arguments for y, wrote, solo in self.seen
+        )
+
+    def _same_memory(self, x: Variable, y: Variable) -> bool:
+        if x is y:
+            return True
+        a, b = self.places.get(x), self.places.get(y)
+        return a is not None and b is not None and a < b + y.nbytes and b < a + x.nbytes

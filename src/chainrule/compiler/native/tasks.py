@@ -1,0 +1,91 @@
+"""What a step does, before it is a function: calls of kernels, loops and choices around them, and gates that are called back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from chainrule.compiler.native.kernel import Call
+from chainrule.core.variable import Variable
+from chainrule.graph.ir import Operation
+
+__all__ = ["Again", "CallBack", "Choice", "Element", "Rounds", "Slice", "Task", "calls_of"]
+
+
+class CallBack(NamedTuple):
+    """A gate that Python evaluates, between two functions."""
+
+    node: Operation
+
+
+class Slice(NamedTuple):
+    """A value that lies, in every round of a loop, in another part of the memory of ``whole``.
+
+    Attributes
+    ----------
+    x : Variable
+        As the loop's tasks know it.
+    whole : Variable
+    offset, step : int
+        Bytes: where the first part begins, and from one part to the next.
+    """
+
+    x: Variable
+    whole: Variable
+    offset: int
+    step: int
+
+
+class Element(NamedTuple):
+    """One boolean in memory: in that of ``root``, so many bytes behind its beginning."""
+
+    root: Variable
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rounds:
+    """A loop of so many rounds."""
+
+    count: int
+    reverse: bool
+    slices: Sequence[Slice]
+    tasks: Sequence[Task]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """One of two sequences of tasks."""
+
+    condition: Element
+    yes: Sequence[Task]
+    no: Sequence[Task]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Again:
+    """A loop as long as a condition holds, which tasks of its own compute first."""
+
+    test: Sequence[Task]
+    condition: Element
+    tasks: Sequence[Task]
+
+
+Task = Call | CallBack | Rounds | Choice | Again
+
+
+def calls_of(tasks: Sequence[Task]) -> Iterator[Call]:
+    """All calls, those inside of loops and choices included."""
+    for task in tasks:
+        match task:
+            case Call():
+                yield task
+            case Rounds():
+                yield from calls_of(task.tasks)
+            case Choice():
+                yield from calls_of([*task.yes, *task.no])
+            case Again():
+                yield from calls_of([*task.test, *task.tasks])
+            case CallBack():
+                pass
