@@ -11,7 +11,7 @@ from math import prod
 
 from chainrule.compiler.native.blocks import Cuts, Side, Writer, nest_of, ways_of
 from chainrule.compiler.native.ir import PTR, Function, Index, Kind, Module, Value, first_lanes, kind_of
-from chainrule.compiler.native.microkernel import Block, Sums, balanced, lanes_of, shuffle, store_lanes, write_microkernel
+from chainrule.compiler.native.microkernel import Block, Sums, lanes_of, shuffle, store_lanes, write_microkernel
 from chainrule.compiler.native.packing import Cut, Source, cut, panels_of, write_packing
 from chainrule.compiler.native.product import Epilogue as Epilogue
 from chainrule.compiler.native.product import Place as Place
@@ -234,15 +234,30 @@ def _best_block(p: Product, kind: Kind, registers: int) -> tuple[int, int]:
     best = (float("inf"), 1, 1)
     for wide in range(1, 9):
         rows = min((registers - 1 - wide) // wide, 14 if wide > 1 else 24)
-        for high in range(max(rows // 2, 1), rows + 1):
-            best = min(best, (_cost(p.m, vectors, high, wide), high, wide))
+        for high in range(max(rows - 4, 1), rows + 1):
+            best = min(best, (_cost(cut(p.m, high), cut(vectors, wide)), high, wide))
     return best[1:]
 
 
-def _cost(m: int, vectors: int, rows: int, wide: int) -> float:
-    """Instructions that blocks of this shape take at one place of k, weighted."""
-    total = 0.0
-    for high in balanced(m, rows):
-        for across in balanced(vectors, wide):
-            total += max(high * across, 4) + 0.1 * high + 0.3 * across + 1
-    return total
+def _cost(rows: Cut, panels: Cut) -> float:
+    """Instructions that such blocks take at one place of k, weighted; more where two or four threads do not get equal shares."""
+
+    def down(wide: int, tiles: int) -> float:
+        """Of the first blocks of a panel."""
+        long = min(tiles, rows.long)
+        return long * _block_cost(rows.size, wide) + (tiles - long) * _block_cost(rows.size - 1, wide)
+
+    def until(unit: int) -> float:
+        panel, tile = divmod(unit, rows.pieces)
+        long = min(panel, panels.long)
+        whole = long * down(panels.size, rows.pieces) + (panel - long) * down(panels.size - 1, rows.pieces)
+        return whole + down(panels.size - (panel >= panels.long), tile)
+
+    units = rows.pieces * panels.pieces
+    slowest = [threads * max(until(units * (i + 1) // threads) - until(units * i // threads) for i in range(threads)) for threads in (2, 4)]
+    return 2 * until(units) + sum(slowest)
+
+
+def _block_cost(high: int, wide: int) -> float:
+    """Few sums do not hide how long a product takes; reading costs a little, of B more than of A."""
+    return max(high * wide, 4) + 0.2 * high + 0.45 * wide + 1
