@@ -161,7 +161,6 @@ def test_the_flat_code_of_layers_is_that_of_source():
     model(x)
     own, lines = _both(loss, x)
     assert set(own) <= set(lines)
-    assert not any("dilation" in line for line in own if line.startswith("layers_0"))
 
 
 def test_the_names_are_the_users_and_the_output_is_named_after_the_function():

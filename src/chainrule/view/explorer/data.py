@@ -101,9 +101,8 @@ class Facts:
         return tuple(names[0] for names in takewhile(lambda names: len({*names}) == 1, zip(*paths, strict=False)))
 
     def home(self, x: Variable) -> str | None:
-        """The box that a leaf stands in: parameters and constants stand where they are read."""
-        own = self.kinds.get(x) == "parameter" or x in self.graph.constants
-        return next(iter(self.shared(x)[::-1]), None) if own else None
+        """The box that a leaf stands in: parameters, other state and constants stand where they are read, arguments outside."""
+        return None if x in self.graph.parameters else next(iter(self.shared(x)[::-1]), None)
 
     def branch(self, x: Variable) -> str | None:
         """The box that a value branches in: where all gates that read it are, unless one of them is beside the gate that makes it."""
