@@ -17,6 +17,7 @@ from time import perf_counter, sleep, thread_time
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from chainrule.compiler.native import engine
 from chainrule.compiler.native.conv import write_conv
@@ -63,6 +64,7 @@ SHAPES = {
     "3x3/2 64->128, 32x32, batch 16": Shape(16, 32, 32, 64, 128, 3, 2, 1),
     "1x1 128->256, 28x28, batch 16": Shape(16, 28, 28, 128, 256, 1),
     "3x3 10->10, 20x20, batch 16": Shape(16, 20, 20, 10, 10, 3, 1, 1),
+    "5x5 64->3, 32x32, batch 16": Shape(16, 32, 32, 64, 3, 5, 1, 2),
     "3x3 groups of 16, 64, 32x32, batch 16": Shape(16, 32, 32, 64, 64, 3, 1, 1, 4),
     "3x3 depthwise 64, 32x32, batch 16": Shape(16, 32, 32, 64, 64, 3, 1, 1, 64),
 }
@@ -138,17 +140,14 @@ def peak() -> Callable[[], None]:
 
 
 def torch_calls(shape: Shape, arrays: Sequence[np.ndarray], threads: int) -> dict[str, Callable[[], Any]]:
-    import torch
-
     torch.set_num_threads(threads)
     last = torch.channels_last
     x, y = (torch.tensor(a).permute(0, 3, 1, 2).contiguous(memory_format=last) for a in (arrays[0], arrays[2]))
     w = torch.tensor(arrays[1]).permute(3, 2, 0, 1).contiguous(memory_format=last)
-    two = lambda n: [n, n]  # noqa: E731
 
     def back(*wanted: bool) -> Any:
         return torch.ops.aten.convolution_backward(
-            y, x, w, None, two(shape.stride), two(shape.padding), two(1), False, two(0), shape.groups, list(wanted)
+            y, x, w, None, [shape.stride] * 2, [shape.padding] * 2, [1, 1], False, [0, 0], shape.groups, list(wanted)
         )
 
     return {
@@ -180,7 +179,9 @@ def main() -> None:
     clock = thread_time if options.threads == 1 else perf_counter
     rng = np.random.default_rng(0)
     host = engine.host()
-    print(f"{host.cpu}, vectors of {host.bits} bits, {options.threads} threads, Python {platform.python_version()}; GFLOP/s: ours (share of peak) / PyTorch")
+    print(
+        f"{host.cpu}, vectors of {host.bits} bits, {options.threads} threads, Python {platform.python_version()}; GFLOP/s: ours (share of peak) / PyTorch"
+    )
     fma, lanes = peak(), Target.of(host).nbytes // 4
     flops = 2 * 10_000 * lanes * (28 if Target.of(host).registers == 32 else 12) * options.threads
     for name, shape in SHAPES.items():

@@ -129,6 +129,8 @@ NETWORKS = {
     "depthwise": ((2, 19, 17, 40), (3, 3, 1, 40), {"low": (1, 1), "size": (19, 17), "groups": 40}),
     "depthwise, a long line": ((2, 90, 24), (31, 1, 24), {"low": (15,), "size": (90,), "groups": 24}),
     "depthwise, dilated steps": ((2, 29, 24), (5, 1, 24), {"low": (2,), "size": (10,), "groups": 24, "stride": (3,), "dilation": (2,)}),
+    "a generator's last layer": ((2, 13, 11, 40), (5, 5, 40, 3), {"low": (2, 2), "size": (13, 11)}),
+    "to one feature": ((1, 20, 70), (4, 70, 1), {"low": (1,), "size": (9,), "stride": (2,)}),
     "patches": ((1, 32, 32, 3), (8, 8, 3, 20), {"size": (4, 4), "stride": (8, 8)}),
 }
 

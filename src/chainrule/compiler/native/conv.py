@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chainrule.compiler.native.conv_depthwise import Depthwise, is_depthwise, write_depthwise_weights
+from chainrule.compiler.native.conv_dots import Dots, is_narrow
 from chainrule.compiler.native.conv_general import write_general
 from chainrule.compiler.native.conv_products import Products, Tiles, amount, write_products, write_turn
 from chainrule.compiler.native.conv_shape import Correlation, Target, classes, correlation
@@ -73,27 +74,36 @@ def write_conv(
     if gate == "conv_transpose":
         return _transpose(tiles, correlation(out.shape, second, first, params), extra, general)
     bond = correlation(first, second, out.shape, params)
+    if is_narrow(bond.channels, bond.features, bond, tiles.vector, target) and not general:
+        return _dots(tiles, bond, extra)
     products = [Depthwise(tiles, bond) if is_depthwise(bond) else Products(tiles, bond)]
     general = general or amount(products) > _CODE
     kernel = write_general(module, name, tiles.vector, bond, epilogue) if general else write_products(tiles, products)
     return Written((Work(kernel, ("a", "b", "c", *extra)),), 0)
 
 
+def _dots(tiles: Tiles, bond: Correlation, extra: tuple[str, ...]) -> Written:
+    """To few features: the weights' channels have to be neighbours."""
+    turn = write_turn(tiles.module, f"{tiles.name}_turn", tiles.vector, bond, range(bond.taps))
+    works = Work(turn, ("b", "scratch")), Work(write_products(tiles, [Dots(tiles, bond)]), ("a", "scratch", "c", *extra))
+    return Written(works, bond.weights * tiles.vector.wide(1).nbytes)
+
+
 def _transpose(tiles: Tiles, bond: Correlation, extra: tuple[str, ...], general: bool) -> Written:
     """The weights are turned first; the parts of the result have nothing to do with each other."""
     vector = tiles.vector
-    taps = math.prod(axis.taps for axis in bond.axes)
-    scratch = taps * bond.channels * bond.features * bond.groups * vector.wide(1).nbytes
+    scratch = bond.weights * vector.wide(1).nbytes
     general = general or math.prod(min(axis.step, axis.inputs) for axis in bond.axes) > _PARTS
-    if is_depthwise(bond) and not general:
-        products = [Depthwise(tiles, part.correlation) for part in classes(bond, turned=False)]
+    narrow = is_narrow(bond.features, bond.channels, bond, vector, tiles.target)
+    if (narrow or is_depthwise(bond)) and not general:
+        products = [(Dots if narrow else Depthwise)(tiles, part.correlation) for part in classes(bond, turned=False)]
         if amount(products) <= _CODE:
             return Written((Work(write_products(tiles, products), ("a", "b", "c", *extra)),), 0)
     parts = [] if general else classes(bond)
     products = [Products(tiles, part.correlation) for part in parts]
     if general or amount(products) > _CODE:
         kernel = write_general(tiles.module, tiles.name, vector, bond, tiles.epilogue, back=True)
-        picked = list(range(taps))
+        picked = list(range(bond.taps))
     else:
         kernel = write_products(tiles, products)
         picked = [tap for part in parts for tap in part.taps]
@@ -104,11 +114,26 @@ def _transpose(tiles: Tiles, bond: Correlation, extra: tuple[str, ...], general:
 def _weights(tiles: Tiles, bond: Correlation, extra: tuple[str, ...]) -> Written:
     """Where the result is put together from parts, or something becomes of it, it stands in scratch first."""
     name, vector, epilogue = tiles.name, tiles.vector, tiles.epilogue
+    if is_narrow(bond.channels, bond.features, bond, vector, tiles.target) and not epilogue and all(axis.step == 1 for axis in bond.axes):
+        return _exchanged(tiles, bond)
     write = write_depthwise_weights if is_depthwise(bond) else write_weight_blocks
     blocks, parts = write(tiles.module, name, bond, tiles.target, vector)
     if parts == 1 and not epilogue:
         return Written((Work(blocks, ("a", "b", "c")),), 0)
-    rows, columns = math.prod(axis.taps for axis in bond.axes) * bond.channels, bond.features * bond.groups
+    rows, columns = bond.taps * bond.channels, bond.features * bond.groups
     kernel = write_sum(tiles.module, f"{name}_sum", vector, parts, (rows, columns), epilogue)
     works = Work(blocks, ("a", "b", "scratch")), Work(kernel, ("scratch", "c", *extra))
-    return Written(works, parts * rows * columns * vector.wide(1).nbytes)
+    return Written(works, parts * bond.weights * vector.wide(1).nbytes)
+
+
+def _exchanged(tiles: Tiles, bond: Correlation) -> Written:
+    """The gradient of weights to few features: that of a convolution from the outputs to the images, turned around."""
+    name, vector, other = tiles.name, tiles.vector, bond.exchanged()
+    blocks, parts = write_weight_blocks(tiles.module, name, other, tiles.target, vector)
+    works = [Work(blocks, ("b", "a", "scratch"))]
+    begin = parts * bond.weights if parts > 1 else 0
+    if begin:
+        kernel = write_sum(tiles.module, f"{name}_sum", vector, parts, (other.taps * other.channels, other.features), None, begin)
+        works.append(Work(kernel, ("scratch", "scratch")))
+    turn = write_turn(tiles.module, f"{name}_turn", vector, other, range(other.taps)[::-1], begin)
+    return Written((*works, Work(turn, ("scratch", "c"))), (begin + bond.weights) * vector.wide(1).nbytes)

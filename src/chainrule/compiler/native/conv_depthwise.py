@@ -6,6 +6,7 @@ per tap along the outer axes, all taps along the row together.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
@@ -15,7 +16,7 @@ from chainrule.compiler.native.ir import I64, PTR, Function, Index, Kind, Module
 from chainrule.compiler.native.kernel import Kernel
 from chainrule.compiler.native.microkernel import fused, load_lanes, store_lanes
 
-__all__ = ["Depthwise", "is_depthwise", "write_depthwise_weights"]
+__all__ = ["Depthwise", "Sliding", "is_depthwise", "write_depthwise_weights"]
 
 _PARTS = 32
 """Shares of the images whose weight gradients are added up at the end."""
@@ -31,21 +32,34 @@ def is_depthwise(bond: Correlation) -> bool:
     return bond.channels == bond.features == 1 < bond.groups and bond.axes[-1].taps <= _TAPS
 
 
-class Depthwise(Products):
-    """Writes the kernel of one depthwise correlation."""
+class Sliding(Products):
+    """Kernels whose vectors run over the same channels in the images and in the weights: both are read as vectors."""
 
-    def __init__(self, tiles: Tiles, bond: Correlation) -> None:
-        super().__init__(tiles, replace(bond, groups=1, features=bond.groups))
+    def begin(self, run: Run, widths: tuple[int, ...]) -> Sums:
+        """The sums of a block."""
+        return [Value("zeroinitializer", self.tiles.vector)] * (run.height * len(widths))
 
-    def shape(self) -> tuple[int, int]:
-        return 8, 2 if self.tiles.target.registers > 16 else 1
+    def slide(self, f: Function, a: Value, b: Value, run: Run, widths: tuple[int, ...], sums: Sums) -> Sums:
+        """Add the taps along the row."""
+        raise NotImplementedError
 
-    def channel(self, f: Function, group: Index, feature: Index) -> Index:
-        return feature
+    def results(self, f: Function, run: Run, widths: tuple[int, ...], sums: Sums) -> Iterator[tuple[int, int, Value]]:
+        """Output, vector, and what belongs there."""
+        for place, x in enumerate(sums):
+            yield *divmod(place, len(widths)), x
+
+    def places(self, run: Run) -> dict[int, list[tuple[int, int]]]:
+        """The inputs that a block reads, counted from its first output, and for which outputs and taps: each is read once."""
+        seen: dict[int, list[tuple[int, int]]] = {}
+        for first, count, rows in run.taps:
+            for tap, i in product(range(first, first + count), rows):
+                seen.setdefault(i * self.row.step + tap * self.row.gap, []).append((i, tap))
+        return dict(sorted(seen.items()))
 
     def tile(self, run: Run, widths: tuple[int, ...]) -> str:
-        tiles, row = self.tiles, self.row
-        key = "depthwise", run.height, run.taps, widths, row, tuple(replace(axis, outputs=0, inputs=axis.peeled, low=0) for axis in self.outer)
+        tiles, row, bond = self.tiles, self.row, self.bond
+        outer = tuple((axis.taps, axis.gap, axis.x, axis.w, axis.peeled) for axis in self.outer)
+        key = type(self).__name__, run.height, run.taps, widths, row, outer, bond.channels
         if key in tiles.names:
             return tiles.names[key]
         name = tiles.names[key] = f"{tiles.name}_tile{len(tiles.names)}"
@@ -64,9 +78,7 @@ class Depthwise(Products):
                 loop.next(*along(rest, f.add(x, f.mul(loop.index, axis.gap * axis.x)), f.add(w, f.mul(loop.index, axis.w)), loop.carried))
             return loop.results
 
-        sums = along(slides, 0, 0, [Value("zeroinitializer", tiles.vector)] * (run.height * len(widths)))
-        for place, x in enumerate(sums):
-            i, v = divmod(place, len(widths))
+        for i, v, x in self.results(f, run, widths, along(slides, 0, 0, self.begin(run, widths))):
             lane = v * tiles.vector.lanes
             done = finished(f, tiles.epilogue, x, f.add(number, i * row.y // tiles.features), f.add(feature, lane), widths[v])
             if done is not None:
@@ -74,18 +86,26 @@ class Depthwise(Products):
         f.close()
         return name
 
+
+class Depthwise(Sliding):
+    """Writes the kernel of one depthwise correlation."""
+
+    def __init__(self, tiles: Tiles, bond: Correlation) -> None:
+        super().__init__(tiles, replace(bond, groups=1, features=bond.groups))
+
+    def shape(self) -> tuple[int, int]:
+        return 8, 2 if self.tiles.target.registers > 16 else 1
+
+    def channel(self, f: Function, group: Index, feature: Index) -> Index:
+        return feature
+
     def slide(self, f: Function, a: Value, b: Value, run: Run, widths: tuple[int, ...], sums: Sums) -> Sums:
-        """The taps along the row: an input is read once for all the outputs that see it."""
         row, vector, sums = self.row, self.tiles.vector, list(sums)
-        seen: dict[int, list[tuple[int, int]]] = {}
-        for first, count, rows in run.taps:
-            for tap, i in product(range(first, first + count), rows):
-                seen.setdefault(i * row.step + tap * row.gap, []).append((i, tap))
         for v, width in enumerate(widths):
             weights: dict[int, Value] = {}
-            for place in sorted(seen):
+            for place, uses in self.places(run).items():
                 x = load_lanes(f, vector, f.at(a, place * row.x + v * vector.lanes, vector), width)
-                for i, tap in seen[place]:
+                for i, tap in uses:
                     if tap not in weights:
                         weights[tap] = load_lanes(f, vector, f.at(b, tap * row.w + v * vector.lanes, vector), width)
                     sums[i * len(widths) + v] = fused(f, x, weights[tap], sums[i * len(widths) + v])

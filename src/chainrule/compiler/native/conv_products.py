@@ -120,13 +120,9 @@ class Products:
         blocks, rows = sum(run.stop - run.first for run in self.runs), 1
         for axis in self.outer:
             rows *= axis.outputs
-        taps = 1
-        for axis in bond.axes:
-            taps *= axis.taps
         self.columns = bond.groups * (self.panels[-1].stop if self.panels else 0)
-        weights = taps * bond.channels * bond.features * bond.groups * tiles.vector.wide(1).nbytes
         # Panels outside of rows: each thread then reads its panels' weights only, one panel at a time.
-        self.by_panel = weights > _CACHED or rows * blocks < _FEW
+        self.by_panel = bond.weights * tiles.vector.wide(1).nbytes > _CACHED or rows * blocks < _FEW
         self.share = max(1, blocks // max(1, _FEW // max(1, rows)))
         if not self.by_panel:
             # All panels of a share read the same of the image: it should stay in the first-level cache.
@@ -262,8 +258,11 @@ def _line(count: int, row: int, few: int) -> Nest:
     return Rounds(count // at_once, at_once, at_once * row, Taps(tuple((k, k * row) for k in range(at_once))))
 
 
-def write_turn(module: Module, name: str, vector: Kind, bond: Correlation, taps: Sequence[int]) -> Kernel:
-    """Define ``void name(ptr w, ptr turned, i64 first, i64 last)``: these taps of w with channels and features exchanged, group by group."""
+def write_turn(module: Module, name: str, vector: Kind, bond: Correlation, taps: Sequence[int], begin: int = 0) -> Kernel:
+    """Define ``void name(ptr w, ptr turned, i64 first, i64 last)``: these taps of w with channels and features exchanged, group by group.
+
+    The weights begin so many elements after w.
+    """
     lanes, channels, features, groups = vector.lanes, bond.channels, bond.features, bond.groups
     blocks = -(-channels // lanes)
     units = len(taps) * groups * blocks if channels * features else 0
@@ -279,9 +278,9 @@ def write_turn(module: Module, name: str, vector: Kind, bond: Correlation, taps:
             goal = f.add(f.mul(number, channels * features * groups), f.add(f.mul(group, channels), f.mul(block, lanes)))
 
             def square(height: int, width: int, feature: Index) -> None:
-                begin = f.at(w, f.add(source, feature), vector)
+                at = f.at(w, f.add(source, f.add(feature, begin)), vector)
                 zero = Value("zeroinitializer", vector)
-                rows = [load_lanes(f, vector, f.at(begin, i * groups * features, vector), width) if i < height else zero for i in range(lanes)]
+                rows = [load_lanes(f, vector, f.at(at, i * groups * features, vector), width) if i < height else zero for i in range(lanes)]
                 to = f.at(out, f.add(goal, f.mul(feature, groups * channels)), vector)
                 for i, x in enumerate(transposed(f, rows)[:width]):
                     store_lanes(f, x, f.at(to, i * groups * channels, vector), height)

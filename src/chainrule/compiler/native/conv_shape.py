@@ -102,6 +102,26 @@ class Correlation:
         """Positions, of all images."""
         return math.prod(axis.outputs for axis in self.axes)
 
+    @property
+    def taps(self) -> int:
+        """Of the whole kernel."""
+        return math.prod(axis.taps for axis in self.axes)
+
+    @property
+    def weights(self) -> int:
+        """How many there are."""
+        return self.taps * self.channels * self.features * self.groups
+
+    def exchanged(self) -> Correlation:
+        """From y to x, with reversed taps: of steps of 1 and one group only."""
+        steps = strides_of([axis.taps for axis in self.axes[1:]], self.channels * self.features)
+        batch = replace(self.axes[0], x=self.axes[0].y, y=self.axes[0].x)
+        turned = [
+            Axis(axis.taps, 1, axis.gap, (axis.taps - 1) * axis.gap - axis.low, axis.outputs, axis.inputs, axis.y, step, axis.x)
+            for axis, step in zip(self.axes[1:], steps, strict=True)
+        ]
+        return Correlation((batch, *turned), 1, self.features, self.channels, self.channels)
+
     def joined(self) -> Correlation:
         """With neighbouring axes joined where nothing slides, and all operands step evenly."""
         x, kept = self.x, list[Axis]()

@@ -95,7 +95,7 @@ class _Weights:
     def __init__(self, module: Module, name: str, bond: Correlation, target: Target, vector: Kind) -> None:
         self.module, self.name, self.bond, self.vector = module, name, bond, vector
         self.axes = bond.axes if len(bond.axes) > 1 else (Axis(1, 1, 1, 0, 1, 1, 0, 0, 0), *bond.axes)
-        self.size = math.prod(axis.taps for axis in bond.axes) * bond.channels * bond.features * bond.groups
+        self.size = bond.weights
         row = self.axes[-1]
         inner = range(
             max((row.reach(tap).start for tap in range(row.taps)), default=0), min((row.reach(tap).stop for tap in range(row.taps)), default=0)
@@ -288,22 +288,25 @@ class _Weights:
         return Parts((*map(end, range(self.inner.start)), *middle, *map(end, range(self.inner.stop, row.outputs))))
 
 
-def write_sum(module: Module, name: str, vector: Kind, parts: int, shape: tuple[int, int], epilogue: Epilogue | None) -> Kernel:
-    """Define ``void name(ptr parts, ptr w, *pointers, i64 first, i64 last)``: so many matrices that follow each other, added up row by row."""
+def write_sum(module: Module, name: str, vector: Kind, parts: int, shape: tuple[int, int], epilogue: Epilogue | None, begin: int = 0) -> Kernel:
+    """Define ``void name(ptr parts, ptr w, *pointers, i64 first, i64 last)``: so many matrices that follow each other, added up row by row.
+
+    The sum begins so many elements after w.
+    """
     rows, columns = shape
     f = Function(module, name, [("parts", PTR), ("w", PTR), *pointers_of(epilogue), ("first", I64), ("last", I64)])
     source, w = f.parameters[:2]
     with f.loop(f.parameters[-2], f.parameters[-1]) as loop:
-        begin = f.mul(loop.index, columns)
+        row = f.mul(loop.index, columns)
 
         def add(column: Index, width: int) -> None:
-            place = f.add(begin, column)
+            place = f.add(row, column)
             total = load_lanes(f, vector, f.at(source, place, vector), width)
             for part in range(1, parts):
                 total = f.binary("fadd", total, load_lanes(f, vector, f.at(source, f.add(place, part * rows * columns), vector), width))
             done = finished(f, epilogue, total, loop.index, column, width)
             if done is not None:
-                store_lanes(f, done, f.at(w, place, vector), width)
+                store_lanes(f, done, f.at(w, f.add(place, begin), vector), width)
 
         whole = columns - columns % vector.lanes
         with f.loop(0, whole, vector.lanes) as along:
