@@ -179,9 +179,8 @@ def main() -> None:
     clock = thread_time if options.threads == 1 else perf_counter
     rng = np.random.default_rng(0)
     host = engine.host()
-    print(
-        f"{host.cpu}, vectors of {host.bits} bits, {options.threads} threads, Python {platform.python_version()}; GFLOP/s: ours (share of peak) / PyTorch"
-    )
+    print(f"{host.cpu}, vectors of {host.bits} bits, {options.threads} threads, Python {platform.python_version()}")
+    print(f"| GFLOP/s: ours (share of peak) / PyTorch | {' | '.join(GATES)} | |")
     fma, lanes = peak(), Target.of(host).nbytes // 4
     flops = 2 * 10_000 * lanes * (28 if Target.of(host).registers == 32 else 12) * options.threads
     for name, shape in SHAPES.items():
