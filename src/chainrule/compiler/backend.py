@@ -34,7 +34,7 @@ class Executable:
     text : str
         What runs.
     stats : Mapping
-        "passes": per pass its milliseconds and the nodes before and after; "arena_bytes", kept for inner values;
+        "backend", which; "passes": per pass its milliseconds and the nodes before and after; "arena_bytes", kept for inner values;
         "unplanned_bytes", what they would take if each had memory of its own; "called_back": how often a call runs
         which gates that have no printed form.
     """

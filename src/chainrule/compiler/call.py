@@ -42,7 +42,7 @@ def call(graph: Graph, inputs: Values) -> list[Any]:
 
 def executable(graph: Graph) -> Callable[..., tuple[Any, ...]]:
     """The function of arrays that a graph is compiled to, once."""
-    return _cached(graph, "run", lambda: build(graph).run)
+    return _cached(graph, "run", lambda: build(graph, backend="auto").run)
 
 
 def _cached(graph: Graph, key: Any, make: Callable[[], Any]) -> Any:

@@ -331,7 +331,7 @@ class Stats:
     Attributes
     ----------
     compilations : list of dict
-        In order: "arguments"; "why"; "milliseconds" in all, of which "trace"; "passes", per pass the
+        In order: "arguments"; "why"; "backend"; "milliseconds" in all, of which "trace"; "passes", per pass the
         milliseconds and the nodes before and after; "arena_bytes"; "called_back", the gates without printed code. Under a memory
         budget also "memory", the forecast, and "measured", the peak of what the first run allocated and its milliseconds.
     signatures : int
@@ -378,7 +378,8 @@ def compile(f: Callable[..., Any] | None = None, /, *, backend: str = "auto", me
         A function of tensors, arrays, and nested containers of them. Other arguments are part of the program: a new value
         compiles anew.
     backend : {"auto", "numpy", "native"}
-        What runs the step: "numpy" is flat NumPy code, "native" machine code (``pip install 'chainrule[cpu]'``).
+        What runs the step: "numpy" is flat NumPy code, "native" machine code, which needs llvmlite (``pip install 'chainrule[cpu]'``);
+        "auto" takes the latter where that is installed, and says once where it is not.
     memory_budget : int or str, optional
         Bytes, or text like "200MB", that all values between arguments and results may take at most, results included, at any
         moment; what does not fit is computed again.

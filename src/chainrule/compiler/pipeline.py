@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from time import perf_counter
 from typing import TypeVar
 
@@ -13,11 +15,11 @@ from chainrule.compiler.memory import LARGE
 from chainrule.compiler.native.backend import caller
 from chainrule.compiler.native.conv_shape import Target
 from chainrule.compiler.native.emit import emit
-from chainrule.compiler.native.engine import host
+from chainrule.compiler.native.engine import available, host
 from chainrule.compiler.numpy_code import Source, load, print_source
 from chainrule.compiler.remat import Report, rematerialize
 from chainrule.compiler.simplify import simplify
-from chainrule.core.errors import ArgumentError
+from chainrule.core.errors import ArgumentError, CompileWarning
 from chainrule.graph.ir import Graph
 
 __all__ = ["Executable", "build", "check_backend"]
@@ -47,6 +49,7 @@ def build(
     ----------
     graph : Graph
     backend : {"auto", "numpy", "native"}
+        "auto" is machine code if llvmlite is installed, else NumPy code.
     memory_budget : int, optional
         Bytes.
     donate : Mapping of int to int, optional
@@ -67,6 +70,7 @@ def build(
         If a pass made a graph that is not right.
     """
     check_backend(backend)
+    native = backend == "native" or (backend == "auto" and _prefers_native())
     watch = _Watch(check)
     graph = watch.rewrite("simplify", lambda graph: simplify(opened(graph)), graph)
     reports: list[Report] = []
@@ -80,8 +84,16 @@ def build(
         return graph
 
     graph = watch.rewrite("remat", fit, graph)
-    made = _native(graph, watch) if backend == "native" else _numpy(graph, watch, donate or {}, arena=memory_budget is None)
+    made = _native(graph, watch) if native else _numpy(graph, watch, donate or {}, arena=memory_budget is None)
     return replace(made, stats={**made.stats, "memory": reports[0]}) if reports else made
+
+
+@cache
+def _prefers_native() -> bool:
+    """Whether "auto" means machine code; says so once where it cannot."""
+    if not available():
+        warnings.warn("cr.compile writes NumPy code here: for machine code, pip install 'chainrule[cpu]'", CompileWarning, stacklevel=2)
+    return available()
 
 
 def _native(graph: Graph, watch: _Watch) -> Executable:
@@ -89,6 +101,7 @@ def _native(graph: Graph, watch: _Watch) -> Executable:
     program = watch.timed("emit", lambda: emit(graph, Target.of(host())))
     run = watch.timed("compile", lambda: caller(graph, program))
     stats = {
+        "backend": "native",
         "passes": watch.passes,
         "arena_bytes": program.arena_bytes,
         "unplanned_bytes": program.unplanned_bytes,
@@ -103,6 +116,7 @@ def _numpy(graph: Graph, watch: _Watch, donate: Mapping[int, int], *, arena: boo
     name, plan = watch.timed("print", lambda: print_source(graph, donate, source, arena=arena))
     run = watch.timed("compile", lambda: load(source, name))
     stats = {
+        "backend": "numpy",
         "passes": watch.passes,
         "arena_bytes": plan.arena_bytes,
         "unplanned_bytes": plan.unplanned_bytes,
