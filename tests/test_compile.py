@@ -12,7 +12,16 @@ import pytest
 
 import chainrule as cr
 from chainrule import nn, optim
+from chainrule.compiler import pipeline
 from chainrule.core.errors import ArgumentError, ChainruleError, CompileWarning, LinAlgError, TraceError
+
+
+@pytest.fixture(autouse=True, params=["numpy", "native"])
+def backend(request, monkeypatch):
+    """Every test runs with both backends, unless it names one."""
+    if request.param == "native":
+        pytest.importorskip("llvmlite", reason="native code: pip install 'chainrule[cpu]'")
+    monkeypatch.setattr(pipeline, "prefers_native", lambda: request.param == "native")
 
 
 def compilations(compiled):
@@ -28,7 +37,7 @@ def test_a_compiled_function_gives_what_the_function_gives():
     assert found[1] == 3
     assert found[0]["parts"][1][1] is None
     np.testing.assert_array_equal(found[0]["sum"], wanted[0]["sum"])
-    np.testing.assert_array_equal(found[0]["parts"][1][0], wanted[0]["parts"][1][0])
+    np.testing.assert_allclose(found[0]["parts"][1][0], wanted[0]["parts"][1][0], rtol=1e-6)
 
 
 def test_it_is_a_decorator_with_and_without_arguments_and_for_methods():
@@ -234,7 +243,7 @@ def test_what_a_method_reads_of_its_object_is_watched(monkeypatch):
     knobs.step(x)
     for name, change in changes.items():
         change()
-        assert knobs.step(x).item() == Knobs.step.function(knobs, x).item(), name
+        assert knobs.step(x).item() == pytest.approx(Knobs.step.function(knobs, x).item(), rel=1e-6), name
         assert name in compilations(Knobs.step)[-1]
     count = len(compilations(Knobs.step))
     knobs.unused = 1
@@ -547,12 +556,13 @@ def test_random_numbers_are_those_of_eager():
     compiled = cr.compile(f)
     for a, b in eager:
         c, d = compiled()
-        np.testing.assert_array_equal(c, a)
+        # The bits are the same; logarithms and cosines of them may differ in the last place.
+        np.testing.assert_allclose(c, a, rtol=1e-6)
         np.testing.assert_array_equal(d, b)
 
 
 def test_source_and_stats_tell_what_runs():
-    @cr.compile
+    @cr.compile(backend="numpy")
     def f(x):
         y = cr.exp(x)
         return y * y
@@ -743,7 +753,8 @@ class Normalized(nn.Layer):
 def test_running_statistics_and_evaluation_mode():
     def run(wrap):
         cr.manual_seed(1)
-        model = nn.Sequential([nn.Dense(6), Normalized(), nn.Dropout(0.2), nn.Dense(2)])
+        # What is normalised has no bias: its gradient is rounding alone, which Adam would blow up.
+        model = nn.Sequential([nn.Dense(6, use_bias=False), Normalized(), nn.Dropout(0.2), nn.Dense(2)])
         optimizer = optim.Adam(model.parameters(), lr=0.01)
 
         def step(x, y):

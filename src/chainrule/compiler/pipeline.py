@@ -70,7 +70,7 @@ def build(
         If a pass made a graph that is not right.
     """
     check_backend(backend)
-    native = backend == "native" or (backend == "auto" and _prefers_native())
+    native = backend == "native" or (backend == "auto" and prefers_native())
     watch = _Watch(check)
     graph = watch.rewrite("simplify", lambda graph: simplify(opened(graph)), graph)
     reports: list[Report] = []
@@ -89,7 +89,7 @@ def build(
 
 
 @cache
-def _prefers_native() -> bool:
+def prefers_native() -> bool:
     """Whether "auto" means machine code; says so once where it cannot."""
     if not available():
         warnings.warn("cr.compile writes NumPy code here: for machine code, pip install 'chainrule[cpu]'", CompileWarning, stacklevel=2)
