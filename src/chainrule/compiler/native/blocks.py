@@ -46,7 +46,7 @@ WriteBlock = Callable[[str, int, tuple[int, ...]], None]
 """Defines the function of a block: its name, its rows, and how many lanes of each of its vectors count."""
 
 _ABOVE, _BESIDE = 16, 64
-"""Blocks of a group that lie above each other, or beside each other, at most."""
+"""Blocks of a group that lie above each other, or beside each other, at most: their sums take up to 100 KB of the stack."""
 
 
 class Writer(NamedTuple):

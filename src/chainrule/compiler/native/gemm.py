@@ -62,7 +62,7 @@ def _plain(product: Product) -> Product:
     if product.m == 1:
         a_row = product.k if a_column == 1 else 1
     if product.n == 1:
-        b_column = 1 if b_row != 1 else product.k
+        b_column = product.k if b_row == 1 and a_column == 1 else 1
     if product.k <= 1:
         a_column, b_row = (1, product.n) if b_column == 1 else (1, 1)
     return product._replace(a=(a_row, a_column), b=(b_row, b_column))
