@@ -149,6 +149,20 @@ def test_layers_of_networks_and_their_gradients(name: str, target: Target) -> No
 
 
 @pytest.mark.parametrize("gate", ["conv", "conv_transpose", "conv_weight"])
+@pytest.mark.parametrize("empty", ["batch", "image", "channels", "features", "outputs"])
+def test_of_nothing_there_is_nothing_or_zeros(gate: str, empty: str) -> None:
+    batch, spatial, channels, features, size = (0 if empty == name else n for name, n in [
+        ("batch", 2), ("image", 5), ("channels", 20), ("features", 17), ("outputs", 5)
+    ])  # fmt: skip
+    x, w, y = np.ones((batch, spatial, spatial, channels)), np.ones((3, 3, channels, features)), np.ones((batch, size, size, features))
+    inputs, asked = {"conv": ((x, w), (size, size)), "conv_transpose": ((y, w), (spatial, spatial)), "conv_weight": ((x, y), (3, 3))}[gate]
+    params = {"stride": (1, 1), "dilation": (1, 1), "low": (1, 1), "groups": 1, "size": asked}
+    judge(gate, inputs, params, TARGETS[0])
+    if gate != "conv_weight":
+        judge(gate, inputs, params, TARGETS[0], general=True)
+
+
+@pytest.mark.parametrize("gate", ["conv", "conv_transpose", "conv_weight"])
 @pytest.mark.parametrize("groups", [1, 20])
 def test_an_epilogue_finishes_every_result_once_and_knows_its_place(gate: str, groups: int) -> None:
     rng = np.random.default_rng(0)

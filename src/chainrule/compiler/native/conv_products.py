@@ -38,6 +38,9 @@ _NEAR = 1 << 15
 _SHORT = 4
 """Fewer channels than this are not worth a loop."""
 
+_BRIEF = 128
+"""Products that a result is the sum of: with no more, storing it costs as much."""
+
 _FEW = 32
 """Units that keep threads busy; with fewer, rows are cut further."""
 
@@ -134,11 +137,15 @@ class Products:
 
     def shape(self) -> tuple[int, int]:
         """Rows and vectors of a block."""
-        target = self.tiles.target
-        if self.bond.channels < _SHORT:
+        bond, target = self.bond, self.tiles.target
+        across = -(-bond.features // self.tiles.vector.lanes)
+        if bond.channels >= _SHORT and bond.taps * bond.channels <= _BRIEF and 0 < across <= 4 and target.registers > 16:
+            # What is stored counts here: a position at a time.
+            return rows_of(across, target), across
+        if bond.channels < _SHORT:
             # Of products one after the other, LLVM moves loads ahead: they need registers too.
             target = target._replace(registers=target.registers * 3 // 4)
-        vectors = best_vectors(self.row.outputs, self.bond.features, self.tiles.vector.lanes, target)
+        vectors = best_vectors(self.row.outputs, bond.features, self.tiles.vector.lanes, target)
         return rows_of(vectors, target), vectors
 
     def channel(self, f: Function, group: Index, feature: Index) -> Index:
