@@ -252,7 +252,7 @@ def _einsum_loops(w: Nest, out: Array, *xs: Array, subscripts: str) -> None:
     labels = terms.split(",")
     sizes = {label: size for term, x in zip(labels, xs, strict=True) for label, size in zip(term, x.shape, strict=True)}
     summed = [label for label in sizes if label not in result]
-    with w.each(out.shape) as at:
+    with w.share(out.shape) as at:
         total = w.variable(0, out.dtype)
         with w.each([sizes[label] for label in summed]) as inner:
             where = dict(zip((*result, *summed), (*at, *inner), strict=True))

@@ -133,7 +133,7 @@ def cholesky_loops(w: Nest, out: Array, x: Array) -> None:
     """The lower triangular roots of symmetric matrices, row by row; of one that is not positive definite NaN."""
     w.last_resort()
     n = x.shape[-1]
-    with w.each(x.shape[:-2]) as stack, w.loop(n) as i, w.loop(n) as j:
+    with w.share(x.shape[:-2]) as stack, w.loop(n) as i, w.loop(n) as j:
         half = (w.load(x, (*stack, i, j)) + w.load(x, (*stack, j, i))) * 0.5
         rest = w.variable(half, x.dtype, "rest")
         with w.when(j <= i), w.loop(j) as k:

@@ -308,7 +308,7 @@ def _batch_take_along_axis(primitive: Primitive, batched: Sequence[bool], inputs
 
 
 def _take_along_axis_loops(w: Nest, out: Array, x: Array, indices: Array, axis: int) -> None:
-    with w.each(out.shape) as at:
+    with w.share(out.shape) as at:
         w.store(out, at, w.load(x, (*at[:axis], position(w, indices, at, x.shape[axis]), *at[axis + 1 :])))
 
 

@@ -255,7 +255,7 @@ def _derive_batch(primitive: Primitive, batched: Sequence[bool], inputs: Sequenc
 
 
 def _derive_loops(w: Nest, out: Array, key: Array, data: Array) -> None:
-    with w.each(data.shape) as at:
+    with w.share(data.shape) as at:
         low, high = _halves(w.k, w.k.convert(w.load(data, at), uint64))
         words = _scrambled(w, (low, high | 1 << 31), w.load(key, (*at[: len(key.shape) - 1], 1)), w.load(key, (*at[: len(key.shape) - 1], 0)))
         for i, word in enumerate(_paired(w.k, words)):

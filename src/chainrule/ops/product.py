@@ -170,7 +170,7 @@ _MATMUL_SHAPES = (
 
 def _matmul_loops(w: Nest, out: Array, a: Array, b: Array) -> None:
     rows, columns = len(a.shape) > 1, len(b.shape) > 1
-    with w.each(out.shape) as at:
+    with w.share(out.shape) as at:
         stack = at[: len(at) - rows - columns]
         row, column = at[len(stack) : len(stack) + rows], at[len(at) - columns :] if columns else ()
         total = w.variable(0, out.dtype)
@@ -275,7 +275,7 @@ def _vecdot_pull(ct: Any, x: Any, axis: int) -> Any:
 
 
 def _vecdot_loops(w: Nest, out: Array, a: Array, b: Array, axis: int) -> None:
-    with w.each(out.shape) as at:
+    with w.share(out.shape) as at:
         total = w.variable(0, out.dtype)
         before = len(at) + 1 + axis if axis < 0 else axis
         with w.loop(a.shape[axis]) as i:
@@ -359,7 +359,7 @@ def _cross_aval(x1: Aval, x2: Aval, axis: int) -> Aval:
 
 def _cross_loops(w: Nest, out: Array, a: Array, b: Array, axis: int) -> None:
     axis += len(out.shape)
-    with w.each([*out.shape[:axis], *out.shape[axis + 1 :]]) as at:
+    with w.share([*out.shape[:axis], *out.shape[axis + 1 :]]) as at:
         for i in range(3):
             here, one, two = ((*at[:axis], (i + j) % 3, *at[axis:]) for j in range(3))
             w.store(out, here, w.load(a, one) * w.load(b, two) - w.load(a, two) * w.load(b, one))

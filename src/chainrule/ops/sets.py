@@ -259,7 +259,7 @@ def _isin_eval(x1: Any, x2: Any, invert: bool) -> Any:
 
 def _isin_loops(w: Nest, out: Array, x: Array, among: Array, invert: bool) -> None:
     w.last_resort()
-    with w.each(out.shape) as at:
+    with w.share(out.shape) as at:
         value, found = w.let(w.load(x, at)), w.variable(False, bool_, "found")
         with w.loop(among.size) as i:
             w.assign(found, found | (w.at(among, i) == value))

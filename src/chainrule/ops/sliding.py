@@ -61,7 +61,7 @@ def _pooled(w: Nest, image: Array, out: Array, window: Shape, stride: Shape, low
 def max_pool_loops(w: Nest, out: Array, x: Array, window: Shape, stride: Shape, low: Shape, size: Shape) -> None:
     """The largest element of every window."""
     windows = _pooled(w, x, out, window, stride, low)
-    with w.each(out.shape) as at:
+    with w.share(out.shape) as at:
         top = w.variable(-math.inf, x.dtype, "top")
         with windows.reads(at) as here:
             w.assign(top, w.k.maximum(top, w.load(x, here)))
@@ -84,7 +84,7 @@ def max_spread_loops(w: Nest, out: Array, ct: Array, x: Array, top: Array, windo
 def max_gather_loops(w: Nest, out: Array, t: Array, x: Array, top: Array, window: Shape, **layout: Shape) -> None:
     """Every window's tangent is that of its maxima; of those that tie the mean."""
     windows = _pooled(w, x, top, window, layout["stride"], layout["low"])
-    with w.each(top.shape) as at:
+    with w.share(top.shape) as at:
         ties, total = w.variable(0, out.dtype, "ties"), w.variable(0, out.dtype)
         with windows.reads(at) as here, w.when(w.load(x, here) == w.load(top, at)):
             w.assign(ties, ties + 1)
@@ -105,7 +105,7 @@ def _counted(w: Nest, windows: Windows, at: Place, dtype: Any, include_pad: bool
 def avg_pool_loops(w: Nest, out: Array, x: Array, window: Shape, stride: Shape, low: Shape, size: Shape, include_pad: bool) -> None:
     """The mean of every window."""
     windows = _pooled(w, x, out, window, stride, low)
-    with w.each(out.shape) as at:
+    with w.share(out.shape) as at:
         total = w.variable(0, out.dtype)
         with _counted(w, windows, at, out.dtype, include_pad) as (count, here):
             w.assign(total, total + w.load(x, here))

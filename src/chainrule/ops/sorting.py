@@ -90,7 +90,7 @@ def _ranked(w: Nest, x: Array, axis: int, *, ascending: bool, last: bool = False
     """For every element: itself, its number along the axis, its rank, and the place of that rank; ``last``: of what ties the last comes first."""
     # An element's rank is the number of those before it: no memory, and a stable order, at the price of all pairs.
     w.last_resort()
-    with w.each([*x.shape[:axis], *x.shape[axis + 1 :]]) as at, w.loop(x.shape[axis]) as i:
+    with w.share([*x.shape[:axis], *x.shape[axis + 1 :], x.shape[axis]]) as (*at, i):
         element, rank = w.let(w.load(x, (*at[:axis], i, *at[axis:]))), w.variable(0, wanted="rank")
         with w.loop(x.shape[axis]) as j:
             other = w.let(w.load(x, (*at[:axis], j, *at[axis:])))
@@ -363,7 +363,7 @@ def _batch_searchsorted(primitive: Primitive, batched: Sequence[bool], inputs: S
 
 
 def _searchsorted_loops(w: Nest, out: Array, x: Array, values: Array, side: str) -> None:
-    with w.each(out.shape) as at:
+    with w.share(out.shape) as at:
         value = w.let(w.load(values, at))
         low, high = w.variable(0, wanted="low"), w.variable(x.size, wanted="high")
         # Each round halves what is left, until nothing is.
