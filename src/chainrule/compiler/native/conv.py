@@ -16,7 +16,7 @@ from chainrule.compiler.native.conv_general import write_general
 from chainrule.compiler.native.conv_products import Products, Tiles, amount, write_products, write_turn
 from chainrule.compiler.native.conv_shape import Correlation, Target, classes, correlation
 from chainrule.compiler.native.conv_weights import write_sum, write_weight_blocks
-from chainrule.compiler.native.gemm import Epilogue, Work, Written
+from chainrule.compiler.native.gemm import Epilogue, Product, Work, Written, write_product
 from chainrule.compiler.native.ir import Module
 from chainrule.core.aval import Aval
 
@@ -24,6 +24,12 @@ __all__ = ["write_conv"]
 
 _CODE = 12_000
 """Products written out, beyond which a convolution is computed position by position."""
+
+_PACKED = 1 << 17
+"""Weights that are better packed."""
+
+_LONG = 1024
+"""Positions beyond which the sum over them is better cut."""
 
 _PARTS = 36
 """Shares of a transposed convolution, each a kernel."""
@@ -69,6 +75,9 @@ def write_conv(
     first, second = inputs[0].shape, inputs[1].shape
     tiles = Tiles(module, name, target, target.vector(out.dtype), out.shape[-1], epilogue)
     extra = epilogue.parameters if epilogue else ()
+    product = None if general else _product(gate, inputs, out, params)
+    if product:
+        return write_product(module, name, product, bits=8 * target.nbytes, registers=target.registers, epilogue=epilogue)
     if gate == "conv_weight":
         return _weights(tiles, correlation(first, out.shape, second, params), extra)
     if gate == "conv_transpose":
@@ -80,6 +89,21 @@ def write_conv(
     general = general or amount(products) > _CODE
     kernel = write_general(module, name, tiles.vector, bond, epilogue) if general else write_products(tiles, products)
     return Written((Work(kernel, ("a", "b", "c", *extra)),), 0)
+
+
+def _product(gate: str, inputs: Sequence[Aval], out: Aval, params: Mapping[str, Any]) -> Product | None:
+    """The matrix product that large weights without neighbours are: it packs them."""
+    first, second = inputs[0].shape, inputs[1].shape
+    x, w, y = {"conv": (first, second, out.shape), "conv_transpose": (out.shape, second, first), "conv_weight": (first, out.shape, second)}[gate]
+    channels, features, positions = x[-1], y[-1], math.prod(x[:-1])
+    alone = math.prod(w[:-2]) == 1 == params["groups"] and set(params["stride"]) == {1} and not any(params["low"]) and x[:-1] == y[:-1]
+    if not alone or channels * features < _PACKED or not positions or (gate == "conv_weight" and positions > _LONG):
+        return None
+    if gate == "conv":
+        return Product(positions, channels, features, out.dtype, (channels, 1), (features, 1), features)
+    if gate == "conv_transpose":
+        return Product(positions, features, channels, out.dtype, (features, 1), (1, features), channels)
+    return Product(channels, positions, features, out.dtype, (1, channels), (features, 1), features)
 
 
 def _dots(tiles: Tiles, bond: Correlation, extra: tuple[str, ...]) -> Written:
