@@ -164,10 +164,20 @@ def test_products_of_any_size_and_strides_agree_with_numpy(case: Case) -> None:
 @given(st.one_of(cases, batches), st.integers(60, 200), st.sampled_from([64, 4096]), st.sampled_from([1, 3000]), st.booleans())
 def test_large_products_are_packed_and_cut_along_k(case: Case, k: int, conflict: int, least: int, kept_whole: bool) -> None:
     """The same at sizes that are quick to test: the bounds are lowered instead."""
-    lowered: dict[str, Any] = {"_CONFLICT": conflict, "_PACK": least} | ({} if kept_whole else {"_DEPTH": 1000})
+    lowered: dict[str, Any] = {"_CONFLICT": conflict, "_PACK": least, "_OFTEN": 1} | ({} if kept_whole else {"_DEPTH": 1000})
     with mock.patch.multiple(gemm, **lowered):
         made, expected = multiply(replace(case, k=case.k + k))
     agree(made, expected, case.k + k)
+
+
+@pytest.mark.parametrize("b", LAYOUTS)
+@pytest.mark.parametrize("a", LAYOUTS)
+@pytest.mark.parametrize("m", [5, 70])
+def test_each_layout_is_packed_and_cut_along_k(m: int, a: str, b: str) -> None:
+    with mock.patch.multiple(gemm, _CONFLICT=64, _PACK=1, _OFTEN=1, _DEPTH=1000):
+        for machine in MACHINES:
+            made, expected = multiply(Case(m, 90, 50, a=a, b=b, machine=machine, pieces=2))
+            agree(made, expected, 90)
 
 
 @settings(max_examples=60)

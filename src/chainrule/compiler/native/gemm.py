@@ -82,6 +82,9 @@ _DEPTH = 384 << 10
 _CONFLICT = 4096
 """Bytes between elements that fall on one another in the first cache."""
 
+_OFTEN = 128
+"""So often a row of A must be read for a copy of it to pay."""
+
 _AHEAD = 16
 """Rows of B that are called into the cache ahead."""
 
@@ -135,7 +138,7 @@ def _packs_b(p: Product, kind: Kind) -> bool:
 
 def _packs_a(p: Product, size: int) -> bool:
     """Where each step along k is far from the one before."""
-    return p.k >= 128 and p.n >= 128 and abs(p.a[1]) * size >= _CONFLICT
+    return min(p.k, p.n) >= _OFTEN and abs(p.a[1]) * size >= _CONFLICT
 
 
 def _column(writer: Writer) -> Written:
