@@ -284,7 +284,36 @@ def test_causes_of_a_loop_that_say_the_same_are_told_once() -> None:
         return x.sum()
 
     (cause,) = cr.explain(f, cr.ones(2)).causes
-    assert cause.says == "x = multiply(...) stretches the gradient to 10 times its norm (8 more like it)"
+    assert cause.says == "x = multiply(...) stretches the gradient to 10 times its norm (8 more like it, together 1e+09 times)"
+
+
+def test_the_weights_of_a_loop_are_followed_through_its_steps() -> None:
+    def f(w: Any, x: Any) -> Any:
+        h = cr.zeros((1, 2))
+        for i in range(30):
+            h = h @ w + x[i : i + 1]
+        return h.sum()
+
+    found = cr.explain(f, 4.0 * np.eye(2), np.ones((30, 2)), of="w")
+    assert found.kind == "exploding"
+    says(found, "matmul(...) stretches the gradient to ", "its other factor has the norm 5.66", " more like it")
+    assert len(found.path) > 50
+
+
+def test_a_gate_that_passes_on_next_to_nothing_is_told_though_the_gradient_is_not_zero() -> None:
+    x = np.full((32, 1), -1.0)
+    x[7] = 2.0
+    found = cr.explain(lambda w: cr.relu(cr.asarray(x) @ w).sum(), cr.ones((1, 1)))
+    assert found.kind == "ordinary"
+    says(found, "relu(...) passes nothing on at 31 of 32 elements, all of 31 of 32 rows")
+    # Half of all is what a ReLU is for.
+    assert not cr.explain(lambda w: cr.relu(cr.asarray(np.array([[-1.0], [1.0]])) @ w).sum(), cr.ones((1, 1))).causes
+
+
+def test_numbers_that_are_too_large_are_not_taken_for_exponents() -> None:
+    found = str(cr.explain(lambda x: (x**2).sum(), cr.tensor([1e30])))
+    assert "scale the inputs down" in found
+    assert "softmax" not in found
 
 
 def test_what_has_no_name_is_called_by_its_place_and_left_open_in_code() -> None:

@@ -144,7 +144,7 @@ class detect_anomaly(ContextDecorator):
     ...         print(error.what)
     forward: log(-2) is NaN at [1]; it is finite for its input above 0
       gate: log(float32(2))
-      x = -2.0
+      its input = -2.0
     """
 
     def __init__(self, *, nan: str = "raise", inf: str = "raise") -> None:

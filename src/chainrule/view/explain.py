@@ -1,7 +1,7 @@
 """Explain: why a gradient is what it is: absent, zero, NaN or infinite, exploding, vanishing, or ordinary.
 
 What the tape, the gates' records and the caller's lines say is put into words, a table and data; the finding out is done in
-`paths`, `causes`, `faults` and `cuts`.
+`paths`, `closing`, `spoiling`, `faults` and `cuts`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from chainrule.graph.ir import Graph, State
 from chainrule.graph.naming import leaf_names
 from chainrule.graph.trace import trace
 from chainrule.tensor import Tensor
-from chainrule.view import causes, cuts
-from chainrule.view.causes import Cause
+from chainrule.view import cuts
+from chainrule.view.causes import Cause, gate_name
+from chainrule.view.closing import cancelling, closing, narrow, steepest
 from chainrule.view.faults import show
 from chainrule.view.holding import callers_variables, functions_variables, parameters
-from chainrule.view.paths import Sweep, norm
+from chainrule.view.paths import Edge, Sweep, norm
+from chainrule.view.spoiling import first_forward, spoiling
 from chainrule.view.watching import Namer, name_nodes, place_of, watching
 
 __all__ = ["Explanation", "explain"]
@@ -331,31 +333,31 @@ def _absent(subject: str, cause: Cause, name: str) -> Explanation:
     return Explanation("absent", f"{subject} is absent (None)", (cause,), (), cause.mend, None, name)
 
 
-def _judged(sweep: Sweep, target: Node, gradient: Any, path: Sequence[tuple[Node, Any]], subject: str) -> tuple[str, str, list[Cause]]:
+def _judged(sweep: Sweep, target: Node, gradient: Any, path: Sequence[Edge], subject: str) -> tuple[str, str, list[Cause]]:
     if not np.isfinite(gradient).all() or not np.isfinite(sweep.values[sweep.root]).all():
         spoilt = ~np.isfinite(gradient)
         loss = sweep.values[sweep.root]
         kind = "NaN" if np.isnan(gradient).any() or np.isnan(loss).any() else "infinite"
         parts = [f"is not finite{_count(spoilt)}"] if spoilt.any() else []
         parts += [] if np.isfinite(loss).all() else [f"comes from a loss that is {np.asarray(loss).flat[0]}"]
-        return kind, f"{subject} {', and '.join(parts)}", causes.spoiling(sweep, target)
+        return kind, f"{subject} {', and '.join(parts)}", spoiling(sweep, target)
     if not gradient.size:
         return "ordinary", f"{subject} has no elements", []
     zero = gradient == 0
     if zero.any():
-        why = [*causes.closing(sweep, target), *causes.cancelling(sweep, target)]
-        beneath = causes.first_forward(sweep)
+        why = [*closing(sweep, target), *cancelling(sweep, target)]
+        beneath = first_forward(sweep)
         return "zero", f"{subject} is 0{_count(zero)}", [*why, *([] if beneath is None else [beneath])]
-    start = norm(path[0][1])
+    start = norm(sweep.cts[sweep.root])
     ratio = norm(gradient) / max(start, np.finfo(np.float64).tiny)
     size = f"has the norm {show(norm(gradient))}"
     beside = f"{size}, where that of the loss is {show(start)}"
     if ratio < VANISHING:
-        why = [*causes.closing(sweep, target), *causes.cancelling(sweep, target)]
-        return "vanishing", f"{subject} {beside}", why or causes.steepest(path, smallest=True)
+        why = [*closing(sweep, target), *cancelling(sweep, target)]
+        return "vanishing", f"{subject} {beside}", why or steepest(sweep, path, smallest=True)
     if ratio > EXPLODING:
-        return "exploding", f"{subject} {beside}", causes.steepest(path, smallest=False)
-    return "ordinary", f"{subject} {size}, and no element is 0, NaN or infinite", []
+        return "exploding", f"{subject} {beside}", steepest(sweep, path, smallest=False)
+    return "ordinary", f"{subject} {size}, and no element is 0, NaN or infinite", narrow(sweep, target)
 
 
 def _count(where: Any) -> str:
@@ -364,17 +366,17 @@ def _count(where: Any) -> str:
     return f" at all {where.size} elements" if where.all() else f" at {int(where.sum())} of {where.size} elements"
 
 
-def _steps(sweep: Sweep, path: Sequence[tuple[Node, Any]], name: str) -> Iterable[Step]:
-    before = None
-    for node, ct in path:
+def _steps(sweep: Sweep, path: Sequence[Edge], name: str) -> Iterable[Step]:
+    before, last = None, path[-1].source if path else sweep.root
+    for node in (sweep.root, *(edge.source for edge in path)):
         if node.shape is None:
             # A gate of several results stands in the table as the result that is used.
             continue
         place, value = place_of(node), sweep.values.get(node)
-        size = norm(ct)
+        size = norm(sweep.cts[node])
         ratio = 1.0 if before is None else size / before if before else float("nan")
-        gate = causes.gate_name(node) or "(leaf)"
-        known = place.name or (name if node is path[-1][0] else "")
+        gate = gate_name(node) or "(leaf)"
+        known = place.name or (name if node is last else "")
         yield Step(gate, known, place.layer, node.shape, None if value is None else norm(value), size, ratio, place.code)
         before = size
 

@@ -22,6 +22,9 @@ _STEPS = 10.0 ** np.arange(-6, 5)
 _HALVINGS = 200
 _NEAR = 8.0
 """A bound below this is one of the function, not of the dtype."""
+_EXPONENT = 1e4
+"""What may not be above less than this is an exponent; else it is too large a number itself."""
+_SMALLER = "scale the inputs down (normalise, a smaller learning rate, clipped gradients), or use float64"
 
 
 class Fault(NamedTuple):
@@ -94,7 +97,7 @@ def forward_fault(
     call = f"{name}({', '.join(told)}) is {_what(array[index])}{_at(index)}"
     border = _border(lambda *xs: _evaluated(primitive, xs, params, values), list(numbers.values()))
     words = input_words(names, labels)
-    return Fault(kind, index, numbers, call + _said(border, words), _mended(border, words))
+    return Fault(kind, index, dict(zip(words, numbers.values(), strict=True)), call + _said(border, words), _mended(border, words))
 
 
 def backward_fault(
@@ -206,7 +209,7 @@ def _extremes(primitive: Primitive, values: Sequence[Any]) -> str:
 
 def _broad(kind: str, values: Sequence[Any]) -> str:
     if kind == "infinite":
-        return "the numbers are beyond the dtype: scale the inputs down (normalise, a smaller learning rate, clipped gradients), or use float64"
+        return f"the numbers are beyond the dtype: {_SMALLER}"
     if any(np.isinf(v).any() for v in floats(values)):
         return "an infinity came in, and infinity minus or times something is NaN: see where that comes from"
     return "look at the inputs above: a sum or product of them is not defined"
@@ -303,5 +306,7 @@ def _mended(border: _Border | None, names: Sequence[str]) -> str:
     if abs(border.bound) < _NEAR:
         most = show(border.bound - 1e-6 * max(1.0, abs(border.bound)))
         return f"keep {name} below {bound}: subtract a small number, or cr.clip({x}, None, {most})"
+    if abs(border.bound) > _EXPONENT:
+        return f"keep {name} below {bound}: {_SMALLER}"
     smaller = "subtract the largest first, as cr.softmax and cr.logsumexp do, scale it down"
     return f"keep {name} below {bound}: {smaller}, or cr.clip({x}, None, {bound})"

@@ -16,6 +16,8 @@ from chainrule.core.node import Node
 from chainrule.view.watching import record_of
 
 NOTHING: Mapping[Any, Any] = {}
+_ALIKE = 0.5
+"""Shares of a gradient that differ by no more than this factor count as alike."""
 
 
 class Edge(NamedTuple):
@@ -150,19 +152,20 @@ class Sweep:
         """Nodes on a path from the loss to ``target``."""
         return chain.leading_to([target], [self.root], BASE)
 
-    def main_path(self, target: Node) -> list[tuple[Node, Any]]:
-        """From the loss to ``target`` along the largest shares: nodes with their cotangents."""
-        on_path = self.leading_to(target)
-        onward: dict[Node, list[Edge]] = {}
-        for edge in self.edges:
-            if edge.source in on_path and edge.user in on_path:
-                onward.setdefault(edge.user, []).append(edge)
-        node, path = self.root, []
-        while True:
-            path.append((node, self.cts.get(node)))
-            if node is target or node not in onward:
-                return path
-            node = max(onward[node], key=lambda edge: _weight(edge.share)).source
+    def main_path(self, target: Node) -> list[Edge]:
+        """From the loss to ``target`` along the largest shares.
+
+        It is followed from its end: of a tensor with many uses, such as a loop's, the one that made its gradient what it is. Of uses that
+        gave about as much the first one is taken, behind which most gates lie.
+        """
+        node, path = target, list[Edge]()
+        while node is not self.root:
+            edges = self.users[node]
+            sizes = [_weight(edge.share) for edge in edges]
+            enough = max(sizes) * (_ALIKE if node is target else 1.0)
+            path.append(min((edge for edge, size in zip(edges, sizes, strict=True) if size >= enough), key=lambda edge: edge.user.order))
+            node = path[-1].user
+        return path[::-1]
 
     def _learn_values(self, value: Any) -> None:
         """Values that gates saved, of themselves or of their inputs, and what can be computed again from those."""
