@@ -18,7 +18,21 @@ from chainrule.compiler.native.microkernel import balanced
 from chainrule.core.aval import Dtype, Shape
 from chainrule.ops.windows import phase
 
-__all__ = ["Axis", "Correlation", "Panel", "Run", "Target", "classes", "correlation", "panels", "rows_of", "runs"]
+__all__ = [
+    "Axis",
+    "Correlation",
+    "Panel",
+    "Part",
+    "Run",
+    "Target",
+    "best_vectors",
+    "classes",
+    "correlation",
+    "panels",
+    "rows_of",
+    "runs",
+    "strides_of",
+]
 
 
 class Target(NamedTuple):
