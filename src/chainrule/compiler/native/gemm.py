@@ -109,7 +109,7 @@ def _blocks(writer: Writer, registers: int) -> Written:
         used = -(-panels.nbytes // 64) * 64
     elif p.k * p.n * size > _PACK:
         b = b._replace(ahead=_AHEAD * b.along)
-    if _packs_a(p, size):
+    if _packs_a(p, kind):
         source = Source(p.m, p.k, p.a, p.batch, p.a_batch)
         wide = -(-p.k // kind.lanes)
         gap = int(wide * kind.nbytes % (_CONFLICT // 4) == 0)
@@ -136,9 +136,10 @@ def _packs_b(p: Product, kind: Kind) -> bool:
     return p.k > 0 and (p.b[1] != 1 or (p.m >= least and p.k * p.n * kind.wide(1).nbytes >= _PACK))
 
 
-def _packs_a(p: Product, size: int) -> bool:
+def _packs_a(p: Product, kind: Kind) -> bool:
     """Where each step along k is far from the one before."""
-    return min(p.k, p.n) >= _OFTEN and abs(p.a[1]) * size >= _CONFLICT
+    least = _CONFLICT if kind.nbytes == 64 else _CONFLICT // 2
+    return min(p.k, p.n) >= _OFTEN and abs(p.a[1]) * kind.wide(1).nbytes >= least
 
 
 def _column(writer: Writer) -> Written:
