@@ -45,6 +45,15 @@ def executable(graph: Graph) -> Callable[..., tuple[Any, ...]]:
     return _cached(graph, "run", lambda: build(graph, backend="auto").run)
 
 
+def _evaluated(graph: Graph, values: Sequence[Any]) -> tuple[Any, ...]:
+    try:
+        return executable(graph)(*values)
+    except IndexError:
+        # Machine code says that a position is out of range; the gates themselves say where.
+        graph.apply([functions.asarray(x) for x in values])
+        raise
+
+
 def _cached(graph: Graph, key: Any, make: Callable[[], Any]) -> Any:
     cache: dict[Any, Any] = graph.__dict__.setdefault("_compiled", {})
     if key not in cache:
@@ -141,7 +150,7 @@ CALL = Primitive(
     name="call",
     inputs=("*xs",),
     aval=lambda *xs, graph, back, count, wants: tuple(x.aval for x in graph.outputs),
-    eval=lambda *xs, graph, back, count, wants: tuple(executable(graph)(*xs)),
+    eval=lambda *xs, graph, back, count, wants: _evaluated(graph, xs),
     vjp=_pull,
     masked_vjp=_masked_pull,
     jvp=_push,

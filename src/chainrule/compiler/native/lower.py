@@ -20,7 +20,7 @@ from chainrule.compiler.native.conv import write_conv
 from chainrule.compiler.native.conv_shape import Target
 from chainrule.compiler.native.epilogues import Fitting, epilogue, fitting
 from chainrule.compiler.native.fused import REDUCTIONS, Fused, write_fused
-from chainrule.compiler.native.gemm import Written, write_product
+from chainrule.compiler.native.gemm import Product, Written, write_product
 from chainrule.compiler.native.ir import I64, PTR, VOID, Module
 from chainrule.compiler.native.kernel import Call
 from chainrule.compiler.native.loops import write_loops
@@ -36,6 +36,14 @@ from chainrule.graph.ir import Graph, Operation
 __all__ = ["Code", "Lowering"]
 
 _KINDS = frozenset("fiub")
+
+
+def _matrix(node: Operation) -> tuple[Labels, Matched]:
+    """The result of a convolution or pooling as that of a product: a row for each position, a column for each channel."""
+    *rows, columns = node.output.shape
+    labels = tuple(f"p{i}" for i in range(len(rows)))
+    product = Product(math.prod(rows), 1, columns, node.output.dtype, (1, 1), (1, 1), columns)
+    return (*labels, "f"), Matched(product, (*labels, "f"), tuple(zip(labels, rows, strict=True)), (("f", columns),))
 
 
 @dataclass(eq=False)
@@ -124,7 +132,7 @@ class Lowering:
         found: dict[int, int] = {}
         for x, places in readers.items():
             place, reader = home.get(x), order[next(iter(places))]
-            if place is None or order[place].nodes[0].primitive.kernel != "gemm" or len(places) > 1 or x in ends:
+            if place is None or order[place].nodes[0].primitive.kernel not in ("gemm", "conv", "pool") or len(places) > 1 or x in ends:
                 continue
             if reader.shape == x.shape and is_elementwise(reader.nodes[0]):
                 found[place] = next(iter(places))
@@ -168,7 +176,8 @@ class Lowering:
         views = {**self.views, **{x: whole(x) for x in kept}}
         mark = len(self.tasks)
         try:
-            done = self._contracts(product, lambda labels, found: fitting(product.output, labels, found, loops, [*kept], views))
+            write = self._contracts if product.primitive.kernel == "gemm" else self._slides
+            done = write(product, lambda labels, found: fitting(product.output, labels, found, loops, [*kept], views))
         except NotLowered:
             done = False
         if not done:
@@ -232,17 +241,29 @@ class Lowering:
         found = {x: self.views[x] for x in node.inputs}
         return {x: view if view.strides == contiguous(x.shape) else self._copy(x, view) for x, view in found.items()}
 
-    def _slides(self, node: Operation) -> bool:
-        """A convolution or a pooling."""
+    def _slides(self, node: Operation, fit: Callable[[Labels, Matched], Fitting | None] | None = None) -> bool:
+        """A convolution or a pooling; with gates on its results, if they fit."""
         if any(x.dtype.name not in ("float32", "float64") or not x.size for x in (*node.inputs, *node.outputs)):
             return False
+        out, ending, kept = node.output, None, ["c"]
+        operands: dict[str, View] = {"c": whole(out)}
+        if fit is not None:
+            labels, found = _matrix(node)
+            fitted = fit(labels, found)
+            if fitted is None:
+                return False
+            ending = epilogue(fitted)
+            operands.update((role, fitted.views[x]) for role, x in fitted.parameters.items())
+            kept = [role for role, x in fitted.parameters.items() if x in fitted.stores]
+            operands["c"] = operands[kept[0]]
         given = self._rows(node)
-        out = node.output
         write = write_conv if node.primitive.kernel == "conv" else write_pool
         avals = [x.aval for x in node.inputs]
-        written = write(self.code.module, self.code.name(), node.primitive.name, avals, out.aval, node.params, self.code.target)
-        self.views[out] = whole(out)
-        self._product(written, {**{role: given[x] for role, x in zip("abd", node.inputs, strict=False)}, "c": whole(out)}, ["c"])
+        written = write(self.code.module, self.code.name(), node.primitive.name, avals, out.aval, node.params, self.code.target, ending)
+        if fit is None:
+            self.views[out] = whole(out)
+        operands.update((role, given[x]) for role, x in zip("abd", node.inputs, strict=False))
+        self._product(written, operands, kept)
         self.code.work += int(floating_operations(node))
         return True
 
