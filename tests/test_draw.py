@@ -255,6 +255,8 @@ def test_signs_are_the_boards() -> None:
     assert [sign(step) for step in of_graph(cr.trace(e3, *E2), E2).steps] == ["×", "×", "+", "+", "σ"]
     squares = cr.trace(lambda x: cr.sum(1 - x**2), np.ones(3))
     assert [sign(step) for step in of_graph(squares, (np.ones(3),)).steps][-2:] == ["1−x", "Σ"]
+    powers = cr.trace(lambda x: x**2 + x**-1.5, np.ones(3))
+    assert [sign(step) for step in of_graph(powers, (np.ones(3),)).steps][:2] == ["x²", "x^−1.5"]
 
 
 @pytest.mark.parametrize("name", [name for name in TABLE if hasattr(functions, name)])

@@ -121,8 +121,11 @@ class Primitive:
         where it has nothing better than calling that. An ``eval`` that is an operator or a NumPy function needs none.
     onnx : str, optional
         Operator name.
+    operator : str, optional
+        How Python writes the gate between its two operands, or before its one.
     sign : str, optional
-        What pictures write on the gate in place of its name.
+        What pictures write on the gate in place of its name or operator; it may name parameters, as "x^{exponent}" does, and raises what
+        follows "^".
     outputs : bool
         Whether the value is a tuple of arrays.
     samples, refuses : callables
@@ -147,6 +150,7 @@ class Primitive:
     kernel: str | None = None
     numpy: Rule | None = None
     onnx: str | None = None
+    operator: str = ""
     sign: str = ""
     outputs: bool = False
     samples: Callable[[np.random.Generator], Iterable[Sample]] = lambda rng: ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +15,6 @@ from chainrule.core.variable import Variable
 if TYPE_CHECKING:
     from chainrule.graph.ir import Graph, Operation
 
-OPERATORS = {
-    "add": "+", "subtract": "-", "multiply": "*", "divide": "/", "floor_divide": "//", "remainder": "%", "pow": "**", "matmul": "@",
-    "equal": "==", "not_equal": "!=", "less": "<", "less_equal": "<=", "greater": ">", "greater_equal": ">=",
-    "bitwise_and": "&", "bitwise_or": "|", "bitwise_xor": "^", "bitwise_left_shift": "<<", "bitwise_right_shift": ">>",
-}  # fmt: skip
-"""Gates that Python writes between their operands."""
-
-PREFIXES = {"negative": "-", "bitwise_invert": "~"}
 INDENT = "    "
 _FEW = 8
 """Constants of so many elements are written out."""
@@ -90,14 +82,19 @@ def _statement(node: Operation, names: Mapping[Variable, str]) -> str:
 def _expression(node: Operation, names: Mapping[Variable, str]) -> str:
     gate: Primitive = node.primitive
     args = [_named(x, names) for x in node.inputs]
-    if gate.name in OPERATORS and not node.params:
-        left = f"({args[0]})" if gate.name == "pow" and args[0].startswith("-") else args[0]
-        return f"{left} {OPERATORS[gate.name]} {args[1]}"
-    if gate.name in PREFIXES and not node.params:
-        return PREFIXES[gate.name] + args[0]
+    if gate.operator and not node.params:
+        return in_operators(gate, args)
     inner = {name for name, _ in inner_graphs(node)}
     words = [f"{name}={node.outputs[0].name}_{name}" if name in inner else f"{name}={_word(value)}" for name, value in node.params.items()]
     return f"{gate.name}({', '.join([*args, *words])})"
+
+
+def in_operators(gate: Primitive, args: Sequence[str]) -> str:
+    """A gate that has an operator, between its operands or before its one."""
+    if len(args) == 1:
+        return gate.operator + args[0]
+    left = f"({args[0]})" if gate.operator == "**" and args[0].startswith("-") else args[0]
+    return f"{left} {gate.operator} {args[1]}"
 
 
 def _word(value: Any) -> str:

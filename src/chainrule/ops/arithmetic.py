@@ -28,6 +28,7 @@ add = binary(
     "add",
     "Sum, elementwise: x1 + x2.",
     eval=operator.add,
+    operator="+",
     partials=(1, 1),
     scalar=lambda k, x1, x2: x1 + x2,
     onnx="Add",
@@ -39,6 +40,7 @@ subtract = binary(
     "subtract",
     "Difference, elementwise: x1 - x2.",
     eval=operator.sub,
+    operator="-",
     partials=(1, -1),
     scalar=lambda k, x1, x2: x1 - x2,
     onnx="Sub",
@@ -49,6 +51,7 @@ multiply = binary(
     "multiply",
     "Product, elementwise: x1 * x2.",
     eval=operator.mul,
+    operator="*",
     partials=("x2", "x1"),
     scalar=lambda k, x1, x2: x1 * x2,
     onnx="Mul",
@@ -61,6 +64,7 @@ divide = binary(
     "Quotient, elementwise: x1 / x2.",
     kinds="floating",
     eval=operator.truediv,
+    operator="/",
     partials=(lambda x2: 1.0 / x2, lambda x2, out: -out / x2),
     scalar=lambda k, x1, x2: x1 / x2,
     onnx="Div",
@@ -74,6 +78,7 @@ negative = unary(
     "The value with the other sign, elementwise: -x.",
     kinds="numeric",
     eval=operator.neg,
+    operator="-",
     partial=-1,
     scalar=lambda k, x: -x,
     onnx="Neg",
@@ -255,6 +260,7 @@ POW_CONSTANT = Primitive(
     scalar=_power_scalar,
     numpy=_power_source,
     onnx="Pow",
+    sign="x^{exponent}",
     samples=lambda rng: (
         [Sample((rng.uniform(0.5, 2.0, (2, 3)), exponent)) for exponent in (-2, -1.5, -1, -0.5, 0, 0.5, 1, 2, 3, 4, 5.5)]
         + [Sample((rng.uniform(-2.0, -0.5, (3,)), 3)), Sample((rng.uniform(0.5, 2.0), 2.0)), Sample((np.ones((0, 2)), 2)), Sample((np.arange(3), 2))]
@@ -285,6 +291,7 @@ _pow = binary(
     "pow",
     "Power, elementwise.",
     eval=operator.pow,
+    operator="**",
     partials=(
         lambda x1, x2: x2 * functions.pow(functions.where((x1 == 0) & (x2 == 0), 1.0, x1), x2 - 1.0),
         lambda x1, out: functions.where(x1 == 0, 0.0, out * functions.log(functions.where(x1 == 0, 1.0, x1))),

@@ -185,6 +185,7 @@ MATMUL = Primitive(
     aval=_matmul_aval,
     cost=lambda x1, x2: _matmul_aval(x1, x2).size * x1.shape[-1],
     eval=_product,
+    operator="@",
     multilinear=True,
     vjp=(_pull_x1, _pull_x2),
     batch=_matmul_batch,

@@ -16,7 +16,6 @@ from chainrule.core import chain
 from chainrule.core.errors import ChainruleError
 from chainrule.core.interp import ARRAYS, BASE, EVERYDAY, using
 from chainrule.core.primitive import Primitive
-from chainrule.graph.text import OPERATORS, PREFIXES
 from chainrule.tape import bind
 from chainrule.tensor import new
 from chainrule.view.picture_values import Step, Value
@@ -35,8 +34,8 @@ def absorbed(step: Step) -> tuple[int, ...]:
 def sign(step: Step) -> str:
     """What is written on a gate: ×, +1, 1/x, exp."""
     gate, numbers = step.primitive, absorbed(step)
-    operator = OPERATORS.get(gate.name, "") if not step.params else ""
-    if gate.name in PREFIXES and gate.partials is not None and isinstance(gate.partials[0], (int, float)):
+    operator = gate.operator if not step.params else ""
+    if operator and len(step.inputs) == 1 and gate.partials is not None and isinstance(gate.partials[0], (int, float)):
         return f"×{gate.partials[0]:g}".translate(_TYPE)
     if operator and len(numbers) == 1 and len(step.inputs) == 2:
         (place,) = numbers
@@ -50,11 +49,15 @@ def sign(step: Step) -> str:
     if len(numbers) == 1 and len(step.inputs) == 2 and not gate.variadic:
         words = [_number(x) if i in numbers else "x" for i, x in enumerate(step.inputs)]
         return f"{gate.name}({', '.join(words)})"
-    return gate.sign or gate.name.replace("_", " ")
+    written, _, power = gate.sign.format(**{name: _short(v) for name, v in step.params.items() if isinstance(v, (int, float))}).partition("^")
+    return f"{written}{_raised(power)}" if power else written or gate.name.replace("_", " ")
 
 
 def _number(x: Value) -> str:
-    value = np.asarray(x.value).item()
+    return _short(np.asarray(x.value).item())
+
+
+def _short(value: Any) -> str:
     return f"{value:.{4 if 1e-3 < abs(value) < 1e5 else 2}g}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-").translate(_TYPE)
 
 

@@ -271,7 +271,7 @@ def _layers(layers: Sequence[LayerFacts], costs: _Costs, examples: Sequence[Any]
     ]
     head = ["layer", "kind", "output", "parameters", "bytes", "FLOPs", "bytes written", "forward, ms", "backward, ms", ""]
     says = (
-        f"Of one batch of {len(examples[-1])}, as in training; outside of all layers stands the loss. FLOPs (a multiplication with an "
+        f"Of one batch of {len(examples[-1])}, in training mode; outside of all layers stands the loss. FLOPs (a multiplication with an "
         "addition counts as two) and bytes written are those of the forward pass. Times are of eager runs, gate by gate, the shortest "
         "of each; a compiled step is faster."
     )

@@ -18,7 +18,6 @@ from chainrule.core.errors import ChainruleError
 from chainrule.core.primitive import functions
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
-from chainrule.graph.text import OPERATORS, PREFIXES
 from chainrule.view.source import Listing, listed
 from chainrule.view.targets.numpy import Flat
 
@@ -144,10 +143,10 @@ def _factor(end: Variable, makers: Mapping[Variable, Operation], flat: Flat, ct:
     node = makers.get(end)
     if node is None:
         return None
-    inputs, operator = node.inputs, OPERATORS.get(node.primitive.name)
+    inputs, operator = node.inputs, node.primitive.operator
     if node.primitive.name == "positive" and inputs == (ct,):
         return "1" + after
-    if PREFIXES.get(node.primitive.name) == "-" and inputs == (ct,):
+    if operator == "-" and inputs == (ct,):
         return "-1" + after
     if operator == "*":
         factors = _factors(end, makers, flat)
@@ -170,7 +169,7 @@ def _factors(x: Variable, makers: Mapping[Variable, Operation], flat: Flat) -> l
     stack = [x]
     while stack:
         x, node = stack[-1], makers.get(stack.pop())
-        if node is not None and OPERATORS.get(node.primitive.name) == "*" and ((not found and not stack) or flat.inside(x)):
+        if node is not None and node.primitive.operator == "*" and ((not found and not stack) or flat.inside(x)):
             stack += node.inputs[::-1]
         else:
             found.append(x)

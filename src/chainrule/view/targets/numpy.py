@@ -25,7 +25,7 @@ from chainrule.graph.text import inner_graphs
 from chainrule.view.source import Listing, refused
 from chainrule.view.targets import helpers
 from chainrule.view.targets.extract import Definitions, NotAlone, literal
-from chainrule.view.targets.phrases import PHRASES, phrase
+from chainrule.view.targets.phrases import has_phrase, phrase
 from chainrule.view.targets.written import Lines, Written, call, single
 
 INDENT = "    "
@@ -233,7 +233,7 @@ class _Body:
             collected = [f'np.zeros({x.shape}, "{x.dtype}")' for x in node.outputs[carried:]]
             return call("", *operands[:carried], *collected, *[""] * (len(node.outputs) == 1))
         if not gate.outputs:
-            found = phrase(gate.name, node.output, operands, params)
+            found = phrase(gate, node.output, operands, params)
             if found is not None:
                 return found
         name = self._function(node)
@@ -251,7 +251,7 @@ class _Body:
             return found
         value = x.dtype.type(self.graph.constants[x])
         beside = any(y not in self.graph.constants and y.dtype == x.dtype for y in node.inputs)
-        if beside and node.primitive.name in PHRASES and x.dtype.kind in "fi" and not node.primitive.variadic:
+        if beside and has_phrase(node.primitive) and x.dtype.kind in "fi" and not node.primitive.variadic:
             return single(value)
         return Written(literal(value))
 

@@ -6,20 +6,18 @@ and the gate's parameters; None means that it has nothing to say, and the gate i
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from chainrule.core.primitive import TABLE
+from chainrule.core.primitive import Primitive
 from chainrule.core.variable import Variable
 from chainrule.view.targets.written import ATOM, Written, call, infix, number, prefix
 
 Phrase = Callable[..., Written | None]
-
-
-def _operator(sign: str) -> Phrase:
-    return lambda out, x1, x2: infix(x1, sign, x2)
+_BUILTIN = type(operator.add)
 
 
 def _along(x: Written, axis: tuple[int, ...]) -> str:
@@ -105,28 +103,31 @@ PHRASES: dict[str, Phrase] = {
     "relu": lambda out, x: call("np.maximum", x, 0),
     "astype": lambda out, x, dtype: x.method("astype", f'"{dtype}"') if x.shape else call(f"np.{'bool_' if dtype.kind == 'b' else dtype}", x),
     "abs": lambda out, x: call("np.abs", x),
-    "negative": lambda out, x: prefix("-", x),
-    "bitwise_invert": lambda out, x: prefix("~", x),
-    "logical_not": lambda out, x: prefix("~", x),
     "flip": lambda out, x, axis: call("np.flip", x, axis),
     "diagonal": lambda out, x, offset: call("np.diagonal", x, offset, "axis1=-2", "axis2=-1") if offset else None,
 }
-"""By the gate's name; what only has another spelling in NumPy stands here, whatever needs lines of its own in `helpers`."""
-
-for _gate, _sign in {
-    "add": "+", "subtract": "-", "multiply": "*", "divide": "/", "pow": "**", "equal": "==", "not_equal": "!=", "less": "<", "less_equal": "<=",
-    "greater": ">", "greater_equal": ">=", "bitwise_and": "&", "bitwise_or": "|", "bitwise_xor": "^", "bitwise_left_shift": "<<",
-    "bitwise_right_shift": ">>", "logical_and": "&", "logical_or": "|", "logical_xor": "^", "remainder": "%",
-}.items():  # fmt: skip
-    PHRASES[_gate] = _operator(_sign)
+"""By the gate's name; what only has another spelling in NumPy stands here, whatever needs lines of its own in `helpers`, and operators in the
+gates' records."""
 
 
-def phrase(name: str, out: Variable, operands: list[Written], params: Any) -> Written | None:
+def has_phrase(gate: Primitive) -> bool:
+    """Whether a gate is an expression of NumPy, between whose operands numbers may stand as Python's."""
+    return gate.name in PHRASES or _is_operator(gate)
+
+
+def _is_operator(gate: Primitive) -> bool:
+    """Whether an operator says all: a gate may have one, and evaluate with more care."""
+    return bool(gate.operator) and gate.eval.__class__ is _BUILTIN
+
+
+def phrase(gate: Primitive, out: Variable, operands: list[Written], params: Any) -> Written | None:
     """The expression of a gate, if there is one better than its evaluation."""
-    found = PHRASES.get(name)
+    found = PHRASES.get(gate.name)
     if found is not None:
         return found(out, *operands, **params)
-    function: Any = TABLE[name].eval if name in TABLE else None
+    if _is_operator(gate):
+        return infix(operands[0], gate.operator, operands[1]) if len(operands) == 2 else prefix(gate.operator, operands[0])
+    function: Any = gate.eval
     if not params and isinstance(function, np.ufunc) and getattr(np, function.__name__, None) is function:
         return call(f"np.{function.__name__}", *operands)
     return None

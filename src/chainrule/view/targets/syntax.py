@@ -15,7 +15,7 @@ import numpy as np
 from chainrule.core.lowering import lower
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
-from chainrule.graph.text import OPERATORS, PREFIXES
+from chainrule.graph.text import in_operators
 from chainrule.view.source import Listing, refused
 from chainrule.view.targets.expressions import Expr, Lowering
 from chainrule.view.targets.loops import Alias, Assign, Declare, Forever, Leave, Loop, Place, When, Writer, pruned, read_by
@@ -225,10 +225,8 @@ class Program:
 
     def expression(self, node: Operation) -> str:
         gate, args = node.primitive, [self.names.get(x) or _brief(self.listing.graph.constants[x]) for x in node.inputs]
-        if gate.name in OPERATORS and not node.params:
-            return f"{args[0]} {OPERATORS[gate.name]} {args[1]}"
-        if gate.name in PREFIXES and not node.params:
-            return PREFIXES[gate.name] + args[0]
+        if gate.operator and not node.params:
+            return in_operators(gate, args)
         if gate.name == "positive":
             return args[0]
         return f"{gate.name}({', '.join([*args, *(f'{key}={_brief(value)}' for key, value in node.params.items())])})"
