@@ -311,9 +311,22 @@ def test_a_gate_that_passes_on_next_to_nothing_is_told_though_the_gradient_is_no
 
 
 def test_numbers_that_are_too_large_are_not_taken_for_exponents() -> None:
-    found = str(cr.explain(lambda x: (x**2).sum(), cr.tensor([1e30])))
-    assert "scale the inputs down" in found
-    assert "softmax" not in found
+    for number in (np.float32(1e30), np.float16(300)):
+        found = str(cr.explain(lambda x: (x**2).sum(), np.array([number])))
+        assert "scale the inputs down" in found
+        assert "softmax" not in found
+
+
+def test_a_cut_inside_of_a_branch_or_a_loop_is_found() -> None:
+    def branch(x: Any) -> Any:
+        return cr.cond(x.sum() > 0, lambda x: x.sum(), lambda x: x.detach().sum(), x)
+
+    def loop(x: Any) -> Any:
+        return cr.scan(lambda c, row: (c + row.detach(), None), cr.zeros(2), x)[0].sum()
+
+    for f in (branch, loop):
+        found = cr.explain(f, -np.ones((2, 2), np.float32))
+        assert (found.kind, found.causes[0].kind) == ("absent", "detach"), found
 
 
 def test_what_has_no_name_is_called_by_its_place_and_left_open_in_code() -> None:

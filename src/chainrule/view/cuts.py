@@ -5,12 +5,15 @@ What is detached, made under `no_grad` or read as numbers leaves no trace on a t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from chainrule.core.interp import BASE
 from chainrule.core.primitive import Primitive
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation, State
+from chainrule.graph.text import inner_graphs
 from chainrule.tensor import Tensor
 from chainrule.view.causes import Cause
 from chainrule.view.watching import Place
@@ -53,8 +56,31 @@ def in_graph(graph: Graph, x: Tensor | str) -> list[Cause]:
         says = "the function does not use it: what it uses may be a copy made outside (detach, NumPy), or another tensor"
         return [Cause(says, "not used", mend="use the tensor itself in the function, or pass it as an argument")]
     loss = graph.returned[0]
-    after, live = {start}, {start}
-    users: list[tuple[Operation, bool]] = []
+    after, cut, nested = _followed(graph, {start})
+    if loss not in after:
+        last = next((node for node in reversed(graph.nodes) if after.intersection(node.inputs)), None)
+        says = "it is not used for the loss" + ("" if last is None else f": its last use is {_call(last)}, which does not lead there")
+        return [_at(last, says, "not used", "use it, or what comes of it, in the loss")]
+    leads = _leading(graph, [loss])
+    found, inside = [node for node in cut if leads.intersection(node.outputs)], [one for one in nested if leads.intersection(one[0].outputs)]
+    while inside:
+        _, inner, given = inside.pop()
+        _, cut, nested = _followed(inner, given)
+        leads = _leading(inner, inner.outputs)
+        found += [node for node in cut if leads.intersection(node.outputs)]
+        inside += [one for one in nested if leads.intersection(one[0].outputs)]
+    # What was cut on purpose says more than what only chooses.
+    return [_cut(node) for node in sorted(found, key=lambda node: node.outputs[0].dtype.kind != "f")]
+
+
+_Nested = tuple[Operation, Graph, set[Variable]]
+
+
+def _followed(graph: Graph, starts: set[Variable]) -> tuple[set[Variable], list[Operation], list[_Nested]]:
+    """All that comes of some values, the nodes that cut the way, and the graphs in the nodes that do not, with what goes into those."""
+    after, live = set(starts), set(starts)
+    cut: list[Operation] = []
+    nested: list[_Nested] = []
     for node in graph.nodes:
         given = [i for i, v in enumerate(node.inputs) if v in after]
         if not given:
@@ -63,13 +89,13 @@ def in_graph(graph: Graph, x: Tensor | str) -> list[Cause]:
         carried = any(node.inputs[i] in live and _carries(node.primitive, i) for i in given)
         fresh = {v for v in node.outputs if v.dtype.kind == "f"} if carried else set[Variable]()
         live |= fresh
-        users.append((node, any(node.inputs[i] in live for i in given) and not fresh))
-    if loss not in after:
-        last = users[-1][0] if users else None
-        says = "it is not used for the loss" + ("" if last is None else f": its last use is {_call(last)}, which does not lead there")
-        return [_at(last, says, "not used", "use it, or what comes of it, in the loss")]
-    leads = _leading(graph, loss)
-    return [_cut(node) for node, cuts in users if cuts and leads.intersection(node.outputs)]
+        if fresh:
+            inner = [one for _, one in inner_graphs(node) if any(v.dtype.kind == "f" for v in one.outputs)]
+            # An inner graph's inputs are its node's last ones.
+            nested += [(node, one, {v for v, x in zip(one.inputs[::-1], node.inputs[::-1], strict=False) if x in live}) for one in inner]
+        elif any(node.inputs[i] in live for i in given):
+            cut.append(node)
+    return after, cut, nested
 
 
 def _carries(primitive: Primitive, position: int) -> bool:
@@ -79,8 +105,8 @@ def _carries(primitive: Primitive, position: int) -> bool:
     return bool(pulls) and (primitive.variadic or pulls[min(position, len(pulls) - 1)] is not None)
 
 
-def _leading(graph: Graph, loss: Variable) -> set[Variable]:
-    found = {loss}
+def _leading(graph: Graph, ends: Iterable[Variable]) -> set[Variable]:
+    found = set(ends)
     for node in reversed(graph.nodes):
         if found.intersection(node.outputs):
             found.update(node.inputs)

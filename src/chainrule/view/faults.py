@@ -22,8 +22,8 @@ _STEPS = 10.0 ** np.arange(-6, 5)
 _HALVINGS = 200
 _NEAR = 8.0
 """A bound below this is one of the function, not of the dtype."""
-_EXPONENT = 1e4
-"""What may not be above less than this is an exponent; else it is too large a number itself."""
+_EXPONENT = 1.5
+"""What may not be above so many of the dtype's greatest exponents is no exponent, but too large a number itself."""
 _SMALLER = "scale the inputs down (normalise, a smaller learning rate, clipped gradients), or use float64"
 
 
@@ -97,7 +97,7 @@ def forward_fault(
     call = f"{name}({', '.join(told)}) is {_what(array[index])}{_at(index)}"
     border = _border(lambda *xs: _evaluated(primitive, xs, params, values), list(numbers.values()))
     words = input_words(names, labels)
-    return Fault(kind, index, dict(zip(words, numbers.values(), strict=True)), call + _said(border, words), _mended(border, words))
+    return Fault(kind, index, dict(zip(words, numbers.values(), strict=True)), call + _said(border, words), _mended(border, words, array.dtype))
 
 
 def backward_fault(
@@ -132,7 +132,7 @@ def backward_fault(
     if np.isinf(factor) and np.isnan(share[index]):
         says = f"the {slope_of} is {_what(factor)}{_at(index)}, and times the gradient {show(before)} that is NaN"
     border = _border(f, list(used.values()))
-    return Fault(kind, index, shown, says + _said(border, list(shown)), _mended(border, list(shown)))
+    return Fault(kind, index, shown, says + _said(border, list(shown)), _mended(border, list(shown), share.dtype))
 
 
 def input_names(primitive: Primitive, count: int, labels: Sequence[str] = ()) -> list[str]:
@@ -291,7 +291,7 @@ def _said(border: _Border | None, names: Sequence[str]) -> str:
     return f"; it is finite for {names[border.position]} {where} {show(border.bound)}"
 
 
-def _mended(border: _Border | None, names: Sequence[str]) -> str:
+def _mended(border: _Border | None, names: Sequence[str], dtype: np.dtype[Any]) -> str:
     if border is None:
         return "look at the inputs there: none of them alone can be moved a little to mend it"
     name, bound = names[border.position], show(border.bound)
@@ -306,7 +306,7 @@ def _mended(border: _Border | None, names: Sequence[str]) -> str:
     if abs(border.bound) < _NEAR:
         most = show(border.bound - 1e-6 * max(1.0, abs(border.bound)))
         return f"keep {name} below {bound}: subtract a small number, or cr.clip({x}, None, {most})"
-    if abs(border.bound) > _EXPONENT:
+    if abs(border.bound) > _EXPONENT * np.finfo(dtype).maxexp:
         return f"keep {name} below {bound}: {_SMALLER}"
     smaller = "subtract the largest first, as cr.softmax and cr.logsumexp do, scale it down"
     return f"keep {name} below {bound}: {smaller}, or cr.clip({x}, None, {bound})"
