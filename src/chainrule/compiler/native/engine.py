@@ -144,7 +144,7 @@ def _pool() -> Pool:
 def _llvm() -> Any:
     """The binding to LLVM, which has no types. Importing it takes 60 ms."""
     try:
-        import llvmlite.binding as llvm  # pyright: ignore[reportMissingTypeStubs]
+        import llvmlite.binding as llvm  # pyright: ignore[reportMissingTypeStubs] - llvmlite has none
     except ImportError:
         raise MissingExtraError("native code needs llvmlite, which is not installed", mend="pip install 'chainrule[cpu]'") from None
     llvm.initialize_native_target()
