@@ -146,8 +146,10 @@ def trained(compiled: bool, steps: int, dropout: float = 0.0) -> tuple[list[floa
 def test_compiled_training_is_eager_training(dropout: float) -> None:
     eager, compiled = trained(False, 6, dropout), trained(True, 6, dropout)
     np.testing.assert_allclose(compiled[0], eager[0], rtol=1e-4)
-    for name, value in eager[1].state_dict().items():
-        np.testing.assert_allclose(compiled[1].state_dict()[name].numpy(), value.numpy(), rtol=1e-2, atol=2e-4, err_msg=name)
+    # A bias of all keys changes no weight of attention: its gradient is rounding alone, which Adam blows up.
+    names = [name for name in eager[1].state_dict() if not name.endswith("key.bias")]
+    for name in names:
+        np.testing.assert_allclose(compiled[1].state_dict()[name].numpy(), eager[1].state_dict()[name].numpy(), rtol=1e-2, atol=2e-4, err_msg=name)
 
 
 def test_it_learns_to_go_on() -> None:

@@ -7,6 +7,7 @@ than one lane; all lanes of a vector are computed by the same instructions as on
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -107,6 +108,9 @@ def _bfloat(number: float) -> int:
     return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 if np.isfinite(number) else bits >> 16 | (number != number)
 
 
+_NAME = re.compile(r"@([\w.]+)")
+
+
 @dataclass(eq=False)
 class Module:
     """One piece of IR: functions, what they declare, and fixed data."""
@@ -120,8 +124,23 @@ class Module:
         self.declarations[name] = f"declare {result} @{name}({', '.join(map(str, arguments))})"
 
     def text(self) -> str:
+        functions = self._merged()
         parts = [*self.data.values(), *(line for name, line in self.declarations.items() if name not in self.functions)]
-        return "\n".join([*parts, *(line for lines in self.functions.values() for line in lines)]) + "\n"
+        return "\n".join([*parts, *(line for lines in functions.values() for line in lines)]) + "\n"
+
+    def _merged(self) -> dict[str, list[str]]:
+        """The functions; of internal ones that are alike but for their names only the first, which is called in place of the others."""
+        first: dict[str, str] = {}
+        instead: dict[str, str] = {}
+        kept: dict[str, list[str]] = {}
+        for name, lines in self.functions.items():
+            found = [_NAME.sub(lambda match: f"@{instead.get(match[1], match[1])}", line) if "@" in line else line for line in lines]
+            if lines[0].startswith("define internal "):
+                own = "\n".join([found[0].replace(f"@{name}(", "@(", 1), *found[1:]])
+                instead[name] = first.setdefault(own, name)
+            if instead.get(name, name) == name:
+                kept[name] = found
+        return kept
 
 
 class Loop:
