@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -327,3 +328,20 @@ def test_a_large_graph_is_cut_into_boxes_and_opens_folded():
     assert all(len(layout["nodes"]) < 200 for layout in data["layouts"].values())
     assert {node["group"] for node in data["nodes"] if node["kind"] == "gate"} == set(names)
     assert len(page(data)) - len(page(explored(cube, np.ones(2)))) < 800 * len(data["gates"])
+
+
+def test_a_value_that_many_gates_read_is_laid_out_soon_and_no_seat_lies_on_another():
+    def shared(x):
+        t = x * 2
+        return sum((cr.sin(t + i) for i in range(1, 180)), cr.sin(t))
+
+    start = time.process_time()
+    data = explored(shared, 0.3)
+    assert time.process_time() - start < 20, "laid out wire by wire this takes minutes"
+    for layout in data["layouts"].values():
+        seats = np.array([seat for seat, _, _ in layout["wires"].values()] or np.zeros((0, 4)))
+        gaps = np.abs(seats[:, None, :2] - seats[None, :, :2]) - (seats[:, None, 2:] + seats[None, :, 2:]) / 2
+        assert (gaps.max(-1)[~np.eye(len(seats), dtype=bool)] >= -2).all()
+        for (x, y, width, _), before, after in layout["wires"].values():
+            # Each wire comes to its own seat, and leaves it.
+            np.testing.assert_allclose([*before[-2:], *after[:2]], [x - width / 2, y, x + width / 2, y], atol=2)

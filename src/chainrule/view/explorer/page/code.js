@@ -1,18 +1,18 @@
 /* ---------- the code ---------- */
 const stepOfLine = [];
 G.steps.forEach((s, i) => s.lines.forEach((line) => (stepOfLine[line] = i)));
+const BLOCK = 100;                                   // lines that are laid out together, when they come into sight
 function drawCode() {
-  const box = $("flat");
-  let phase = "";
-  G.code.forEach((line, i) => {
-    if (line.phase !== phase) { phase = line.phase; box.append(make("h3", {}, phase === "forward" ? "Forward" : "Backward, the same lines reversed")); }
-    const at = stepOfLine[i];
+  const box = $("flat"), html = G.code.map((line, i) => {
+    const head = line.phase === G.code[i - 1]?.phase ? "" : `<h3>${line.phase === "forward" ? "Forward" : "Backward, the same lines reversed"}</h3>`;
     const text = escape(line.text).replace(/grad_\w+/g, '<span class="gr">$&</span>');
-    line.at = at;
-    line.dom = make("button", { class: `code ${phase === "backward" ? "back" : ""}`, onclick: () => go(at), title: `Go to step ${at}` },
-      make("span", { class: "text", html: text }), make("span", { class: "note" }));
-    box.append(line.dom);
+    line.at = stepOfLine[i];
+    return `${head}<button class="code${line.phase === "backward" ? " back" : ""}" title="Go to step ${line.at}"><span class="text">${text}</span><span class="note"></span></button>`;
   });
+  for (let i = 0; i < html.length; i += BLOCK) box.append(make("div", { class: "block", html: html.slice(i, i + BLOCK).join("") }));
+  const lines = [...box.querySelectorAll("button")];
+  lines.forEach((dom, i) => (G.code[i].dom = dom));
+  box.addEventListener("click", (e) => { const i = lines.indexOf(e.target.closest("button")); if (i >= 0) go(G.code[i].at); });
 }
 function paintCode(fresh = false) {
   const now = G.steps[state.step].lines;
@@ -33,7 +33,7 @@ function paintCode(fresh = false) {
 
 function show(box, first, last) {
   if (!first) return void (state.step || (box.scrollTop = 0));
-  const top = first.offsetTop, bottom = last.offsetTop + last.offsetHeight;
+  const start = box.getBoundingClientRect().top - box.scrollTop, top = first.getBoundingClientRect().top - start, bottom = last.getBoundingClientRect().bottom - start;
   if (top < box.scrollTop + 30 || bottom > box.scrollTop + box.clientHeight - 30) box.scrollTop = (top + bottom) / 2 - box.clientHeight / 2;
 }
 

@@ -32,7 +32,7 @@ function gateFacts(box, facts, g, id) {
   const numbers = out.shape.length === 0 && g.inputs.every((n) => !G.vars[n].shape.length);
   let text = `<span class="math">${math(g.output)}</span> = ${formula(g.forward)}`;
   if (numbers && seen) {
-    const filled = escape(g.forward).replace(/[A-Za-z_]\w*/g, (w) => (w in G.vars ? signed(G.vars[w].value[0]) : w)).replace(/ \* /g, " × ").replace(/(^|[( ])-/g, "$1−").replace(/\(\((−[^()]*)\)\)/g, "($1)");
+    const filled = escape(g.forward).replace(/\bnp\./g, "").replace(/[A-Za-z_]\w*/g, (w) => (w in G.vars ? signed(G.vars[w].value[0]) : w)).replace(/ \* /g, " × ").replace(/(^|[( ])-/g, "$1−").replace(/\(\((−[^()]*)\)\)/g, "($1)");
     text += ` = ${filled} = <span class="v">${num(out.value[0])}</span>`;
   }
   facts.append(make("h3", {}, "Forward"), make("p", { class: "eq", html: text }), make("h3", {}, "Backward: upstream × local = downstream"));
