@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from chainrule.autodiff.reverse import vjp
 from chainrule.core import tree
 from chainrule.core.interp import no_grad
+from chainrule.core.primitive import Primitive
 from chainrule.graph.ir import Graph
 from chainrule.ops.creation import asarray
 from chainrule.tape import bind
@@ -48,10 +49,9 @@ def dead_units(graph: Graph, examples: Sequence[Any]) -> list[Gate]:
 
     def looked_at(primitive: Any, inputs: Sequence[Tensor], params: Mapping[str, Any]) -> Any:
         node = next(nodes)
-        if primitive.scalar is not None and len(inputs) == 1 and len(inputs[0].shape) > 1 and inputs[0].dtype.kind == "f":
-            closed = _local(lambda x: bind(primitive, [x], params), inputs[0]) == 0
-            dead = closed.reshape(-1, closed.shape[-1]).all(0)
-            found.append(Gate(".".join(node.scope), primitive.name, int(dead.sum()), dead.size, float(closed.mean())))
+        shares = closed_shares(primitive, inputs, params)
+        if shares is not None:
+            found.append(Gate(".".join(node.scope), primitive.name, int((shares == 1).sum()), shares.size, float(shares.mean())))
         return bind(primitive, inputs, params)
 
     with no_grad():
@@ -64,6 +64,13 @@ def values_of(graph: Graph, examples: Sequence[Any]) -> list[Any]:
     return [*(asarray(x) for x in tree.leaves(tuple(examples))), *graph.read()]
 
 
-def _local(f: Callable[[Tensor], Any], x: Tensor) -> Any:
-    out, back = vjp(f, x)
-    return np.asarray(tree.leaves(back(asarray(np.ones(out.shape, out.dtype))))[0])
+def closed_shares(primitive: Primitive, inputs: Sequence[Tensor], params: Mapping[str, Any]) -> Any:
+    """Per unit (the last axis) of an elementwise gate of one input, the share of local derivatives that are 0; None of other gates."""
+    if primitive.scalar is None or len(inputs) != 1 or inputs[0].dtype.kind != "f" or inputs[0].ndim < 2 or not inputs[0].size:
+        return None
+    with np.errstate(all="ignore"):
+        out, back = vjp(lambda x: bind(primitive, [x], params), inputs[0])
+        if out.dtype.kind != "f":
+            return None
+        local = np.asarray(tree.leaves(back(asarray(np.ones(out.shape, out.dtype))))[0])
+    return (local == 0).reshape(-1, local.shape[-1]).mean(0)

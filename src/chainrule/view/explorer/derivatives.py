@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from chainrule.autodiff.patterns import local_pattern
 from chainrule.core.errors import ChainruleError
 from chainrule.graph.ir import Operation
-from chainrule.view.explorer.run import Run, Values, pull
+from chainrule.ops.gate import made
+from chainrule.view.explorer.run import Run, Values
+from chainrule.view.units import closed_shares
 
 COUNTED = 200_000
 """So many entries of a matrix are counted one by one, where its structure is not in the record."""
@@ -97,12 +97,7 @@ def _kind(pairs: Sequence[tuple[int, int]], rows: int, cols: int) -> str:
 
 def units(done: Run, node: Operation) -> list[float] | None:
     """Per unit (the last axis) of an elementwise gate that closes anywhere: the share of examples and places whose local derivative is 0."""
-    gate = node.primitive
-    if gate.scalar is None or len(node.inputs) != 1 or node.output.dtype.kind != "f" or node.output.ndim < 2 or not node.output.size:
+    if len(node.inputs) != 1 or node.inputs[0] not in done.tracked:
         return None
-    if node.inputs[0] not in done.tracked:
-        return None
-    (local,) = pull(node, done.value, [0])(np.ones(node.output.shape, node.output.dtype))
-    if local is None or np.all(local):
-        return None
-    return (local == 0).reshape(-1, local.shape[-1]).mean(0).tolist()
+    shares = closed_shares(node.primitive, [made(done.value[node.inputs[0]])], node.params)
+    return None if shares is None or not shares.any() else shares.tolist()
