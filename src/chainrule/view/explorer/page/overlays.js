@@ -11,8 +11,8 @@ const deadOf = (g) => (g.units ? g.units.filter((x) => x === 1).length : 0);
 /* of a wire: {name, width, tone, dashed}; of a gate: {text, share} */
 const OVERLAYS = {
   none: { label: "Overlay", legend: () => "" },
-  norm: { label: "Gradient norm", legend: () => "number and line width: norm of the gradient",
-    wire: (w, v, g, seen) => seen.g && { name: num(norm(g)), width: 1 + 7 * Math.sqrt(norm(g) / topNorm()), tone: "grad" } },
+  norm: { label: "Gradient norm", legend: () => "number and line width: norm of the gradient", most: topNorm,
+    wire: (w, v, g, seen) => seen.g && { name: num(norm(g)), width: 1 + 7 * Math.sqrt(norm(g) / seen.most), tone: "grad" } },
   zero: { label: "Zero gradients", legend: () => "number and line width: share of gradient elements that are 0",
     wire: (w, v, g, seen) => seen.g && { name: zeros(g) ? share(zeros(g) / g.length) : "none", width: zeros(g) ? 1 + 6 * zeros(g) / g.length : "", tone: "grad" } },
   dead: { label: "Dead units", legend: () => "share of units that are closed for every example; colour: share of zero derivatives",

@@ -5,6 +5,7 @@ function paint() {
   if (step.phase === "forward") { into[step.node].forEach((w) => flowF.add(w.id)); }
   if (step.phase === "backward" || step.phase === "seed") into[step.node].forEach((w) => flowB.add(w.id));
   const sel = state.pick;
+  const most = OVERLAYS[state.overlay].most?.();
   for (const [id, item] of Object.entries(dom.wires)) {
     const w = wire[id], v = G.vars[w.var], g = wireGrad(w);
     const hasV = t >= valueAt[w.var], hasG = g && t >= gradAt[id];
@@ -18,7 +19,7 @@ function paint() {
     item.classList.toggle("path", !!state.why?.wires.has(id));
     if (item.value) { item.value.textContent = num(v.value[0]); item.grad.textContent = g ? num(g[0]) : ""; }
     else { tint(item.hv.cells, item.blocks.map((b) => v.value[loudest(v.value, b)]), "cell-v"); if (g) tint(item.hg.cells, item.blocks.map((b) => g[loudest(g, b)]), "cell-g"); }
-    const over = OVERLAYS[state.overlay].wire?.(w, v, g, { v: hasV, g: !!hasG }), line = item.querySelector(".line");
+    const over = OVERLAYS[state.overlay].wire?.(w, v, g, { v: hasV, g: !!hasG, most }), line = item.querySelector(".line");
     item.name.textContent = over?.name ?? (v.shape.length ? `${v.label} ${shape(v.shape)}` : v.label);
     item.classList.toggle("dashed", !!over?.dashed);
     line.style.strokeWidth = over?.width ?? "";
