@@ -19,14 +19,14 @@ from chainrule.core.aval import Aval
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
 
-__all__ = ["caller"]
+__all__ = ["Caller", "caller"]
 
 _STEP = CFUNCTYPE(None, c_void_p, c_int64, c_int64)
 _RUN = CFUNCTYPE(None, c_void_p, c_void_p)
 
 
-def caller(graph: Graph, program: Program) -> Run:
-    """A function of arrays that runs a program."""
+def caller(graph: Graph, program: Program, *, parts: type[Caller] | None = None) -> Run:
+    """A function of arrays that runs a program; ``parts``, a `Caller` if not given, does so where gates are called back."""
     loops = load(program.loops, optimize=2) if program.loops else None
     code = load(program.text, symbols={name: loops.address(name) for name in loops.names} if loops else {})
     inputs = {*graph.inputs}
@@ -39,7 +39,7 @@ def caller(graph: Graph, program: Program) -> Run:
             code.address(part.name), [x.aval for x in graph.inputs], [Aval(program.shapes[x], x.dtype) for x in made], constants, program.arena_bytes,
             results=places, direct=not part.shared, failed=_failed, keep=(code, loops),
         )  # fmt: skip
-    return Caller(graph, program, code, loops)
+    return (parts or Caller)(graph, program, code, loops)
 
 
 def _failed(status: int) -> None:
@@ -77,7 +77,7 @@ class Caller:
         block = (c_void_p * len(pointers))(*pointers)
         for part in self.parts:
             if isinstance(part, Operation):
-                self._call_back(part, memory, arena[first:])
+                self.call_back(part, memory, arena[first:])
             else:
                 part(block)
                 if status.value:
@@ -91,7 +91,7 @@ class Caller:
         data = memory[root] if root in memory else arena[self.program.places[root] :]
         return np.ndarray(view.shape, root.dtype, data, view.offset * size, tuple(stride * size for stride in view.strides))
 
-    def _call_back(self, node: Operation, memory: Mapping[Variable, np.ndarray], arena: np.ndarray) -> None:
+    def call_back(self, node: Operation, memory: Mapping[Variable, np.ndarray], arena: np.ndarray) -> None:
         given = [self._array(x, memory, arena) for x in node.inputs]
         made = node.primitive.evaluate(*(value if value.shape else value[()] for value in given), **node.params)
         for x, value in zip(node.outputs, made if node.primitive.outputs else (made,), strict=True):

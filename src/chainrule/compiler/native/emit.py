@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from chainrule.compiler.memory import pack
 from chainrule.compiler.native.conv_shape import Target
 from chainrule.compiler.native.lower import Code, Lowering
-from chainrule.compiler.native.step import Block, Segment, lifetimes, write_steps
+from chainrule.compiler.native.step import Block, Segment, Step, lifetimes, write_steps
 from chainrule.compiler.native.tasks import CallBack
 from chainrule.compiler.native.views import View, whole
 from chainrule.core.aval import Shape
 from chainrule.core.variable import Variable
-from chainrule.graph.ir import Graph
+from chainrule.graph.ir import Graph, Operation
 
 __all__ = ["Program", "emit"]
 
@@ -44,6 +44,8 @@ class Program(NamedTuple):
         Per output of the graph the value whose memory is given out: one that was made for it, an input, or a constant.
     shapes : Mapping of Variable to tuple of int
         In which shape it is given out, where it was made.
+    gates : Mapping of str to tuple of Operation
+        Per kernel what it computes.
     """
 
     text: str
@@ -57,6 +59,7 @@ class Program(NamedTuple):
     views: Mapping[Variable, View]
     results: tuple[Variable, ...]
     shapes: Mapping[Variable, Shape]
+    gates: Mapping[str, tuple[Operation, ...]]
 
     @property
     def called_back(self) -> dict[str, int]:
@@ -64,13 +67,15 @@ class Program(NamedTuple):
         return dict(Counter(part.node.primitive.name for part in self.parts if isinstance(part, CallBack)))
 
 
-def emit(graph: Graph, target: Target) -> Program:
+def emit(graph: Graph, target: Target, *, step: Callable[..., Step] | None = None) -> Program:
     """Write a graph as machine code.
 
     Parameters
     ----------
     graph : Graph
     target : Target
+    step : callable, optional
+        Makes what writes a function of the step (see `write_steps`).
     """
     code = Code(target)
     lowering = Lowering(graph, code, {x: whole(x) for x in graph.inputs}).run()
@@ -79,10 +84,10 @@ def emit(graph: Graph, target: Target) -> Program:
     inside = {x: buffer for x, buffer in lifetimes(lowering.tasks, results, lowering.views, code.status).items() if x not in slots}
     size = pack(list(inside.values()))
     places = {x: buffer.offset or 0 for x, buffer in inside.items()}
-    parts = write_steps(code.module, lowering.tasks, Block(slots, places, code.status), shared=code.work > SMALL)
+    parts = write_steps(code.module, lowering.tasks, Block(slots, places, code.status), shared=code.work > SMALL, step=step)
     loops = code.loops.text() if code.loops.functions else ""
     unplanned = sum(x.nbytes for x in inside)
-    return Program(code.module.text(), loops, code.constants, parts, slots, places, size, unplanned, lowering.views, results, shapes)
+    return Program(code.module.text(), loops, code.constants, parts, slots, places, size, unplanned, lowering.views, results, shapes, code.gates)
 
 
 def _results(graph: Graph, lowering: Lowering) -> tuple[tuple[Variable, ...], dict[Variable, Shape]]:

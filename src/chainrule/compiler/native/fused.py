@@ -123,6 +123,17 @@ class Fused:
         """That are reduced."""
         return frozenset(self.ends[0].params["axis"]) if self.ends else frozenset()
 
+    def needed(self) -> tuple[list[Operation], list[Variable]]:
+        """The gates that what is stored or summarised depends on, and what they read of others."""
+        wanted = {*self.stores, *(x for node in self.ends for x in node.inputs)}
+        nodes: list[Operation] = []
+        for node in reversed(self.nodes):
+            if not wanted.isdisjoint(node.outputs):
+                nodes.append(node)
+                wanted.update(node.inputs)
+        made = {x for node in self.nodes for x in node.outputs}
+        return nodes[::-1], [x for x in wanted if x not in made]
+
 
 def write_fused(module: Module, name: str, fused: Fused, views: Mapping[Variable, View], lanes: int) -> list[Call]:
     """Write the kernels of a nest, and say on what they are called.
@@ -152,8 +163,7 @@ class _Operand(NamedTuple):
 class _Writer:
     def __init__(self, module: Module, name: str, fused: Fused, views: Mapping[Variable, View], lanes: int) -> None:
         self.module, self.name, self.fused = module, name, fused
-        self.made = {x: node for node in fused.nodes for x in node.outputs}
-        self.nodes, self.leaves = self._needed()
+        self.nodes, self.leaves = fused.needed()
         self.lanes = lanes
         read = {x: views.get(x) or whole(x) for x in self.leaves}
         written = {x: whole(x) for x in (*fused.stores, *(node.output for node in fused.ends))}
@@ -161,16 +171,6 @@ class _Writer:
         self.views = {**read, **written}
         self.steps = self._collapse()
         self.partial: dict[Variable, Variable] = {}
-
-    def _needed(self) -> tuple[list[Operation], list[Variable]]:
-        """The gates that what is stored or summarised depends on, and what they read of others."""
-        wanted = {*self.fused.stores, *(x for node in self.fused.ends for x in node.inputs)}
-        nodes: list[Operation] = []
-        for node in reversed(self.fused.nodes):
-            if not wanted.isdisjoint(node.outputs):
-                nodes.append(node)
-                wanted.update(node.inputs)
-        return nodes[::-1], [x for x in wanted if x not in self.made]
 
     def _collapse(self) -> dict[Variable, Strides]:
         """Sets the axes of the nest; every operand's strides along them."""

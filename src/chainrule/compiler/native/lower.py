@@ -27,14 +27,17 @@ from chainrule.compiler.native.loops import write_loops
 from chainrule.compiler.native.pooling import write_pool
 from chainrule.compiler.native.scalars import NotLowered
 from chainrule.compiler.native.tasks import Again, CallBack, Choice, Element, Rounds, Slice, Task
+from chainrule.compiler.native.turning import is_turned, write_turned_copy
 from chainrule.compiler.native.views import View, contiguous, copied, moved, whole
 from chainrule.core.aval import Aval
 from chainrule.core.primitive import TABLE
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
 
-__all__ = ["Code", "Lowering"]
+__all__ = ["COPY", "Code", "Lowering"]
 
+COPY = TABLE["stop_gradient"]
+"""The gate that gives what it gets."""
 _KINDS = frozenset("fiub")
 
 
@@ -63,6 +66,8 @@ class Code:
         An i64 that kernels set where something is wrong.
     work : int
         About how many operations there are.
+    gates : dict of str to tuple of Operation
+        Per kernel what it computes, or takes part in; that of a copy is `COPY`.
     """
 
     target: Target
@@ -71,6 +76,7 @@ class Code:
     constants: dict[Variable, Any] = field(default_factory=dict[Variable, Any])
     status: Variable = field(default_factory=lambda: Variable(Aval((), np.dtype(np.int64)), "status"))
     work: int = 0
+    gates: dict[str, tuple[Operation, ...]] = field(default_factory=dict[str, tuple[Operation, ...]])
     _number: int = 0
 
     @property
@@ -82,6 +88,12 @@ class Code:
         """Of a new kernel."""
         self._number += 1
         return f"kernel{self._number}"
+
+    def note(self, calls: Iterable[Call], nodes: Iterable[Operation]) -> list[Call]:
+        """Keep in mind which gates the kernels are for."""
+        kept = list(calls)
+        self.gates.update(dict.fromkeys((call.kernel.name for call in kept), tuple(nodes)))
+        return kept
 
 
 class Lowering:
@@ -146,6 +158,9 @@ class Lowering:
         if region.shape is None:
             self._gate(nodes[0])
             return
+        for x in region.inputs:
+            if x in self.views and is_turned(self.views[x]):
+                self.views[x] = self._copy(x, self.views[x])
         loops = [node for node in nodes if is_elementwise(node)]
         ends = [node for node in nodes if node.primitive in REDUCTIONS]
         others = [node for node in nodes if not is_elementwise(node) and node.primitive not in REDUCTIONS]
@@ -206,7 +221,8 @@ class Lowering:
         self.code.work += max(1, len(fused.nodes) + len(fused.ends)) * math.prod(fused.shape)
         for x in (*fused.stores, *(node.output for node in fused.ends)):
             self.views[x] = whole(x)
-        return write_fused(self.code.module, self.code.name(), fused, self.views, self.code.lanes)
+        calls = write_fused(self.code.module, self.code.name(), fused, self.views, self.code.lanes)
+        return self.code.note(calls, [*fused.needed()[0], *fused.ends])
 
     def _gate(self, node: Operation) -> None:
         """A gate that is no loop over elements."""
@@ -233,7 +249,7 @@ class Lowering:
         self.code.constants.update(written.constants)
         self.views.update((x, whole(x)) for x in (*node.outputs, *written.constants))
         self.code.work += sum(x.size for x in (*node.inputs, *node.outputs))
-        self.tasks.append(call)
+        self.tasks += self.code.note([call], [node])
         return True
 
     def _rows(self, node: Operation) -> dict[Variable, View]:
@@ -246,6 +262,7 @@ class Lowering:
         if any(x.dtype.name not in ("float32", "float64") or not x.size for x in (*node.inputs, *node.outputs)):
             return False
         out, ending, kept = node.output, None, ["c"]
+        behind: Sequence[Operation] = ()
         operands: dict[str, View] = {"c": whole(out)}
         if fit is not None:
             labels, found = _matrix(node)
@@ -256,6 +273,7 @@ class Lowering:
             operands.update((role, fitted.views[x]) for role, x in fitted.parameters.items())
             kept = [role for role, x in fitted.parameters.items() if x in fitted.stores]
             operands["c"] = operands[kept[0]]
+            behind = fitted.nodes
         given = self._rows(node)
         write = write_conv if node.primitive.kernel == "conv" else write_pool
         avals = [x.aval for x in node.inputs]
@@ -263,7 +281,7 @@ class Lowering:
         if fit is None:
             self.views[out] = whole(out)
         operands.update((role, given[x]) for role, x in zip("abd", node.inputs, strict=False))
-        self._product(written, operands, kept)
+        self.code.note(self._product(written, operands, kept), [node, *behind])
         self.code.work += int(floating_operations(node))
         return True
 
@@ -281,6 +299,7 @@ class Lowering:
             return False
         operands = {"a": a, "b": b}
         ending = None
+        behind: Sequence[Operation] = ()
         if fit is not None:
             fitted = fit(contraction.out, found)
             if fitted is None:
@@ -290,6 +309,7 @@ class Lowering:
             kept = [role for role, x in fitted.parameters.items() if x in fitted.stores]
             # The product itself is not kept, or under a name of the epilogue.
             operands["c"] = operands[kept[0]]
+            behind = fitted.nodes
         else:
             shape, strides = placed(contraction, found.order, node.output.shape)
             own = node.output if found.order == contraction.out else Variable(Aval(shape, node.output.dtype), node.output.name)
@@ -300,20 +320,23 @@ class Lowering:
         written = write_product(
             self.code.module, self.code.name(), found.product, bits=8 * target.nbytes, registers=target.registers, epilogue=ending
         )
-        self._product(written, operands, kept)
+        self.code.note(self._product(written, operands, kept), [node, *behind])
         self.code.work += found.product.m * found.product.k * found.product.n * math.prod(found.product.batch)
         return True
 
-    def _product(self, written: Written, operands: Mapping[str, View], kept: Sequence[str]) -> None:
+    def _product(self, written: Written, operands: Mapping[str, View], kept: Sequence[str]) -> list[Call]:
         """The calls of kernels whose pointers have roles."""
         roots = {role: view.root for role, view in operands.items()}
         if written.scratch:
             roots["scratch"] = Variable(Aval((written.scratch,), np.dtype(np.uint8)), "scratch")
+        calls: list[Call] = []
         for kernel, roles in written.works:
             writes = tuple(roots[role] for role in roles if role in kept or role == "scratch")
             # An epilogue finds its elements by itself.
             offsets = tuple(operands[role].offset * operands[role].root.dtype.itemsize if role in ("a", "b", "d") else 0 for role in roles)
-            self.tasks.append(Call(kernel, tuple(roots[role] for role in roles), writes, offsets))
+            calls.append(Call(kernel, tuple(roots[role] for role in roles), writes, offsets))
+        self.tasks += calls
+        return calls
 
     def _moves(self, node: Operation) -> bool:
         """Read the same memory otherwise; what has no even strides is copied first."""
@@ -335,9 +358,14 @@ class Lowering:
 
     def store_as(self, own: Variable, x: Variable, view: View) -> None:
         self.views[own] = whole(own)
-        fused = Fused(view.shape, (Operation(TABLE["stop_gradient"], (x,), {}, (own,)),), (own,), ())
         self.code.work += own.size
-        self.tasks += write_fused(self.code.module, self.code.name(), fused, {**self.views, x: view}, self.code.lanes)
+        copy = Operation(COPY, (x,), {}, (own,))
+        if is_turned(view):
+            calls = [write_turned_copy(self.code.module, self.code.name(), own, view, self.code.target.nbytes)]
+        else:
+            fused = Fused(view.shape, (copy,), (own,), ())
+            calls = write_fused(self.code.module, self.code.name(), fused, {**self.views, x: view}, self.code.lanes)
+        self.tasks += self.code.note(calls, [copy])
 
     def _call_back(self, node: Operation) -> None:
         if self.inner:

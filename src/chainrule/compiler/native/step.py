@@ -6,7 +6,7 @@ and another begins after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from chainrule.compiler.memory import Buffer
@@ -16,7 +16,7 @@ from chainrule.compiler.native.tasks import Again, CallBack, Choice, Element, Ro
 from chainrule.compiler.native.views import View
 from chainrule.core.variable import Variable
 
-__all__ = ["Block", "Segment", "lifetimes", "write_steps"]
+__all__ = ["Block", "Segment", "Step", "lifetimes", "write_steps"]
 
 
 class Segment(NamedTuple):
@@ -102,8 +102,13 @@ class _Clock(NamedTuple):
 # Functions.
 
 
-def write_steps(module: Module, tasks: Sequence[Task], block: Block, *, shared: bool) -> tuple[Segment | CallBack, ...]:
-    """Write the functions between gates that are called back; ``shared``: whether there is enough to do for several threads."""
+def write_steps(
+    module: Module, tasks: Sequence[Task], block: Block, *, shared: bool, step: Callable[..., Step] | None = None
+) -> tuple[Segment | CallBack, ...]:
+    """Write the functions between gates that are called back; ``shared``: whether there is enough to do for several threads.
+
+    ``step`` makes what writes a function, a `Step` if not given.
+    """
     parts: list[Segment | CallBack] = []
     pending: list[Task] = []
     for task in [*tasks, None]:
@@ -112,14 +117,16 @@ def write_steps(module: Module, tasks: Sequence[Task], block: Block, *, shared: 
             continue
         if any(True for _ in calls_of(pending)):
             both = shared and any(call.kernel.units > 1 for call in calls_of(pending))
-            parts.append(_Step(module, f"step{len(parts)}", block, shared=both).write(pending))
+            parts.append((step or Step)(module, f"step{len(parts)}", block, shared=both).write(pending))
         pending = []
         if task is not None:
             parts.append(task)
     return tuple(parts)
 
 
-class _Step:
+class Step:
+    """Writes a function. Who wants more in it than the tasks overrides `begin`, `kernel`, `barrier` or `end`."""
+
     def __init__(self, module: Module, name: str, block: Block, *, shared: bool) -> None:
         self.f = f = Function(module, name, [("args", PTR), ("thread", I64), ("threads", I64)])
         self.args, self.thread, self.threads = f.parameters
@@ -139,9 +146,17 @@ class _Step:
                 self.pointers[x] = f.load(PTR, f.at(self.args, block.slots[x], PTR))
             elif x in block.places:
                 self.pointers[x] = f.at(self.arena, block.places[x], I8)
+        self.begin()
         self.run(tasks)
+        self.end()
         f.close()
         return Segment(f.name, self.shared)
+
+    def begin(self) -> None:
+        """What stands before all tasks."""
+
+    def end(self) -> None:
+        """What stands behind all tasks."""
 
     def run(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
@@ -160,19 +175,26 @@ class _Step:
     def wait(self) -> None:
         """Threads wait for each other, unless nothing has happened since they did."""
         if self.shared and self.hazards.seen:
-            self.f.call("pool_barrier", VOID, self.thread, self.threads)
+            self.barrier()
         self.hazards.clear()
 
+    def barrier(self) -> None:
+        self.f.call("pool_barrier", VOID, self.thread, self.threads)
+
     def call(self, call: Call) -> None:
-        f, units = self.f, call.kernel.units
-        if not units:
+        if not call.kernel.units:
             return
         if self.shared and self.hazards.clash(call):
             self.wait()
         self.hazards.add(call)
+        self.kernel(call)
+
+    def kernel(self, call: Call) -> None:
+        """Each thread does its share of the units."""
+        f = self.f
         offsets = call.offsets or (0,) * len(call.arguments)
         given = [f.at(self.pointers[x], offset, I8) for x, offset in zip(call.arguments, offsets, strict=True)]
-        f.call(call.kernel.name, VOID, *given, *self.share(units))
+        f.call(call.kernel.name, VOID, *given, *self.share(call.kernel.units))
 
     def share(self, units: int) -> tuple[Value, Value]:
         """The units of a thread; of one the first thread has it."""
