@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n auto
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo test examples bench bench-eager bench-compiled bench-memory torch-test test-browser format clean
+.PHONY: demo test examples bench bench-all bench-eager bench-compiled bench-memory torch-test test-browser format clean
 
 demo: $(VENV)/.train-extra ## train the digits network and leave its report in runs/
 	$(BIN)/chainrule train digits
@@ -29,7 +29,10 @@ test-browser: $(VENV)/.test-extra ## install Chromium where there is none, then 
 examples: $(VENV)/.train-extra ## train every named network, and write what they reach to docs/models.md; MNIST=DIR for those that can use it
 	$(BIN)/python examples/_table.py --output docs/models.md $(if $(MNIST),--mnist $(MNIST))
 
-bench: bench-eager bench-compiled bench-memory ## measure everything beside PyTorch and JAX
+bench: $(VENV)/.cpu-extra $(VENV)/.torch-extra $(VENV)/.xla-extra ## measure whole steps beside PyTorch and JAX; BENCH_ARGS=--torch-compile takes minutes more
+	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS) --output docs/performance.md
+
+bench-all: bench bench-eager bench-compiled bench-memory ## and single operations, compiling, memory against time
 
 bench-eager: $(VENV)/.train-extra $(VENV)/.torch-extra
 	$(BIN)/python benchmarks/eager.py --output docs/performance.md

@@ -29,6 +29,7 @@ import numpy as np
 
 import chainrule as cr
 import machine
+from pages import write_section
 from workloads import WORKLOADS, Step, Workload
 
 EAGER, NUMPY, NATIVE = "eager", "numpy", "native"
@@ -453,7 +454,7 @@ def main() -> None:
     text = page(rows, options, floor)
     print("\n" + text)
     if options.output:
-        machine.write_section(options.output, HEADING, text)
+        write_section(options.output, HEADING, text)
     if options.json:
         options.json.write_text(json.dumps([vars(row) for row in rows], indent=1))
     if any("disagrees" in fault for row in rows for fault in row.faults.values()):

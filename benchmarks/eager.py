@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 import chainrule as cr
+from pages import write_section
 
 torch.set_num_threads(1)
 
@@ -193,13 +194,12 @@ def machine() -> str:
     )
 
 
-PAGE = """# How fast the eager engine is
-
-Microseconds per operation beside PyTorch, in one process, one thread each (`torch.set_num_threads(1)`, and
+HEADING = "How fast the eager engine is"
+PAGE = """Microseconds per operation beside PyTorch, in one process, one thread each (`torch.set_num_threads(1)`, and
 `OPENBLAS_NUM_THREADS=1` set before NumPy loads), float32. Measured and written by
 
 ```sh
-make bench
+make bench-eager
 ```
 
 Median over the rounds, the fastest in brackets; the libraries take turns round by round. A ratio under 1 means
@@ -237,7 +237,7 @@ def main() -> None:
     ]
     page = PAGE.format(machine=machine(), table="\n".join(map(str, measured)), slower="; ".join(slower) or "nothing", imported=figure(import_times()))
     if options.output:
-        options.output.write_text(page)
+        write_section(options.output, HEADING, page)
     else:
         print("\n" + page)
 

@@ -162,15 +162,3 @@ def installed_bytes(*names: str) -> int:
         )
         waiting += [match[0] for need in found.requires or () if "extra ==" not in need and (match := re.match(r"[\w.-]+", need))]
     return total
-
-
-def write_section(path: Path, heading: str, text: str) -> None:
-    """Replace a page's section, up to the next heading of its kind, or add it in front."""
-    page = path.read_text() if path.exists() else ""
-    parts = re.split(r"^(?=# )", page, flags=re.MULTILINE)
-    section = f"# {heading}\n\n{text.strip()}\n"
-    if any(part.startswith(f"# {heading}\n") for part in parts):
-        parts = [section if part.startswith(f"# {heading}\n") else part for part in parts]
-    else:
-        parts.insert(0, section)
-    path.write_text("\n".join(part.strip() + "\n" for part in parts if part.strip()))
