@@ -14,6 +14,7 @@ import numpy as np
 
 from chainrule.compiler.memory import ALIGNMENT
 from chainrule.core.aval import Dtype, Shape
+from chainrule.graph.ir import Graph
 
 __all__ = ["Executable", "Run", "arena_of", "getrefcount", "heard", "held_by_owner", "unheard"]
 
@@ -33,6 +34,8 @@ class Executable:
         threads may call it at once.
     text : str
         What runs.
+    graph : Graph
+        What came out of the passes, which is what runs.
     stats : Mapping
         "backend", which; "passes": per pass its milliseconds and the nodes before and after; "arena_bytes", kept for inner values;
         "unplanned_bytes", what they would take if each had memory of its own; "called_back": how often a call runs
@@ -41,6 +44,7 @@ class Executable:
 
     run: Run
     text: str
+    graph: Graph
     stats: Mapping[str, Any]
 
     def source(self) -> str:

@@ -34,7 +34,7 @@ from chainrule.graph.naming import leaf_names
 from chainrule.graph.trace import GraphTracer, Unbuilt, trace_with
 from chainrule.tensor import Tensor, new
 
-__all__ = ["compile"]
+__all__ = ["Compiled", "Entry", "compile"]
 
 _MOST = 64
 """Signatures that one function keeps; the one that was used longest ago goes first."""
@@ -155,21 +155,11 @@ class Compiled:
         if mode.tracer is not None or mode.watch is not None or mode.interpret is evaluate:
             # Inside another trace it becomes part of that graph; who watches gates sees the caller's own.
             return self.function(*args, **kwargs)
-        leaves, structure = tree.flatten((args, kwargs))
-        signature = Signature(structure, tuple(self._leaf(x, i, args, kwargs) for i, x in enumerate(leaves)), mode.tracking & BASE)
-        with self._lock:
-            known = self._entries.get(signature, [])
-            entry = next((entry for entry in known if not entry.change()), None)
-            if entry is None:
-                try:
-                    entry = self._compile(signature, leaves, known[0].change() if known else "", args, kwargs)
-                except Unbuilt:
-                    # Layers make their parameters in the order in which an eager call would.
-                    return self.function(*args, **kwargs)
-            entry.refresh()
-            self._entries[signature] = [entry, *(other for other in self._entries.get(signature, []) if other is not entry)][:_ALIKE]
-            self._entries.move_to_end(signature)
-            self._latest[mode.tracking & BASE] = entry.hand_over
+        try:
+            entry, leaves = self.entry(args, kwargs)
+        except Unbuilt:
+            # Layers make their parameters in the order in which an eager call would.
+            return self.function(*args, **kwargs)
         if entry.graph.twice_given(entry.tensors(leaves)) is not None:
             # What one name is assigned has to show under the other, as it does eagerly.
             return self.function(*args, **kwargs)
@@ -177,6 +167,28 @@ class Compiled:
             return entry.run(leaves) if self.memory_budget is None or entry.measured else _measured(entry, leaves)
         except Exception as error:
             raise self._clear(error, args, kwargs) from None
+
+    def entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Entry, list[Any]]:
+        """What is compiled for such arguments, now if it is not yet, and the arguments without their containers.
+
+        Raises
+        ------
+        Unbuilt
+            If a layer has no parameters yet.
+        """
+        tracking = current().tracking & BASE
+        leaves, structure = tree.flatten((args, kwargs))
+        signature = Signature(structure, tuple(self._leaf(x, i, args, kwargs) for i, x in enumerate(leaves)), tracking)
+        with self._lock:
+            known = self._entries.get(signature, [])
+            entry = next((entry for entry in known if not entry.change()), None)
+            if entry is None:
+                entry = self._compile(signature, leaves, known[0].change() if known else "", args, kwargs)
+            entry.refresh()
+            self._entries[signature] = [entry, *(other for other in self._entries.get(signature, []) if other is not entry)][:_ALIKE]
+            self._entries.move_to_end(signature)
+            self._latest[tracking] = entry.hand_over
+        return entry, leaves
 
     def _leaf(self, x: Any, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced | Fixed:
         if isinstance(x, (Tensor, np.ndarray, np.generic)):

@@ -233,7 +233,7 @@ class Printer:
         lines += [INDENT + line for line in before]
         inside = INDENT * (2 if before else 1)
         for step in plan.steps:
-            lines += [inside + line for line in self._statement(step, owned, views)]
+            lines += [inside + line for line in self.statement(step, owned, views)]
         lines.append(f"{inside}return {self._tuple(self._name(x, scalar=True) for x in self.graph.outputs)}")
         self.source.blocks.append(lines + [INDENT + line for line in after])
 
@@ -264,7 +264,8 @@ class Printer:
             after.append(f"{INDENT}{pool}.append({memory})")
         return before, after, views
 
-    def _statement(self, step: Step, owned: Mapping[Variable, str], views: Mapping[Variable, str]) -> Iterator[str]:
+    def statement(self, step: Step, owned: Mapping[Variable, str], views: Mapping[Variable, str]) -> Iterator[str]:
+        """The lines of one gate."""
         node, form = step.node, self.forms[step.node]
         note = f"  # {', '.join(str(x.aval) for x in node.outputs)}"
         targets = [self.names[x] for x in node.outputs]
@@ -349,12 +350,14 @@ FLOW: dict[Primitive, Callable[[Printer, Operation, list[str], list[str]], Itera
 """Gates that print as several lines, from a node and the names of its inputs and outputs."""
 
 
-def print_source(graph: Graph, donate: Mapping[int, int], source: Source, *, arena: bool = True) -> tuple[str, Plan]:
+def print_source(
+    graph: Graph, donate: Mapping[int, int], source: Source, *, arena: bool = True, printer: Callable[[Graph, Source], Printer] = Printer
+) -> tuple[str, Plan]:
     """Print a graph into the source; the name of its function, and the plan."""
-    printer = Printer(graph, source)
-    plan = make_plan(graph, printer.traits, donate, arena=arena)
-    printer.print(plan, outermost=True)
-    return printer.name, plan
+    prints = printer(graph, source)
+    plan = make_plan(graph, prints.traits, donate, arena=arena)
+    prints.print(plan, outermost=True)
+    return prints.name, plan
 
 
 def load(source: Source, name: str) -> Run:

@@ -107,7 +107,7 @@ def _native(graph: Graph, watch: _Watch) -> Executable:
         "unplanned_bytes": program.unplanned_bytes,
         "called_back": program.called_back,
     }
-    return Executable(run, program.text + program.loops, stats)
+    return Executable(run, program.text + program.loops, graph, stats)
 
 
 def _numpy(graph: Graph, watch: _Watch, donate: Mapping[int, int], *, arena: bool) -> Executable:
@@ -122,7 +122,7 @@ def _numpy(graph: Graph, watch: _Watch, donate: Mapping[int, int], *, arena: boo
         "unplanned_bytes": plan.unplanned_bytes,
         "called_back": dict(source.called),
     }
-    return Executable(run, source.text(), stats)
+    return Executable(run, source.text(), graph, stats)
 
 
 class _Watch:
