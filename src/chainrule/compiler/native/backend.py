@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from chainrule.compiler.backend import Run
-from chainrule.compiler.memory import ALIGNMENT
 from chainrule.compiler.native.emit import Program
 from chainrule.compiler.native.engine import Code, load, pool
 from chainrule.compiler.native.entry import enter
+from chainrule.compiler.native.space import Fenced, Space, debugging
 from chainrule.compiler.native.step import Segment
 from chainrule.core.aval import Aval
 from chainrule.core.variable import Variable
@@ -32,7 +32,7 @@ def caller(graph: Graph, program: Program, *, parts: type[Caller] | None = None)
     inputs = {*graph.inputs}
     made = [x for x in program.slots if x not in inputs and x not in program.constants]
     part = program.parts[0] if len(program.parts) == 1 else None
-    if isinstance(part, Segment):
+    if isinstance(part, Segment) and not debugging():
         places = [program.slots[x] for x in program.results]
         constants = [np.asarray(value) for value in program.constants.values()]
         return enter(
@@ -67,19 +67,19 @@ class Caller:
 
     def __call__(self, *arrays: Any) -> tuple[Any, ...]:
         program = self.program
-        memory: dict[Variable, np.ndarray] = dict(self.constants)
-        memory.update((x, np.ascontiguousarray(value).reshape(x.shape)) for x, value in zip(self.inputs, arrays, strict=True))
-        memory.update((x, np.empty(program.shapes[x], x.dtype)) for x in self.made)
-        arena = np.empty(program.arena_bytes + ALIGNMENT, np.uint8)
-        first = -arena.ctypes.data % ALIGNMENT
+        space = Fenced() if debugging() else Space()
+        memory = {x: space.given(x, value) for x, value in (*self.constants.items(), *zip(self.inputs, arrays, strict=True))}
+        memory.update((x, space.made(x, Aval(program.shapes[x], x.dtype))) for x in self.made)
+        arena = space.arena(program.arena_bytes, program.places)
         status = c_int64(0)
-        pointers = [*(memory[x].ctypes.data for x in program.slots), arena.ctypes.data + first, addressof(status)]
+        pointers = [*(memory[x].ctypes.data for x in program.slots), arena.ctypes.data, addressof(status)]
         block = (c_void_p * len(pointers))(*pointers)
         for part in self.parts:
             if isinstance(part, Operation):
-                self.call_back(part, memory, arena[first:])
+                self.call_back(part, memory, arena)
             else:
                 part(block)
+                space.check()
                 if status.value:
                     _failed(status.value)
         own = dict(zip(self.inputs, arrays, strict=True))

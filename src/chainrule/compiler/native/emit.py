@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from chainrule.compiler.memory import pack
 from chainrule.compiler.native.conv_shape import Target
 from chainrule.compiler.native.lower import Code, Lowering
+from chainrule.compiler.native.space import debugging, spread
 from chainrule.compiler.native.step import Block, Segment, Step, lifetimes, write_steps
 from chainrule.compiler.native.tasks import CallBack
 from chainrule.compiler.native.views import View, whole
@@ -84,6 +85,8 @@ def emit(graph: Graph, target: Target, *, step: Callable[..., Step] | None = Non
     inside = {x: buffer for x, buffer in lifetimes(lowering.tasks, results, lowering.views, code.status).items() if x not in slots}
     size = pack(list(inside.values()))
     places = {x: buffer.offset or 0 for x, buffer in inside.items()}
+    if debugging():
+        places, size = spread(inside)
     parts = write_steps(code.module, lowering.tasks, Block(slots, places, code.status), shared=code.work > SMALL, step=step)
     loops = code.loops.text() if code.loops.functions else ""
     unplanned = sum(x.nbytes for x in inside)
