@@ -23,9 +23,9 @@ from safetensors.numpy import load_file
 
 from chainrule import nn
 from chainrule.core.errors import DataError
+from chainrule.core.files import write_whole
 from chainrule.training import Callback, Checkpoint, EarlyStopping, Interrupted, RunFolder, Trainer, store
 from chainrule.training import run as run_folder
-from chainrule.training.files import write_whole
 from training_runs import Send, contents, train
 
 KILLS = int(os.environ.get("CHAINRULE_KILLS", "12"))

@@ -20,11 +20,11 @@ import pytest
 import chainrule as cr
 from chainrule import nn, optim
 from chainrule.core.errors import ArgumentError, ChainruleError, DataError, LayerError
+from chainrule.core.files import write_whole
 from chainrule.core.node import Node
 from chainrule.data import DataLoader, Dataset
 from chainrule.training import Callback, Interrupted, Progress, RunFolder, Trainer, evaluate, fit, store
 from chainrule.training.blas import _controls, blas_threads
-from chainrule.training.files import write_whole
 from chainrule.training.picture import draw
 from training_runs import BATCHES, EPOCHS, Send, blobs, contents, network, train
 

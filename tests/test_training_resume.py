@@ -250,7 +250,7 @@ def test_a_checkpoint_is_written_whole(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Path, "open", watched)
     everything(tmp_path / "run")
     assert opened
-    assert all(name.startswith(".") and name.endswith(files._ASIDE) for name in opened)
+    assert all(name.startswith(".") and name.endswith(files.ASIDE) for name in opened)
     assert cr.training.RunFolder.open(tmp_path / "run").read_checkpoint()
 
 

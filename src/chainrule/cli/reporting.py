@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chainrule import nn
+from chainrule.core.files import write_whole
 from chainrule.core.interp import no_grad
 from chainrule.data import DataLoader
 from chainrule.graph.ir import Graph
@@ -16,7 +17,6 @@ from chainrule.graph.trace import trace
 from chainrule.ops.creation import asarray
 from chainrule.tensor import Tensor
 from chainrule.training import Callback
-from chainrule.training.files import write_whole
 from chainrule.training.run import Record
 from chainrule.training.trainer import Trainer
 from chainrule.view.report import LayerFacts, write_report

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: aside in the same folder, flushed to the disk, then renamed over the old one; by one run at a time."""
+"""One run at a time in a folder; what another one left there unfinished is removed."""
 
 from __future__ import annotations
 
@@ -8,36 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chainrule.core.errors import DataError
-
-_ASIDE = ".part"
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Let ``path`` hold ``data``; whenever the process dies, the file is the old one or the new one.
-
-    Raises
-    ------
-    DataError
-        If the folder cannot be written to, or the disk is full.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}{_ASIDE}")
-    try:
-        try:
-            with aside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-
-
-def _unwritable(path: Path, error: OSError) -> DataError:
-    mend = "check that the disk has room and the folder may be written to"
-    return DataError(f"{path} cannot be written: {error.strerror or error}", mend=mend)
+from chainrule.core.files import ASIDE, unwritable
 
 
 @contextmanager
@@ -53,7 +24,7 @@ def alone(folder: Path) -> Generator[None]:
     """
     handle = _locked(folder)
     try:
-        for path in folder.glob(f".*{_ASIDE}"):
+        for path in folder.glob(f".*{ASIDE}"):
             _remove(path)
         yield
     finally:
@@ -70,7 +41,7 @@ def _locked(folder: Path) -> int | None:
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise _unwritable(folder, error) from None
+        raise unwritable(folder, error) from None
     try:
         flock(handle, LOCK_EX | LOCK_NB)
     except BlockingIOError:
@@ -86,15 +57,4 @@ def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise _unwritable(path, error) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Let the rename itself reach the disk, where folders can be opened."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        raise unwritable(path, error) from None

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from chainrule.core.errors import ArgumentError, DataError
+from chainrule.core.files import write_whole
 from chainrule.training import store
-from chainrule.training.files import alone, write_whole
+from chainrule.training.files import alone
 from chainrule.training.picture import draw
 
 Record = dict[str, Any]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chainrule.core.errors import DataError, MissingExtraError
-from chainrule.training.files import write_whole
+from chainrule.core.files import write_whole
 
 _DATA = "chainrule"
 _MISSING = ("weights are kept in safetensors files, and that library is not installed", 'pip install "chainrule[train]"')

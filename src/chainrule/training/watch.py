@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chainrule.core.files import write_whole
 from chainrule.training.callbacks import Callback
-from chainrule.training.files import write_whole
 from chainrule.training.run import Record
 
 if TYPE_CHECKING:

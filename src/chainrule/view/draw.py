@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chainrule.core.errors import ArgumentError, look_up
+from chainrule.core.files import write_whole
 from chainrule.core.primitive import public
 from chainrule.graph.ir import Graph
 from chainrule.graph.trace import trace
@@ -81,12 +82,14 @@ class Picture:
         ------
         ArgumentError
             If the suffix is another one.
+        DataError
+            If the file cannot be written.
         """
         file = Path(path)
         writers: dict[str, Callable[[], Any]] = {
-            ".svg": lambda: file.write_text(self.svg, encoding="utf-8"),
-            ".dot": lambda: file.write_text(self.dot, encoding="utf-8"),
-            ".png": lambda: file.write_bytes(self.png()),
+            ".svg": lambda: write_whole(file, self.svg.encode()),
+            ".dot": lambda: write_whole(file, self.dot.encode()),
+            ".png": lambda: write_whole(file, self.png()),
         }
         write = writers.get(file.suffix.lower())
         if write is None:

@@ -21,12 +21,12 @@ from typing import Any
 from chainrule.autodiff.cost import floating_operations
 from chainrule.core import tree
 from chainrule.core.errors import ChainruleError, DataError, MissingExtraError
+from chainrule.core.files import write_whole
 from chainrule.core.interp import no_grad
 from chainrule.core.size import show_bytes
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
 from chainrule.tape import bind
-from chainrule.training.files import write_whole
 from chainrule.training.picture import draw as curves
 from chainrule.training.run import Record, RunFolder
 from chainrule.training.watch import FILE as WATCHED

@@ -16,6 +16,7 @@ from typing import Any
 
 from chainrule.core import tree
 from chainrule.core.errors import ArgumentError, GradientError
+from chainrule.core.files import write_whole
 from chainrule.core.primitive import functions, public
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, State
@@ -87,6 +88,8 @@ def explore(
         If ``wrt`` names no argument.
     MissingExtraError
         Without Graphviz, which lays out the graph: ``pip install 'chainrule[view]'``.
+    DataError
+        If the file cannot be written; one that was there is as it was.
 
     Notes
     -----
@@ -102,7 +105,7 @@ def explore(
     'neuron.html'
     """
     target = Path(path)
-    target.write_text(page(*explored(f, *inputs, wrt=wrt, title=title)), encoding="utf-8")
+    write_whole(target, page(*explored(f, *inputs, wrt=wrt, title=title)).encode())
     return target
 
 
