@@ -16,6 +16,7 @@ from chainrule.compiler.native.backend import caller
 from chainrule.compiler.native.conv_shape import Target
 from chainrule.compiler.native.emit import emit
 from chainrule.compiler.native.engine import available, host
+from chainrule.compiler.native.parts import in_parts
 from chainrule.compiler.numpy_code import Source, load, print_source
 from chainrule.compiler.remat import Report, rematerialize
 from chainrule.compiler.simplify import simplify
@@ -98,6 +99,7 @@ def prefers_native() -> bool:
 
 def _native(graph: Graph, watch: _Watch) -> Executable:
     """Machine code."""
+    graph = watch.rewrite("parts", lambda graph: simplify(in_parts(graph)), graph)
     program = watch.timed("emit", lambda: emit(graph, Target.of(host())))
     run = watch.timed("compile", lambda: caller(graph, program))
     stats = {

@@ -26,6 +26,9 @@ from chainrule.graph.ir import Operation
 
 __all__ = ["Loops", "write_loops"]
 
+_LONG = 8
+"""Elements of a last axis from which on it is worth a loop."""
+
 _POSITION, _BOOL = np.dtype(np.int64), np.dtype(np.bool_)
 
 
@@ -172,15 +175,17 @@ class Loops(Nest):
             return
         if self.units:
             raise _AloneError
-        self.units = math.prod(shape)
+        # Along a long last axis a unit has a loop of its own, which LLVM can make vectors of.
+        outer = shape[:-1] if len(shape) > 1 and shape[-1] >= _LONG else shape
+        self.units = math.prod(outer)
         self._depth = 1
-        with self.f.loop(self.first, self.last) as loop:
+        with self.f.loop(self.first, self.last) as loop, self.each(shape[len(outer) :]) as inner:
             rest: Index = loop.index
-            places: list[Index] = [rest] * len(shape)
-            for axis in range(len(shape) - 1, 0, -1):
-                places[axis], rest = self.f.rem(rest, shape[axis]), self.f.div(rest, shape[axis])
-            places[:1] = [rest] * bool(shape)
-            yield tuple(map(self._position, places))
+            places: list[Index] = [rest] * len(outer)
+            for axis in range(len(outer) - 1, 0, -1):
+                places[axis], rest = self.f.rem(rest, outer[axis]), self.f.div(rest, outer[axis])
+            places[:1] = [rest] * bool(outer)
+            yield (*map(self._position, places), *inner)
         self._depth = 0
 
     @contextmanager

@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chainrule.compiler.native.ir import I32, I64, PTR, Function, Kind, Module, index, literal
+from chainrule.compiler.native.ir import I32, I64, PTR, Function, Kind, Module, Value, index, literal
 from chainrule.compiler.native.kernel import Call
 from chainrule.compiler.native.step import Block, Step
 from chainrule.core.aval import Aval
 from chainrule.core.variable import Variable
 
-__all__ = ["BEGIN", "END", "WAIT", "Stamp", "Stamps", "now"]
+__all__ = ["BEGIN", "END", "WAIT", "Stamp", "Stamps", "clock", "now"]
 
 BEGIN, END, WAIT = -1, -2, -3
 """What a thread turns to besides kernels, which are counted from 0."""
@@ -84,6 +84,15 @@ def now() -> int:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 
+def clock(f: Function) -> Value:
+    """What `now` gives."""
+    f.module.declare("clock_gettime", I32, [I32, PTR])
+    pair = f.allocate(Kind("[2 x i64]"))
+    f.call("clock_gettime", I32, literal(time.CLOCK_MONOTONIC, I32), pair)
+    seconds, rest = f.load(I64, pair), f.load(I64, f.at(pair, 1, I64))
+    return index(f.add(f.mul(seconds, 1_000_000_000), rest))
+
+
 class _Stamped(Step):
     def __init__(self, module: Module, name: str, block: Block, stamps: Stamps, *, shared: bool) -> None:
         super().__init__(module, name, block, shared=shared)
@@ -115,14 +124,10 @@ def _write_stamp(module: Module, room: int) -> None:
     """The function that writes one down, if there is room; it counts in any case."""
     f = Function(module, "stamp", [("row", PTR), ("what", I64)], linkage="internal")
     row, what = f.parameters
-    module.declare("clock_gettime", I32, [I32, PTR])
     count = f.load(I64, row)
     f.store(f.binary("add", count, index(1)), row)
     with f.when(f.compare("ult", count, index(room))):
-        pair = f.allocate(Kind("[2 x i64]"))
-        f.call("clock_gettime", I32, literal(time.CLOCK_MONOTONIC, I32), pair)
-        seconds, rest = f.load(I64, pair), f.load(I64, f.at(pair, 1, I64))
         at = f.at(row, f.add(f.mul(count, 2), _HEAD), I64)
         f.store(what, at)
-        f.store(index(f.add(f.mul(seconds, 1_000_000_000), rest)), f.at(at, 1, I64))
+        f.store(clock(f), f.at(at, 1, I64))
     f.close()

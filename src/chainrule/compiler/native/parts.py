@@ -1,0 +1,140 @@
+"""Gates in parts: the same values from elementwise gates and plain sums, which fuse with what stands beside them.
+
+Of gates that summarise, normalise or compare with labels. Where the parts would round worse, or there are none, a gate keeps its own loops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from chainrule.core.aval import Shape
+from chainrule.core.primitive import TABLE, Primitive, functions
+from chainrule.core.variable import Variable
+from chainrule.graph.derived import traced
+from chainrule.graph.ir import Graph, Operation
+from chainrule.ops.cross_entropy import CROSS_ENTROPY_AND_SLOPE
+
+__all__ = ["in_parts"]
+
+Axes = tuple[int, ...]
+
+
+def in_parts(graph: Graph) -> Graph:
+    """The graph with gates in parts, as far as they have any."""
+    nodes: list[Operation] = []
+    constants = dict(graph.constants)
+    now: dict[Variable, Variable] = {}
+    known: dict[Any, Graph] = {}
+    for node in graph.nodes:
+        inputs = tuple(now.get(x, x) for x in node.inputs)
+        rule = PARTS.get(node.primitive)
+        if rule is None or any(x.dtype.name not in ("float32", "float64") for x in node.outputs) or not all(x.size for x in node.inputs):
+            nodes.append(node if inputs == node.inputs else Operation(node.primitive, inputs, node.params, node.outputs, node.scope, node.line))
+            continue
+        key = (node.primitive, tuple(x.aval for x in inputs), tuple(node.params.items()))
+        if key not in known:
+            known[key] = traced(node.primitive.name, inputs, _applied(rule, node))
+        own = dict(zip(known[key].inputs, inputs, strict=True))
+        for x, value in known[key].constants.items():
+            own[x] = Variable(x.aval, x.name)
+            constants[own[x]] = value
+        for step in known[key].nodes:
+            own.update((x, Variable(x.aval, f"{node.outputs[0].name}_{x.name}")) for x in step.outputs)
+            outputs = tuple(own[x] for x in step.outputs)
+            nodes.append(Operation(step.primitive, tuple(own[x] for x in step.inputs), step.params, outputs, node.scope, node.line))
+        now.update((x, own[end]) for x, end in zip(node.outputs, known[key].outputs, strict=True))
+    return graph.with_nodes(nodes, [now.get(x, x) for x in graph.outputs], constants)
+
+
+def _applied(rule: Callable[..., Any], node: Operation) -> Callable[[list[Any]], Sequence[Any]]:
+    def apply(given: list[Any]) -> Sequence[Any]:
+        made = rule(*given, **node.params)
+        return made if isinstance(made, tuple) else (made,)
+
+    return apply
+
+
+def _count(shape: Shape, axis: Axes) -> int:
+    return math.prod(shape[i] for i in axis)
+
+
+def _sum(x: Any, axis: Axes, *, keepdims: bool = True) -> Any:
+    return functions.sum(x, axis=axis, keepdims=keepdims)
+
+
+def _mean(x: Any, axis: Axes, keepdims: bool) -> Any:
+    return _sum(x, axis, keepdims=keepdims) / float(_count(x.shape, axis))
+
+
+def _var(x: Any, axis: Axes, keepdims: bool, correction: float) -> Any:
+    deviation = x - _mean(x, axis, keepdims=True)
+    freedom = _count(x.shape, axis) - correction
+    return _sum(deviation * deviation, axis, keepdims=keepdims) / (freedom if freedom > 0 else math.nan)
+
+
+def _std(x: Any, axis: Axes, keepdims: bool, correction: float) -> Any:
+    return functions.sqrt(_var(x, axis, keepdims, correction))
+
+
+def _logsumexp(x: Any, axis: Axes, keepdims: bool) -> Any:
+    top = functions.max(x, axis=axis, keepdims=True)
+    top = functions.where(functions.isfinite(top), top, 0.0)
+    out = functions.log(_sum(functions.exp(x - top), axis)) + top
+    return out if keepdims else functions.squeeze(out, axis=axis)
+
+
+def _exponentials(x: Any, axis: Axes) -> tuple[Any, Any, Any]:
+    """What is shifted by the maximum, its exponentials, and their sums."""
+    shifted = x - functions.max(x, axis=axis, keepdims=True)
+    e = functions.exp(shifted)
+    return shifted, e, _sum(e, axis)
+
+
+def _softmax(x: Any, axis: Axes) -> Any:
+    _, e, total = _exponentials(x, axis)
+    return e / total
+
+
+def _log_softmax(x: Any, axis: Axes) -> Any:
+    shifted, _, total = _exponentials(x, axis)
+    return shifted - functions.log(total)
+
+
+def _standardize(x: Any, axis: Axes, epsilon: float) -> tuple[Any, Any, Any]:
+    mean = _mean(x, axis, keepdims=True)
+    deviation = x - mean
+    var = _mean(deviation * deviation, axis, keepdims=True)
+    return deviation / functions.sqrt(var + epsilon), mean, var
+
+
+def _entropy(logits: Any, labels: Any, smoothing: float) -> tuple[Any, Any]:
+    """Losses, and their slope: probabilities less labels."""
+    axis = (len(logits.shape) - 1,)
+    shifted, e, total = _exponentials(logits, axis)
+    rows = functions.expand_dims(labels, axis=-1)
+    # A label that is out of range is found where it is looked up.
+    expected = functions.squeeze(functions.take_along_axis(shifted, rows, axis=-1), axis=-1)
+    if smoothing:
+        expected = (1 - smoothing) * expected + smoothing * _mean(shifted, axis, keepdims=False)
+    classes = np.arange(logits.shape[-1]).astype(labels.dtype)
+    slope = e / total - smoothing / logits.shape[-1] if smoothing else e / total
+    return functions.log(functions.squeeze(total, axis=-1)) - expected, slope - functions.astype(rows == classes, slope.dtype) * (1.0 - smoothing)
+
+
+PARTS: dict[Primitive, Callable[..., Any]] = {
+    TABLE["mean"]: _mean,
+    TABLE["var"]: _var,
+    TABLE["std"]: _std,
+    TABLE["logsumexp"]: _logsumexp,
+    TABLE["softmax"]: _softmax,
+    TABLE["log_softmax"]: _log_softmax,
+    TABLE["standardize"]: _standardize,
+    TABLE["softmax_cross_entropy"]: lambda logits, labels, smoothing: _entropy(logits, labels, smoothing)[0],
+    TABLE["softmax_minus_labels"]: lambda logits, labels, smoothing: _entropy(logits, labels, smoothing)[1],
+    CROSS_ENTROPY_AND_SLOPE: _entropy,
+}
+"""The rules: values as the gates themselves compute them."""
