@@ -394,7 +394,7 @@ The machine is shared: trust the ratios more than the times.
 """
 
 
-def page(rows: Sequence[Row], options: argparse.Namespace, floor: machine.Floor) -> str:
+def page(rows: Sequence[Row], options: argparse.Namespace, floor: machine.Floor, installed: str) -> str:
     names = [name for name in (*OURS, *PEERS) if any(name in row.first for row in rows)]
     faults = [f"- {row.name}, {name}: {fault}" for row in rows for name, fault in row.faults.items()]
     return PAGE.format(
@@ -411,7 +411,7 @@ def page(rows: Sequence[Row], options: argparse.Namespace, floor: machine.Floor)
         times=every(rows, lambda row, x: pair(row.times[x]) if x in row.times else "-", names),
         first=every(rows, lambda row, x: shown(row.first[x]) if x in row.first else "-", names),
         memory=every(rows, lambda row, x: f"{megabytes(row.peak[x])} ({megabytes(row.growth[x])})" if x in row.peak else "-", names),
-        installation=installation(5),
+        installation=installed,
         faults="\n".join(["What failed:", "", *faults]) if faults else "All contenders agreed about every workload.",
     )
 
@@ -441,8 +441,9 @@ def main() -> None:
     unknown = set(options.names) - set(WORKLOADS)
     if unknown:
         parser.error(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}")
-    floor = machine.Floor(options.threads)
+    floor, installed = machine.Floor(options.threads), installation(5)
     rows: list[Row] = []
+    text = ""
     for name in options.names or WORKLOADS:
         began = perf_counter()
         row = measure(name, options, floor)
@@ -451,12 +452,13 @@ def main() -> None:
         print(f"{name} [{perf_counter() - began:.0f} s]: {times}; floor {shown(floor_of(row, floor)[0])}", flush=True)
         for contender, fault in row.faults.items():
             print(f"  {contender}: {fault}", flush=True)
-    text = page(rows, options, floor)
+        # What has been measured stays, whatever becomes of the rest.
+        text = page(rows, options, floor, installed)
+        if options.output:
+            write_section(options.output, HEADING, text)
+        if options.json:
+            options.json.write_text(json.dumps([vars(row) for row in rows], indent=1))
     print("\n" + text)
-    if options.output:
-        write_section(options.output, HEADING, text)
-    if options.json:
-        options.json.write_text(json.dumps([vars(row) for row in rows], indent=1))
     if any("disagrees" in fault for row in rows for fault in row.faults.values()):
         sys.exit("some contenders disagree")
 
