@@ -91,6 +91,7 @@ _FOUND_LATER = {
     "draw": "chainrule.view.draw",
     "explain": "chainrule.view.explain",
     "explore": "chainrule.view.explorer.page",
+    "profile": "chainrule.compiler.profile",
     "source": "chainrule.view.source",
 }
 _OUTSIDE = (*_NAMESPACES, *_LATER, *_FOUND_LATER)
@@ -102,6 +103,7 @@ if _TYPE_CHECKING:
     from chainrule import optim as optim
     from chainrule import training as training
     from chainrule.compiler.jit import compile as compile
+    from chainrule.compiler.profile import profile as profile
     from chainrule.view.anomaly import detect_anomaly as detect_anomaly
     from chainrule.view.draw import draw as draw
     from chainrule.view.explain import explain as explain
