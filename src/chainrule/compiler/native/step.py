@@ -223,6 +223,7 @@ class Step:
         holds = self.read(task.condition)
         for tasks, condition in ((task.yes, holds), (task.no, f.binary("xor", holds, literal(1, I1)))):
             with f.when(condition):
+                self.hazards.note(task.condition)
                 self.run(tasks)
                 self.wait()
 
@@ -236,12 +237,12 @@ class Step:
         self.wait()
         f.branch(self.read(task.condition), body, done)
         f.label(body)
-        # The condition is written again when all have read it.
-        self.hazards.seen.append((task.condition.root, False, False))
+        self.hazards.note(task.condition)
         self.run(task.tasks)
         self.wait()
         f.jump(head)
         f.label(done)
+        self.hazards.note(task.condition)
 
     def read(self, condition: Element) -> Value:
         byte = self.f.load(I8, self.f.at(self.pointers[condition.root], condition.offset, I8))
@@ -277,6 +278,10 @@ class _Hazards:
 
     def add(self, call: Call) -> None:
         self.seen += [(x, x in call.writes, call.kernel.units == 1) for x in call.arguments]
+
+    def note(self, condition: Element) -> None:
+        """Its memory is not written again before all threads have gone the way it tells."""
+        self.seen.append((condition.root, False, False))
 
     def clash(self, call: Call) -> bool:
         """Whether a thread may meet in this call what another one has not finished."""
