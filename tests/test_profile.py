@@ -13,12 +13,19 @@ import pytest
 import chainrule as cr
 from chainrule import nn, optim
 from chainrule.compiler.native import engine
+from chainrule.compiler.native.space import debugging
 from chainrule.compiler.profile import Profile
 from chainrule.core.errors import ArgumentError
 
 BACKENDS = [
     "numpy",
-    pytest.param("native", marks=pytest.mark.skipif(not engine.available(), reason="native code: pip install 'chainrule[cpu]'")),
+    pytest.param(
+        "native",
+        marks=[
+            pytest.mark.skipif(not engine.available(), reason="native code: pip install 'chainrule[cpu]'"),
+            pytest.mark.skipif(debugging(), reason="measures nothing in debug mode: unset CHAINRULE_NATIVE_DEBUG"),
+        ],
+    ),
 ]
 both = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -165,6 +172,13 @@ def test_a_compiled_method_is_measured_on_its_owner() -> None:
 
     measured = cr.profile(Scale().apply, cr.ones((3,)), rounds=1)
     assert [region.name for region in measured.regions] == ["exp", "multiply"]
+
+
+@pytest.mark.skipif(not engine.available(), reason="native code: pip install 'chainrule[cpu]'")
+def test_debug_mode_has_other_memory_and_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHAINRULE_NATIVE_DEBUG", "1")
+    with pytest.raises(ArgumentError, match="CHAINRULE_NATIVE_DEBUG"):
+        cr.profile(cr.compile(network, backend="native"), *drawn((2, 2), (2, 2), (2, 2)))
 
 
 def test_what_cannot_be_measured_is_said_with_the_mend() -> None:

@@ -25,6 +25,7 @@ from chainrule.compiler.native import engine, peaks
 from chainrule.compiler.native.lower import COPY
 from chainrule.compiler.timing import NativeTiming, NumpyTiming, Span, Work
 from chainrule.core.errors import ArgumentError
+from chainrule.core.files import write_whole
 from chainrule.core.primitive import functions
 from chainrule.graph.trace import Unbuilt
 
@@ -184,7 +185,7 @@ class Profile:
             name = "the caller's thread" if thread == 0 else f"thread {thread}"
             events.append({"ph": "M", "pid": 1, "tid": thread, "name": "thread_name", "args": {"name": name}})
         events += [self._event(span) for span in self.spans]
-        Path(path).write_text(json.dumps({"displayTimeUnit": "ns", "traceEvents": events}), encoding="utf-8")
+        write_whole(Path(path), json.dumps({"displayTimeUnit": "ns", "traceEvents": events}).encode())
 
     def _event(self, span: Span) -> dict[str, Any]:
         where = {"ph": "X", "pid": 1, "tid": span.thread, "ts": 1e-3 * span.begin, "dur": 1e-3 * (span.end - span.begin)}
@@ -229,7 +230,7 @@ def profile(compiled: Callable[..., Any], /, *args: Any, rounds: int = 10, **kwa
     Raises
     ------
     ArgumentError
-        For a function that is not compiled, for layers without parameters, and for machine code on Windows.
+        For a function that is not compiled, for layers without parameters, and for machine code on Windows or in debug mode.
 
     Notes
     -----

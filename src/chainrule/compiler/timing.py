@@ -19,6 +19,7 @@ from chainrule.compiler.native import engine, stamps
 from chainrule.compiler.native.backend import Caller, caller
 from chainrule.compiler.native.conv_shape import Target
 from chainrule.compiler.native.emit import Program, emit
+from chainrule.compiler.native.space import debugging
 from chainrule.compiler.native.stamps import BEGIN, END, WAIT, Stamps
 from chainrule.compiler.numpy_code import Printer, Source, load, print_source
 from chainrule.compiler.plan import Step
@@ -69,6 +70,8 @@ class NativeTiming:
     def __init__(self, executable: Executable) -> None:
         if sys.platform == "win32":
             raise ArgumentError("machine code cannot be profiled on Windows yet", mend='cr.compile(f, backend="numpy")')
+        if debugging():
+            raise ArgumentError("in debug mode a step has other memory than otherwise", mend="profile it without CHAINRULE_NATIVE_DEBUG")
         self.graph = executable.graph
         self.works: list[Work] = []
         self._make(_ROOM)
