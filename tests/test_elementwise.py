@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -158,8 +159,9 @@ def test_where_chooses_bits_whatever_the_size_and_dtype(size: int, dtype: type) 
     x, y = (rng.normal(size=size) * 3).astype(dtype), (rng.normal(size=size) * 3).astype(dtype)
     if np.issubdtype(dtype, np.floating):
         x[:3], y[:3] = [NAN, INF, -0.0], [-INF, NAN, 0.0]
-    for a, b in ((x, y), (x, y[0]), (x[0], y), (x, dtype(0)), (dtype(0), y), (x[:1], y[None]), (x[::-1], y[::-1])):
-        got, expected = np.asarray(cr.where(condition, a, b)), np.where(condition, a, b)
+    pairs = ((x, y), (x, y[0]), (x[0], y), (x, dtype(0)), (dtype(0), y), (x[:1], y[None]), (x[::-1], y[::-1]))
+    for (a, b), c in product(pairs, (condition, condition[0], ~condition[0])):
+        got, expected = np.asarray(cr.where(c, a, b)), np.where(c, a, b)
         assert got.dtype == expected.dtype
         assert got.tobytes() == np.broadcast_to(expected, got.shape).tobytes()
 

@@ -294,6 +294,8 @@ class _Gaps:
         self._ends: dict[int, int] = {}
 
     def take(self, nbytes: int) -> int:
+        if not nbytes:
+            return 0
         place = bisect_left(self._by_size, (nbytes, -1))
         if place < len(self._by_size):
             size, offset = self._by_size[place]
@@ -309,6 +311,9 @@ class _Gaps:
         return offset
 
     def give(self, offset: int, size: int) -> None:
+        if not size:
+            # A gap of no size would stand where another one begins.
+            return
         if offset in self._ends:
             before = self._ends[offset]
             self._remove(before, offset - before)

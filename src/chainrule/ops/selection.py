@@ -41,7 +41,7 @@ def _select(condition: Any, x1: Any, x2: Any) -> Any:
     if not b.shape and b == 0:
         return np.bitwise_and(a, mask).view(dtype)
     if not a.shape and a == 0:
-        return np.bitwise_and(b, np.invert(mask, out=mask)).view(dtype)
+        return np.bitwise_and(b, np.invert(mask, out=mask if mask.shape else None)).view(dtype)
     differ = np.bitwise_xor(a, b)
     shape = broadcast(differ.shape, mask.shape)
     chosen = np.bitwise_and(differ, mask, out=differ if differ.shape == shape else mask if mask.shape == shape else None)
