@@ -321,8 +321,15 @@ def _unspoilt(pull: Any) -> Any:
         share = pull(ct, saved, node, to)
         if share is None or share.shape is None:
             return share
-        if current().tracer is None and bool(functions.all(functions.isfinite(share))):
-            return share
+        if current().tracer is None:
+            return share if bool(functions.all(functions.isfinite(share))) else mended(share, ct, saved, node, to)
+        if node.primitive is None or node.primitive.cost is None:
+            return mended(share, ct, saved, node, to)
+        # Products of matrices are not computed three times where nothing is undefined.
+        fine = functions.all(functions.isfinite(share))
+        return functions.cond(fine, lambda: share, lambda: mended(share, ct, saved, node, to))
+
+    def mended(share: Value, ct: Value, saved: tuple[Any, ...], node: Node, to: Any) -> Value:
         first, second = (pull(ct, tuple(_finite(value, fill) for value in saved), node, to) for fill in (0.0, 1.0))
         return functions.where(functions.isfinite(share) | (first != second), share, first)
 
