@@ -64,6 +64,7 @@ def test_regions_waiting_and_the_rest_add_up_to_the_call(backend: str) -> None:
     assert measured.other >= 0
     assert measured.plain > 0
     spent = sum(region.seconds + region.waiting for region in measured.regions)
+    assert spent == pytest.approx(1e-9 * sum(span.end - span.begin for span in measured.spans if span.thread == 0))
     assert spent + measured.other == pytest.approx(measured.seconds)
     assert all(0 <= span.begin <= span.end <= 1e9 * measured.seconds for span in measured.spans if span.thread == 0)
 
