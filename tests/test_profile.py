@@ -159,6 +159,13 @@ def test_what_is_called_back_is_a_region_of_its_own(backend: str) -> None:
 
 
 @both
+def test_the_last_gate_ends_where_the_step_ends(backend: str) -> None:
+    (region,) = cr.profile(cr.compile(cr.exp, backend=backend), cr.ones((1000,)), rounds=1).regions
+    assert (region.gates, region.calls, region.operations, region.nbytes) == (("exp",), 1, 1000, 8000)
+    assert region.seconds > 0
+
+
+@both
 def test_a_function_that_does_nothing_has_no_regions(backend: str) -> None:
     measured = cr.profile(cr.compile(lambda x: x, backend=backend), cr.ones((3,)), rounds=1)
     assert measured.regions == ()
