@@ -193,7 +193,7 @@ class Compiled:
     def _leaf(self, x: Any, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced | Fixed:
         if isinstance(x, (Tensor, np.ndarray, np.generic)):
             requires = isinstance(x, Tensor) and x._node is not None and x._node.tags & current().tracking != 0
-            return Traced(Aval(x.shape, x.dtype), requires)
+            return Traced(Aval(x.shape, x.dtype if x.dtype.isnative else x.dtype.newbyteorder("=")), requires)
         try:
             hash(x)
         except TypeError:

@@ -97,6 +97,8 @@ def constant(x: Any, dtype: Dtype | None = None) -> Tensor:
         what = f"cannot make a tensor of {type(x).__name__}" if dtype is None else f"cannot make a {dtype} tensor of {type(x).__name__}"
         raise DtypeError(f"{what}: {error}", mend="pass numbers, or lists of equal lengths") from None
     check_values(value, type(x).__name__)
+    if not value.dtype.isnative:
+        value = value.astype(value.dtype.newbyteorder("="))
     return _name(value if value.shape else value[()])
 
 
