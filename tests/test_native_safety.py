@@ -16,7 +16,13 @@ import pytest
 
 import chainrule as cr
 from chainrule import nn
+from chainrule.compiler.native.ir import I64, PTR, VOID, Module
+from chainrule.compiler.native.kernel import Call, Kernel
+from chainrule.compiler.native.step import Block, write_steps
+from chainrule.compiler.native.tasks import Again, Choice, Element
+from chainrule.core.aval import Aval
 from chainrule.core.errors import AxisError
+from chainrule.core.variable import Variable
 
 pytest.importorskip("llvmlite", reason="native code: pip install 'chainrule[cpu]'")
 
@@ -163,6 +169,21 @@ def test_two_threads_may_call_one_function_and_different_ones_at_once() -> None:
 
     with ThreadPoolExecutor(4) as callers:
         assert all(callers.map(caller, range(8)))
+
+
+@pytest.mark.parametrize("kind", ["choice", "loop"])
+def test_the_memory_of_a_condition_is_written_again_when_all_threads_have_read_it(kind: str) -> None:
+    """Whoever reads it later would go another way than the others, who would wait for ever."""
+    condition, later, status = (Variable(Aval((), np.dtype(name)), name) for name in ("bool", "float64", "int64"))
+    module = Module()
+    call = Call(Kernel("write", 2), (later,), (later,))
+    module.declare("write", VOID, [PTR, I64, I64])
+    task = Choice(Element(condition, 0), [], []) if kind == "choice" else Again([], Element(condition, 0), [])
+    # Both lie in the same place, one after the other.
+    write_steps(module, [task, call], Block({}, {condition: 0, later: 0}, status), shared=True)
+    text = module.text()
+    asked, written = text.index("icmp ne i8"), text.index("call void @write")
+    assert "call void @pool_barrier" in text[asked:written]
 
 
 CHOICES = """
