@@ -376,8 +376,8 @@ def test_an_interrupt_is_heard_after_the_step_and_breaks_nothing() -> None:
         from test_native_engine import RELAY, relay
         code, pool = engine.load(RELAY), engine.pool()
         for i in range(3):
-            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
             try:
+                threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
                 while True:
                     relay(pool, code, 2000)
             except KeyboardInterrupt:

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 from chainrule.core.aval import Shape
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
+
+
+NEAR = 64
+"""Nodes of the graph between two gates that still run in one loop: what is computed again later would else be computed, and kept, with the first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,12 +45,13 @@ class Region:
 class _Group:
     """A region while it grows, or one that has been merged into another."""
 
-    __slots__ = ("into", "level", "nodes", "shape")
+    __slots__ = ("into", "last", "level", "nodes", "shape")
 
     def __init__(self, level: int, shape: Shape | None) -> None:
         self.level = level
         self.shape = shape
         self.nodes: list[int] = []
+        self.last = 0
         self.into: _Group | None = None
 
     def root(self) -> _Group:
@@ -69,19 +75,42 @@ def regions(graph: Graph) -> tuple[Region, ...]:
     groups: list[_Group] = []
     for position, node in enumerate(graph.nodes):
         level = max((made[x].root().level + (x in ended) for x in node.inputs if x in made), default=0)
-        group = _joined(node, level, made, ended)
+        group = _joined(node, position, level, made, ended)
         if group is None:
             shape = node.output.shape if is_elementwise(node) else None
             above = any(x in made and x not in ended and made[x].root().level == level for x in node.inputs)
             group = _Group(level + above, shape)
             groups.append(group)
         group.nodes.append(position)
+        group.last = position
         for x in node.outputs:
             made[x] = group
             if not is_elementwise(node):
                 ended.add(x)
-    kept = sorted((group for group in groups if group.into is None), key=lambda group: group.level)
-    return _regions(graph, kept)
+    return _regions(graph, _in_order(graph, [group for group in groups if group.into is None]))
+
+
+def _in_order(graph: Graph, groups: Sequence[_Group]) -> list[_Group]:
+    """The groups so that each comes after those it reads from, and otherwise as the graph has them: its order is what keeps memory low."""
+    home = {x: number for number, group in enumerate(groups) for position in group.nodes for x in graph.nodes[position].outputs}
+    readers: list[set[int]] = [set() for _ in groups]
+    missing = [0] * len(groups)
+    for number, group in enumerate(groups):
+        sources = {home[x] for position in group.nodes for x in graph.nodes[position].inputs if x in home} - {number}
+        missing[number] = len(sources)
+        for source in sources:
+            readers[source].add(number)
+    ready = [(group.last, number) for number, group in enumerate(groups) if not missing[number]]
+    heapify(ready)
+    found: list[_Group] = []
+    while ready:
+        _, number = heappop(ready)
+        found.append(groups[number])
+        for reader in readers[number]:
+            missing[reader] -= 1
+            if not missing[reader]:
+                heappush(ready, (groups[reader].last, reader))
+    return found
 
 
 def is_elementwise(node: Operation) -> bool:
@@ -94,7 +123,7 @@ def is_reduction(node: Operation) -> bool:
     return node.primitive.kernel == "reduce" and len(node.inputs) == 1 and not node.primitive.outputs
 
 
-def _joined(node: Operation, level: int, made: dict[Variable, _Group], ended: set[Variable]) -> _Group | None:
+def _joined(node: Operation, position: int, level: int, made: dict[Variable, _Group], ended: set[Variable]) -> _Group | None:
     """The group that a node can join, merged from all of its level that it reads; None if there is none."""
     if is_elementwise(node):
         shape = node.output.shape
@@ -107,7 +136,7 @@ def _joined(node: Operation, level: int, made: dict[Variable, _Group], ended: se
         if x not in made or made[x].root().level + (x in ended) < level:
             continue
         group = made[x].root()
-        if x in ended or group.shape != shape:
+        if x in ended or group.shape != shape or position - group.last > NEAR:
             return None
         found[group] = None
     if not found:
@@ -116,6 +145,7 @@ def _joined(node: Operation, level: int, made: dict[Variable, _Group], ended: se
     for other in others:
         other.into = first
         first.nodes += other.nodes
+        first.last = max(first.last, other.last)
     return first
 
 

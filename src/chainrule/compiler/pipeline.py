@@ -74,6 +74,9 @@ def build(
     native = backend == "native" or (backend == "auto" and prefers_native())
     watch = _Watch(check)
     graph = watch.rewrite("simplify", lambda graph: simplify(opened(graph)), graph)
+    if native:
+        # Before anything is computed twice: what is alike is merged.
+        graph = watch.rewrite("parts", lambda graph: simplify(in_parts(graph)), graph)
     reports: list[Report] = []
 
     def fit(graph: Graph) -> Graph:
@@ -99,7 +102,6 @@ def prefers_native() -> bool:
 
 def _native(graph: Graph, watch: _Watch) -> Executable:
     """Machine code."""
-    graph = watch.rewrite("parts", lambda graph: simplify(in_parts(graph)), graph)
     program = watch.timed("emit", lambda: emit(graph, Target.of(host())))
     run = watch.timed("compile", lambda: caller(graph, program))
     stats = {

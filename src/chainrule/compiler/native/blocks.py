@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from chainrule.compiler.native.ir import I64, PTR, VOID, Function, Index, Kind, Module, Value, first_lanes, index, literal
 from chainrule.compiler.native.kernel import Kernel
-from chainrule.compiler.native.microkernel import Block, Nest, Part, Parts, Rounds, Sums, Taps, store_lanes, write_microkernel
+from chainrule.compiler.native.microkernel import Block, Nest, Part, Parts, Rounds, Sums, Taps, store_lanes, transposed, write_microkernel
 from chainrule.compiler.native.packing import Cut, batch_places, cut, offset
 from chainrule.compiler.native.product import Epilogue, Place, Product, Work
 
@@ -34,12 +34,12 @@ class Side(NamedTuple):
 
 
 class Cuts(NamedTuple):
-    """How C is cut: rows, and columns in vectors of so many lanes; and k, where it is cut (``down``: columns are C's rows)."""
+    """How C is cut: rows, and columns in vectors of so many lanes. ``along``: blocks beside each other follow one another, not those below."""
 
     rows: Cut
     panels: Cut
     lanes: int
-    down: bool = False
+    along: bool = False
 
 
 WriteBlock = Callable[[str, int, tuple[int, ...]], None]
@@ -50,13 +50,14 @@ _ABOVE, _BESIDE = 16, 64
 
 
 class Writer(NamedTuple):
-    """Writes one product's functions."""
+    """Writes one product's functions. ``down``: it is the transposed product, whose columns are rows of C."""
 
     module: Module
     name: str
     product: Product
     kind: Kind
     epilogue: Epilogue | None
+    down: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -85,12 +86,13 @@ class Writer(NamedTuple):
 
     def drive(self, cuts: Cuts, a: Side, b: Side, write: WriteBlock) -> Work:
         """The kernel that calls one block for each unit."""
-        p, (rows, panels, lanes, down) = self.product, cuts
+        p, (rows, panels, lanes, along) = self.product, cuts
         f = self.kernel()
-        with self.units(f, rows.pieces, panels.pieces) as (tile, panel, batch):
+        with self.units(f, *((panels.pieces, rows.pieces) if along else (rows.pieces, panels.pieces))) as (one, other, batch):
+            tile, panel = (other, one) if along else (one, other)
             row, column = rows.begin(f, tile), f.mul(panels.begin(f, panel), lanes)
             arguments = self.arguments(f, cuts, a, b, batch, row, column)
-            for widths, its_panels in widths_of(panels, lanes, p.m if down else p.n):
+            for widths, its_panels in widths_of(panels, lanes, p.n):
                 with _within(f, panel, its_panels, panels.pieces):
                     for size, its_rows in sizes_of(rows):
                         with _within(f, tile, its_rows, rows.pieces):
@@ -164,7 +166,7 @@ class Writer(NamedTuple):
         p, kind = self.product, self.kind
         from_a = f.add(f.add(offset(f, batch, a.batch), f.mul(row, a.across)), a.start)
         from_b = f.add(f.add(offset(f, batch, b.batch), f.mul(column, p.k if b.panels else b.across)), b.start)
-        row, column = (column, row) if cuts.down else (row, column)
+        row, column = (column, row) if self.down else (row, column)
         to = f.add(offset(f, batch, p.c_batch), f.add(f.mul(row, p.c), column))
         given_a, given_b, given_c, *further = f.parameters[:-2]
         pointers = [f.at(given_a, from_a, kind), f.at(given_b, from_b, kind), f.at(given_c, to, kind), *further]
@@ -187,10 +189,7 @@ class Writer(NamedTuple):
         ways = ways_of(rows * len(widths), p.k)
         nest = nest_of(p.k, ways, a.along, kind.lanes * len(widths) if b.panels else b.along)
 
-        def finish(f: Function, sums: Sums) -> None:
-            for (i, v), x in sums.items():
-                self.finish(f, x, i, v * kind.lanes, widths[v])
-
+        finish = partial(self.results, rows, widths)
         write_microkernel(self.module, name, block, nest, finish, parameters=self.parameters()[2:], ways=ways, ahead=b.ahead)
 
     def adding(self, a: Side, b: Side, name: str, rows: int, widths: tuple[int, ...]) -> None:
@@ -213,11 +212,42 @@ class Writer(NamedTuple):
         kind = self.kind
         block = Block(kind, (0,) * rows, widths)
 
-        def finish(f: Function, sums: Sums) -> None:
-            for (i, v), x in sums.items():
-                self.finish(f, x, i, v * kind.lanes, widths[v])
+        start, finish = partial(_kept, place=0, block=block), partial(self.results, rows, widths)
+        write_microkernel(self.module, name, block, Parts(()), finish, parameters=self.parameters()[2:], start=start)
 
-        write_microkernel(self.module, name, block, Parts(()), finish, parameters=self.parameters()[2:], start=partial(_kept, place=0, block=block))
+    def results(self, rows: int, widths: tuple[int, ...], f: Function, sums: Sums) -> None:
+        """What is done with the sums of a block."""
+        lanes = self.kind.lanes
+        if self.down:
+            self.turned(f, sums, rows, widths)
+            return
+        for (i, v), x in sums.items():
+            self.finish(f, x, i, v * lanes, widths[v])
+
+    def turned(self, f: Function, sums: Sums, rows: int, widths: tuple[int, ...]) -> None:
+        """Columns of sums become rows of C: squares are transposed, and one row after the other finished."""
+        kind, lanes = self.kind, self.kind.lanes
+        apart = rows if rows == 1 else -(-rows // lanes) * lanes
+        if rows == 1 and self.epilogue is None and self.product.c == 1:
+            for (_, v), x in sums.items():
+                store_lanes(f, x, f.at(f.parameters[2], v * lanes, kind), widths[v])
+            return
+        kept = f.value(PTR, f"alloca [{len(widths) * lanes * apart} x {kind.element}], align {kind.nbytes}")
+        zero = literal(0, kind)
+        for v in range(len(widths)):
+            if rows == 1:
+                f.store(sums[0, v], f.at(kept, v * lanes, kind))
+                continue
+            for begin in range(0, rows, lanes):
+                square = [sums.get((begin + i, v), zero) for i in range(lanes)]
+                for i, x in enumerate(transposed(f, square)[: widths[v]]):
+                    f.store(x, f.at(kept, (v * lanes + i) * apart + begin, kind))
+        with f.loop(0, sum(widths)) as loop:
+            for begin in range(0, rows, lanes):
+                width = min(rows - begin, lanes)
+                size = 1 << (width - 1).bit_length()
+                x = f.load(kind.wide(size), f.at(kept, f.add(f.mul(loop.index, apart), begin), kind))
+                self.finish(f, x, loop.index, begin, width)
 
 
 def _kept(f: Function, *, place: int, block: Block) -> Sums:

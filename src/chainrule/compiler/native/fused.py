@@ -34,7 +34,9 @@ FEW = 32
 PART = 8192
 """Elements that such a part has about."""
 TOGETHER = 4
-"""Sums along the vector axis that run side by side: one addition waits for the one before."""
+"""Vectors that run side by side: what is computed of one waits for what was computed of it before."""
+FEW_ALIVE = 3
+"""Values that wait at once, up to which so many vectors side by side stay in registers; of more, two."""
 
 
 class Reduction(NamedTuple):
@@ -125,12 +127,12 @@ class Fused:
 
     def needed(self) -> tuple[list[Operation], list[Variable]]:
         """The gates that what is stored or summarised depends on, and what they read of others."""
-        wanted = {*self.stores, *(x for node in self.ends for x in node.inputs)}
+        wanted = dict.fromkeys([*self.stores, *(x for node in self.ends for x in node.inputs)])
         nodes: list[Operation] = []
         for node in reversed(self.nodes):
-            if not wanted.isdisjoint(node.outputs):
+            if any(x in wanted for x in node.outputs):
                 nodes.append(node)
-                wanted.update(node.inputs)
+                wanted.update(dict.fromkeys(node.inputs))
         made = {x for node in self.nodes for x in node.outputs}
         return nodes[::-1], [x for x in wanted if x not in made]
 
@@ -271,11 +273,32 @@ class _Writer:
         stop = f.least(width, f.add(start, block)) if width % block else f.add(start, block)
         rest = width % self.vector
         whole_stop = f.least(width - rest, stop) if rest else stop
-        with f.loop(start, whole_stop, self.vector) as loop:
-            self._across(loop.index, None, part)
+        step = self._side_by_side() * self.vector
+        many = start if width < step else f.add(start, f.mul(f.div(f.most(f.sub(whole_stop, start), 0), step), step))
+        if width >= step > self.vector:
+            with f.loop(start, many, step) as loop:
+                self._across([f.add(loop.index, shift) for shift in range(0, step, self.vector)], None, part)
+        with f.loop(many if step > self.vector else start, whole_stop, self.vector) as loop:
+            self._across([loop.index], None, part)
         if rest:
             with f.when(f.compare("eq", index(stop), index(width))) if not isinstance(stop, int) else ExitStack():
-                self._across(width - rest, first_lanes(rest, self.vector), part)
+                self._across([width - rest], first_lanes(rest, self.vector), part)
+
+    def _side_by_side(self) -> int:
+        """How many vectors go through the gates together: of a long chain the processor would see but one at a time."""
+        if self.fused.ends:
+            return TOGETHER
+        return 1 if len(self.nodes) < 2 else TOGETHER if self._alive() <= FEW_ALIVE else 2
+
+    def _alive(self) -> int:
+        """The most values that wait for a reader at once."""
+        last = {x: place for place, node in enumerate(self.nodes) for x in node.inputs}
+        waiting, most = {x for x in self.leaves if x not in self.same}, 0
+        for place, node in enumerate(self.nodes):
+            waiting.add(node.output)
+            most = max(most, len(waiting))
+            waiting -= {x for x in waiting if last.get(x, -1) <= place}
+        return most
 
     def _place(self, operand: _Operand, at: Mapping[int, Index]) -> Index:
         place: Index = operand.offset
@@ -304,17 +327,22 @@ class _Writer:
         dtype = node.output.dtype
         return literal(REDUCTIONS[node.primitive].start(dtype), register(dtype, lanes))
 
-    def _across(self, column: Index, mask: Value | None, part: Index) -> None:
-        """Elements side by side along the vector axis, which is kept."""
-        f, last = self.f, len(self.sizes) - 1
+    def _across(self, columns: Sequence[Index], mask: Value | None, part: Index) -> None:
+        """Elements side by side along the vector axis, which is kept: some vectors of them."""
+        f, last, ends = self.f, len(self.sizes) - 1, self.fused.ends
 
         def body(at: Mapping[int, Index], carried: list[Value]) -> list[Value]:
-            values = self._values({**at, last: column}, mask)
-            return [self._combine(node, total, values[node.inputs[0]]) for node, total in zip(self.fused.ends, carried, strict=True)]
+            return self._totals([{**at, last: column} for column in columns], mask, carried)
 
-        totals = self._loops(self.inner, part, {}, self._starts(self.vector), body)
-        for node, total in zip(self.fused.ends, totals, strict=True):
-            self._store(node.output, f.add(self.base[node.output], column), total, mask)
+        totals = iter(self._loops(self.inner, part, {}, self._starts(self.vector) * len(columns), body))
+        for column in columns:
+            for node in ends:
+                self._store(node.output, f.add(self.base[node.output], column), next(totals), mask)
+
+    def _totals(self, places: Sequence[Mapping[int, Index]], mask: Value | None, carried: Sequence[Value]) -> list[Value]:
+        """What is carried, for each place one total per reduction, with the elements there."""
+        ends, found = self.fused.ends, iter(carried)
+        return [self._combine(node, next(found), values[node.inputs[0]]) for values in self._values(places, mask) for node in ends]
 
     def _along(self, part: Index) -> None:
         """Elements along the vector axis, which is reduced; several vectors at once, for one sum waits for the other."""
@@ -329,25 +357,20 @@ class _Writer:
             step = together * self.vector
             many = f.add(start, f.mul(f.div(f.sub(stop, start), step), step))
             with f.loop(start, many, step, carried) as loop:
-                found: list[Value] = []
-                for group in range(together):
-                    values = self._values({**at, last: f.add(loop.index, group * self.vector)}, None)
-                    own = loop.carried[group * len(ends) : (group + 1) * len(ends)]
-                    found += [self._combine(node, total, values[node.inputs[0]]) for node, total in zip(ends, own, strict=True)]
-                loop.next(*found)
+                places = [{**at, last: f.add(loop.index, shift)} for shift in range(0, step, self.vector)]
+                loop.next(*self._totals(places, None, loop.carried))
             first, others = loop.results[: len(ends)], loop.results[len(ends) :]
             if together > 1:
                 with f.loop(many, stop, self.vector, first) as loop:
-                    values = self._values({**at, last: loop.index}, None)
-                    loop.next(*(self._combine(node, total, values[node.inputs[0]]) for node, total in zip(ends, loop.carried, strict=True)))
+                    loop.next(*self._totals([{**at, last: loop.index}], None, loop.carried))
                 first = loop.results
             if rest:
                 mask = first_lanes(rest, self.vector)
-                values = self._values({**at, last: width - rest}, mask)
+                further = self._totals([{**at, last: width - rest}], mask, first)
                 if self.parts > 1 and self.cut == last:
                     here = f.compare("eq", index(part), index(self.parts - 1))
                     mask = f.binary("and", mask, f.splat(here, self.vector))
-                first = [f.select(mask, self._combine(node, total, values[node.inputs[0]]), total) for node, total in zip(ends, first, strict=True)]
+                first = [f.select(mask, new, old) for new, old in zip(further, first, strict=True)]
             return [*first, *others]
 
         totals = self._loops(self.inner, part, {}, self._starts(self.vector) * together, body)
@@ -383,19 +406,23 @@ class _Writer:
 
     # Elements.
 
-    def _values(self, at: Mapping[int, Index], mask: Value | None) -> dict[Variable, Value]:
-        """All that is needed at one place, in the lanes of a vector; what is stored is stored."""
+    def _values(self, places: Sequence[Mapping[int, Index]], mask: Value | None) -> list[dict[Variable, Value]]:
+        """Per place all that is needed there, in the lanes of a vector; what is stored is stored. Gate after gate, each at all places."""
         f, lanes = self.f, self.vector
-        values = {x: f.splat(value, lanes) for x, value in self.same.items()}
+        same = {x: f.splat(value, lanes) for x, value in self.same.items()}
+        found = [dict(same) for _ in places]
         for x in self.leaves:
-            if x not in values:
-                values[x] = self._load(x, self._further(x, at), lanes, mask)
+            if x not in same:
+                for values, at in zip(found, places, strict=True):
+                    values[x] = self._load(x, self._further(x, at), lanes, mask)
         for node in self.nodes:
-            if node.output not in values:
-                values[node.output] = self._lowered(node, values)
+            if node.output not in same:
+                for values in found:
+                    values[node.output] = self._lowered(node, values)
         for x in self.fused.stores:
-            self._store(x, self._further(x, at), values[x], mask)
-        return values
+            for values, at in zip(found, places, strict=True):
+                self._store(x, self._further(x, at), values[x], mask)
+        return found
 
     def _further(self, x: Variable, at: Mapping[int, Index]) -> Index:
         place = self.base[x]

@@ -1,6 +1,7 @@
 """Matrix products as kernels: which way to compute one, how large its blocks are, what is packed first.
 
-There are three ways: blocks of sums whose lanes run along rows of C, sums whose lanes run down a column of C, and sums whose lanes run along k.
+There are three ways: blocks of sums whose lanes run along rows of C, or down its columns, and sums whose lanes run along k. Where C has few columns
+they fill vectors badly; then the way is taken that costs least.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from math import prod
+from typing import NamedTuple
 
-from chainrule.compiler.native.blocks import Cuts, Side, Writer, nest_of, ways_of
-from chainrule.compiler.native.ir import PTR, Function, Index, Kind, Module, Value, first_lanes, kind_of
-from chainrule.compiler.native.microkernel import Block, Sums, lanes_of, shuffle, store_lanes, write_microkernel
+from chainrule.compiler.native.blocks import Cuts, Side, Writer, ways_of
+from chainrule.compiler.native.ir import Function, Index, Kind, Module, Value, first_lanes, kind_of
+from chainrule.compiler.native.microkernel import lanes_of, shuffle
 from chainrule.compiler.native.packing import Cut, Source, cut, panels_of, write_packing
 from chainrule.compiler.native.product import Epilogue as Epilogue
 from chainrule.compiler.native.product import Place as Place
@@ -47,13 +49,18 @@ def write_product(module: Module, name: str, product: Product, *, bits: int, reg
         return Written((), 0)
     if p.a[1] == 1 and p.b[0] == 1 and (p.n == 1 or (p.b[1] != 1 and _DOTS * p.m <= p.k)):
         return _dots(writer, registers)
-    if p.n == 1 and p.a[0] == 1:
-        if epilogue is None and p.c == 1:
-            turned = p._replace(m=1, n=p.m, a=(0, p.b[0]), b=(p.a[1], 1), c=p.m, a_batch=p.b_batch, b_batch=p.a_batch)
-            written = _blocks(writer._replace(product=turned), registers)
-            return written._replace(works=tuple(work._replace(roles=tuple(_OTHER.get(role, role) for role in work.roles)) for work in written.works))
-        return _column(writer)
-    return _blocks(writer, registers)
+    costs = {_blocks: _cost_of_rows(p, kind, registers)}
+    if p.n <= _THIN * kind.lanes and p.a[0] == 1:
+        costs[_columns] = _cost_of_columns(p, kind, registers)
+    if p.n <= _THIN * kind.lanes and p.a[1] == 1 and p.k >= kind.lanes:
+        costs[_dots] = _cost_of_dots(p, kind, registers)
+    return min(costs, key=lambda way: costs[way])(writer, registers)
+
+
+def _turned(p: Product) -> Product:
+    """The transposed product, but for C, whose strides stay."""
+    (a_row, a_column), (b_row, b_column) = p.a, p.b
+    return p._replace(m=p.n, n=p.m, a=(b_column, b_row), b=(a_column, a_row), a_batch=p.b_batch, b_batch=p.a_batch)
 
 
 def _plain(product: Product) -> Product:
@@ -85,19 +92,36 @@ _CONFLICT = 4096
 _OFTEN = 128
 """So often a row of A must be read for a copy of it to pay."""
 
+_SHALLOW = 64
+"""Up to this k a product is mostly stores: C is written row after row, with all of B near."""
+
 _AHEAD = 16
 """Rows of B that are called into the cache ahead."""
 
-
 _ROWS = 8
 """Rows of B that are read side by side where all of it comes from memory: the processor foresees so many streams."""
+
+_THIN = 2
+"""With so many vectors of columns or less the other ways than blocks along rows are looked at."""
+
+_TURN = 60
+"""What it costs to turn a vector of results; to add up the lanes of as many, half as much."""
+
+_MOVE = 40
+"""What it costs to copy a vector."""
+
+_WAIT = 20_000
+"""What it costs that all threads wait for a copy."""
+
+_FAR = 512 << 10
+"""Bytes from which on it comes from behind the second cache."""
 
 
 def _blocks(writer: Writer, registers: int) -> Written:
     """Blocks of sums: rows of A are broadcast, those of B are vectors."""
     p, kind = writer.product, writer.kind
     size = kind.wide(1).nbytes
-    rows, vectors = _best_block(p, kind, registers)
+    _, rows, vectors = _best_block(p, kind, registers)
     a, b = Side("a", *p.a, p.a_batch), Side("b", p.b[1], p.b[0], p.b_batch)
     works: list[Work] = []
     used = 0
@@ -118,7 +142,7 @@ def _blocks(writer: Writer, registers: int) -> Written:
         works.append(Work(write_packing(writer.module, f"{writer.name}_a", source, panels, kind, gap=gap, start=start), ("a", "scratch")))
         a = Side("scratch", (wide + gap) * kind.lanes, 1, panels.batch_strides, start)
         used += panels.nbytes
-    cuts = Cuts(cut(p.m, rows), cut(-(-p.n // kind.lanes), vectors), kind.lanes)
+    cuts = Cuts(cut(p.m, rows), cut(-(-p.n // kind.lanes), vectors), kind.lanes, along=_shallow(p, kind))
     depth = max(_DEPTH // (cuts.panels.size * kind.nbytes), 1)
     if p.k > 2 * depth and p.m > 2 * rows:
         works.append(writer.drive_deep(cuts, a, b, cut(p.k, depth), beside=False))
@@ -128,6 +152,11 @@ def _blocks(writer: Writer, registers: int) -> Written:
     else:
         works.append(writer.drive(cuts, a, b, partial(writer.block, a, b)))
     return Written(tuple(works), used)
+
+
+def _shallow(p: Product, kind: Kind) -> bool:
+    """Writing C takes longest: its rows lie on different pages."""
+    return p.k <= _SHALLOW and p.k * p.n * kind.wide(1).nbytes <= _FAR
 
 
 def _packs_b(p: Product, kind: Kind) -> bool:
@@ -142,47 +171,35 @@ def _packs_a(p: Product, kind: Kind) -> bool:
     return min(p.k, p.n) >= _OFTEN and abs(p.a[1]) * kind.wide(1).nbytes >= least
 
 
-def _column(writer: Writer) -> Written:
-    """A matrix times a column: rows of A become lanes."""
-    p, kind = writer.product, writer.kind
-    a, b = Side("b", 0, p.b[0], p.b_batch), Side("a", 1, p.a[1], p.a_batch)
-    cuts = Cuts(Cut(1, 1, 1), cut(-(-p.m // kind.lanes), 8), kind.lanes, down=True)
-    return Written((writer.drive(cuts, a, b, partial(_lanes_down, writer, a, b)),), 0)
-
-
-def _lanes_down(writer: Writer, a: Side, b: Side, name: str, rows: int, widths: tuple[int, ...]) -> None:
-    kind = writer.kind
-    ways = ways_of(len(widths), writer.product.k)
-
-    def finish(f: Function, sums: Sums) -> None:
-        if writer.epilogue is None and writer.product.c == 1:
-            for (_, v), x in sums.items():
-                store_lanes(f, x, f.at(f.parameters[2], v * kind.lanes, kind), widths[v])
-            return
-        kept = f.value(PTR, f"alloca [{len(widths) * kind.lanes} x {kind.element}], align {kind.nbytes}")
-        for (_, v), x in sums.items():
-            f.store(x, f.at(kept, v * kind.lanes, kind))
-        with f.loop(0, sum(widths)) as loop:
-            writer.finish(f, f.load(kind.wide(1), f.at(kept, loop.index, kind)), loop.index, 0, 1)
-
-    nest = nest_of(writer.product.k, ways, a.along, b.along)
-    write_microkernel(writer.module, name, Block(kind, (0,) * rows, widths), nest, finish, parameters=writer.parameters()[2:], ways=ways)
+def _columns(writer: Writer, registers: int) -> Written:
+    """Blocks of sums of the transposed product: columns of A are vectors, and sums are turned before they are stored."""
+    written = _blocks(writer._replace(product=_turned(writer.product), down=True), registers)
+    return written._replace(works=tuple(work._replace(roles=tuple(_OTHER.get(role, role) for role in work.roles)) for work in written.works))
 
 
 def _dots(writer: Writer, registers: int) -> Written:
-    """Rows of A times columns of B, both of which lie along memory."""
-    p = writer.product
+    """Rows of A times columns of B, both of which lie along memory, or those of B in a copy."""
+    p, kind = writer.product, writer.kind
+    lanes = kind.lanes
     a, b = Side("a", *p.a, p.a_batch), Side("b", p.b[1], p.b[0], p.b_batch)
-    columns = 1 if p.n == 1 else min(4, writer.kind.lanes)
-    rows = 8 if p.n == 1 else 4 if registers > 16 else 2
-    cuts = Cuts(cut(p.m, rows), cut(-(-p.n // columns), 1), columns)
-    return Written((writer.drive(cuts, a, b, partial(_dot, writer, a, b, columns)),), 0)
+    works: list[Work] = []
+    used = 0
+    if p.b[0] != 1:
+        source = Source(p.n, p.k, (p.b[1], p.b[0]), p.batch, p.b_batch)
+        panels = panels_of(source, kind, 1)
+        works.append(Work(write_packing(writer.module, f"{writer.name}_b", source, panels, kind), ("b", "scratch")))
+        b = Side("scratch", lanes, p.n, panels.batch_strides)
+        used = panels.nbytes
+    _, rows, columns = _best_dots(p, kind, registers)
+    cuts = Cuts(cut(p.m, rows), cut(p.n, columns), 1, along=True)
+    works.append(writer.drive(cuts, a, b, partial(_dot, writer, a, b)))
+    return Written(tuple(works), used)
 
 
-def _dot(writer: Writer, a: Side, b: Side, columns: int, name: str, rows: int, widths: tuple[int, ...]) -> None:
+def _dot(writer: Writer, a: Side, b: Side, name: str, rows: int, widths: tuple[int, ...]) -> None:
     p, kind, lanes = writer.product, writer.kind, writer.kind.lanes
     f = Function(writer.module, name, writer.parameters(), linkage="internal")
-    (count,) = widths
+    columns = len(widths)
     places = [(i, j) for i in range(rows) for j in range(columns)]
     zero = Value("zeroinitializer", kind)
 
@@ -191,10 +208,10 @@ def _dot(writer: Writer, a: Side, b: Side, columns: int, name: str, rows: int, w
             return f.load(kind, pointer) if mask is None else f.load_some(kind, pointer, mask)
 
         x = [take(f.at(f.parameters[0], f.add(at, i * a.across), kind)) for i in range(rows)]
-        y = [take(f.at(f.parameters[1], f.add(at, j * b.across), kind)) for j in range(count)]
-        return [f.intrinsic("fmuladd", x[i], y[j], total) if j < count else total for (i, j), total in zip(places, sums, strict=True)]
+        y = [take(f.at(f.parameters[1], f.add(f.mul(at, b.along), j * b.across), kind)) for j in range(columns)]
+        return [f.intrinsic("fmuladd", x[i], y[j], total) for (i, j), total in zip(places, sums, strict=True)]
 
-    ways = min(max(8 // len(places), 1), max(p.k // lanes, 1))
+    ways = min(ways_of(len(places), p.k), max(p.k // lanes, 1))
     step = ways * lanes
     whole = p.k // step * step
     with f.loop(0, whole, step, [zero] * (ways * len(places))) as loop:
@@ -207,12 +224,16 @@ def _dot(writer: Writer, a: Side, b: Side, columns: int, name: str, rows: int, w
         sums = [f.binary("fadd", x, y) for x, y in zip(sums, part, strict=True)]
     for at in range(whole, p.k, lanes):
         sums = add(sums, at, first_lanes(p.k - at, lanes) if p.k - at < lanes else None)
-    group = max(lanes // columns, 1)
-    for begin in range(0, rows, group):
-        here = min(group, rows - begin)
-        totals = _across_lanes(f, sums[begin * columns : (begin + here) * columns])
-        for i in range(here):
-            writer.finish(f, lanes_of(f, totals, range(i * columns, (i + 1) * columns)), begin + i, 0, count)
+    wide = min(1 << (columns - 1).bit_length(), lanes)
+    for begin in range(0, columns, wide):
+        count = min(wide, columns - begin)
+        filling = [zero] * (wide - count)
+        group = lanes // wide
+        for top in range(0, rows, group):
+            here = range(top, min(top + group, rows))
+            totals = _across_lanes(f, [x for i in here for x in (*sums[i * columns + begin : i * columns + begin + count], *filling)])
+            for i in here:
+                writer.finish(f, lanes_of(f, totals, range((i - top) * wide, (i - top + 1) * wide)), i, begin, count)
     f.close()
 
 
@@ -232,36 +253,91 @@ def _across_lanes(f: Function, vectors: Sequence[Value]) -> Value:
     return level[0]
 
 
-def _best_block(p: Product, kind: Kind, registers: int) -> tuple[int, int]:
-    """The most rows and vectors of a block."""
+class Reading(NamedTuple):
+    """What reading costs a block beyond what it always does.
+
+    Attributes
+    ----------
+    crowded : bool
+        Rows of A come from afar and fall on one another in the first cache, so that many push each other out.
+    far : bool
+        B comes from afar as often as there are blocks above each other.
+    along : bool
+        Blocks beside each other follow one another.
+    """
+
+    crowded: bool = False
+    far: bool = False
+    along: bool = False
+
+
+def _reading(p: Product, kind: Kind) -> Reading:
+    size = kind.wide(1).nbytes
+    crowded = p.a[1] == 1 and p.m * p.k * size > _FAR and p.a[0] * size % (_CONFLICT // 2) == 0
+    return Reading(crowded, not _packs_b(p, kind) and p.k * p.n * size > _PACK, _shallow(p, kind))
+
+
+def _best_block(p: Product, kind: Kind, registers: int) -> tuple[float, int, int]:
+    """What the best blocks cost at each place of k, and the most rows and vectors of one."""
     vectors = -(-p.n // kind.lanes)
+    reading = _reading(p, kind)
     best = (float("inf"), 1, 1)
     for wide in range(1, 9):
         rows = min((registers - 1 - wide) // wide, 14 if wide > 1 else 24)
-        for high in range(max(rows - 4, 1), rows + 1):
-            best = min(best, (_cost(cut(p.m, high), cut(vectors, wide)), high, wide))
-    return best[1:]
+        for high in range(1 if reading.crowded else max(rows - 4, 1), rows + 1):
+            best = min(best, (_cost(cut(p.m, high), cut(vectors, wide), reading), high, wide))
+    return best
 
 
-def _cost(rows: Cut, panels: Cut) -> float:
+def _best_dots(p: Product, kind: Kind, registers: int) -> tuple[float, int, int]:
+    """What the best blocks of dots cost at each vector along k, and the most rows and columns of one."""
+    reading = _reading(p, kind)._replace(far=False, along=True)
+    best = (float("inf"), 1, 1)
+    for wide in range(1, min(p.n, 8) + 1):
+        for high in range(1, max(min((registers - 1 - wide) // wide, 8), 1) + 1):
+            best = min(best, (_cost(cut(p.m, high), cut(p.n, wide), reading), high, wide))
+    return best
+
+
+def _cost_of_rows(p: Product, kind: Kind, registers: int) -> float:
+    moved = (2 if p.b[1] != 1 else 1) if _packs_b(p, kind) else 0
+    return p.k * _best_block(p, kind, registers)[0] + _MOVE * moved * p.k * p.n / kind.lanes
+
+
+def _cost_of_columns(p: Product, kind: Kind, registers: int) -> float:
+    return _cost_of_rows(_turned(p), kind, registers) + _TURN * p.m * p.n / kind.lanes
+
+
+def _cost_of_dots(p: Product, kind: Kind, registers: int) -> float:
+    packing = _MOVE * p.k * p.n / kind.lanes + _WAIT if p.b[0] != 1 else 0
+    return -(-p.k // kind.lanes) * _best_dots(p, kind, registers)[0] + _TURN / 2 * p.m * p.n / kind.lanes + packing
+
+
+def _cost(rows: Cut, panels: Cut, reading: Reading) -> float:
     """Instructions that such blocks take at one place of k, weighted; more where two or four threads do not get equal shares."""
+    inner, outer = (panels, rows) if reading.along else (rows, panels)
 
-    def down(wide: int, tiles: int) -> float:
-        """Of the first blocks of a panel."""
-        long = min(tiles, rows.long)
-        return long * _block_cost(rows.size, wide) + (tiles - long) * _block_cost(rows.size - 1, wide)
+    def block(i: int, j: int) -> float:
+        high, wide = (j, i) if reading.along else (i, j)
+        return _block_cost(high, wide, reading)
+
+    def down(size: int, count: int) -> float:
+        """Of the first blocks of a row or panel of them."""
+        long = min(count, inner.long)
+        return long * block(inner.size, size) + (count - long) * block(inner.size - 1, size)
 
     def until(unit: int) -> float:
-        panel, tile = divmod(unit, rows.pieces)
-        long = min(panel, panels.long)
-        whole = long * down(panels.size, rows.pieces) + (panel - long) * down(panels.size - 1, rows.pieces)
-        return whole + down(panels.size - (panel >= panels.long), tile)
+        at, count = divmod(unit, inner.pieces)
+        long = min(at, outer.long)
+        whole = long * down(outer.size, inner.pieces) + (at - long) * down(outer.size - 1, inner.pieces)
+        return whole + down(outer.size - (at >= outer.long), count)
 
     units = rows.pieces * panels.pieces
     slowest = [threads * max(until(units * (i + 1) // threads) - until(units * i // threads) for i in range(threads)) for threads in (2, 4)]
     return 2 * until(units) + sum(slowest)
 
 
-def _block_cost(high: int, wide: int) -> float:
+def _block_cost(high: int, wide: int, reading: Reading) -> float:
     """Few sums do not hide how long a product takes; reading costs a little, of B more than of A."""
-    return max(high * wide, 4) + 0.2 * high + 0.45 * wide + 1
+    missed = 3.4 * high if reading.crowded and high > 6 else 0
+    return max(high * wide, 4, missed) + 0.2 * high + (1.5 if reading.far else 0.45) * wide + 1

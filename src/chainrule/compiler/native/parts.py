@@ -116,8 +116,10 @@ def _entropy(logits: Any, labels: Any, smoothing: float) -> tuple[Any, Any]:
     axis = (len(logits.shape) - 1,)
     shifted, e, total = _exponentials(logits, axis)
     rows = functions.expand_dims(labels, axis=-1)
-    # A label that is out of range is found where it is looked up.
-    expected = functions.squeeze(functions.take_along_axis(shifted, rows, axis=-1), axis=-1)
+    # A label that is out of range is found where it is looked up; a negative one would count from the end.
+    places = functions.astype(rows, np.dtype(np.int64))
+    places = functions.where(places < 0, logits.shape[-1], places)
+    expected = functions.squeeze(functions.take_along_axis(shifted, places, axis=-1), axis=-1)
     if smoothing:
         expected = (1 - smoothing) * expected + smoothing * _mean(shifted, axis, keepdims=False)
     classes = np.arange(logits.shape[-1]).astype(labels.dtype)
