@@ -187,6 +187,34 @@ def test_batches_agree_with_numpy_also_where_one_side_is_the_same_throughout(cas
     agree(made, expected, case.k)
 
 
+WAYS = {"_cost_of_rows": "spread", "_cost_of_columns": "transposed", "_cost_of_dots": "plain"}
+"""Ways to compute a product with few columns, and how A lies for each."""
+
+
+@settings(max_examples=100)
+@given(st.one_of(cases, batches), st.sampled_from(list(WAYS)), st.integers(1, 20), st.booleans(), st.booleans())
+def test_products_with_few_columns_agree_with_numpy_each_way(case: Case, way: str, n: int, clipped: bool, far: bool) -> None:
+    """Whichever is cheapest; with an epilogue, and with an A that is read as from afar."""
+    case = replace(case, n=n, a=WAYS[way], k=case.k + 20)
+    bias = np.random.default_rng(1).standard_normal(n).astype(case.dtype)
+    forced: dict[str, Any] = {way: lambda *_: -1.0} | ({"_PACK": 1, "_FAR": 1, "_CONFLICT": 8} if far else {})
+    with mock.patch.multiple(gemm, **forced):
+        made, expected = multiply(case, Epilogue(("bias",), bias_and_relu), bias=bias) if clipped else multiply(case)
+    agree(made, np.maximum(expected + bias, 0) if clipped else expected, case.k)
+
+
+def test_few_columns_are_computed_the_way_that_fills_vectors() -> None:
+    """Lanes along k where rows of A lie along memory, down the columns of C where those of A do, and along rows where these are full."""
+
+    def kernels(m: int, k: int, n: int, a: tuple[int, int]) -> list[tuple[str, ...]]:
+        product = Product(m, k, n, np.dtype("f"), a, (n, 1), n)
+        return [work.roles for work in write_product(Module(), "product", product, bits=512, registers=32).works]
+
+    assert kernels(256, 3072, 10, (3072, 1)) == [("b", "scratch"), ("a", "scratch", "c")]
+    assert kernels(3072, 256, 10, (1, 3072)) == [("b", "a", "c")]
+    assert kernels(32, 4096, 16, (4096, 1)) == [("a", "b", "c")]
+
+
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("b", ["plain", "transposed"])
 @pytest.mark.parametrize("a", ["plain", "transposed"])
@@ -197,9 +225,10 @@ def test_products_of_the_usual_kinds_agree_with_numpy(size: tuple[int, int, int]
 
 
 def test_bits_do_not_depend_on_how_the_work_is_shared() -> None:
-    for size in [(70, 100, 130), (1, 300, 100), (200, 90, 1), (3, 400, 50), (130, 4000, 64)]:
-        alone, shared = (multiply(Case(*size, b="transposed", pieces=pieces))[0] for pieces in (1, 7))
-        assert np.array_equal(alone, shared)
+    for size in [(70, 100, 130), (1, 300, 100), (200, 90, 1), (3, 400, 50), (130, 4000, 64), (150, 1024, 10)]:
+        for a in ("plain", "transposed"):
+            alone, shared = (multiply(Case(*size, a=a, b="transposed", pieces=pieces))[0] for pieces in (1, 7))
+            assert np.array_equal(alone, shared)
 
 
 def test_infinities_and_nans_go_where_numpy_takes_them() -> None:
@@ -269,9 +298,10 @@ def test_a_batch_with_one_weight_matrix_becomes_rows() -> None:
 
 GUARDED = """
 import ctypes, mmap, sys
+from unittest import mock
 import numpy as np
 sys.path.insert(0, {tests!r})
-from test_native_gemm import LAYOUTS, MACHINES, Module, engine, product_of, write_product
+from test_native_gemm import MACHINES, WAYS, Module, engine, gemm, product_of, write_product
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -289,21 +319,27 @@ def against_the_edge(rows, columns, turned):
     x[...] = 1
     return x.T if turned else x
 
+def check(m, k, n, a_turned, b_turned):
+    a, b, c = against_the_edge(m, k, a_turned), against_the_edge(k, n, b_turned), against_the_edge(m, n, False)
+    module = Module()
+    written = write_product(module, "product", product_of(a, b, c), bits=bits, registers=registers)
+    scratch = np.zeros(written.scratch // 4 + 1, "float32")
+    code = engine.load(module.text())
+    for kernel, roles in written.works:
+        pointers = [{{"a": a, "b": b, "c": c, "scratch": scratch}}[role].ctypes.data for role in roles]
+        call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(roles), ctypes.c_int64, ctypes.c_int64)
+        call(code.address(kernel.name))(*pointers, 0, kernel.units)
+    assert (c == k).all(), (m, k, n)
+
 for bits, registers in MACHINES.values():
-    for m, k, n in [(5, 7, 3), (1, 33, 17), (17, 33, 1), (19, 3, 50), (2, 50, 21), (1, 19, 1)]:
-        for a_turned in (False, True):
-            for b_turned in (False, True):
-                a, b = against_the_edge(m, k, a_turned), against_the_edge(k, n, b_turned)
-                c = against_the_edge(m, n, False)
-                module = Module()
-                written = write_product(module, "product", product_of(a, b, c), bits=bits, registers=registers)
-                scratch = np.zeros(written.scratch // 4 + 1, "float32")
-                code = engine.load(module.text())
-                for kernel, roles in written.works:
-                    pointers = [{{"a": a, "b": b, "c": c, "scratch": scratch}}[role].ctypes.data for role in roles]
-                    call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(roles), ctypes.c_int64, ctypes.c_int64)
-                    call(code.address(kernel.name))(*pointers, 0, kernel.units)
-                assert (c == k).all(), (m, k, n)
+    for a_turned in (False, True):
+        for b_turned in (False, True):
+            for m, k, n in [(5, 7, 3), (1, 33, 17), (17, 33, 1), (19, 3, 50), (2, 50, 21), (1, 19, 1)]:
+                check(m, k, n, a_turned, b_turned)
+            for way in WAYS:
+                with mock.patch.object(gemm, way, lambda *_: -1.0):
+                    for m, k, n in [(37, 19, 10), (21, 100, 3)]:
+                        check(m, k, n, a_turned, b_turned)
 print("done")
 """
 
