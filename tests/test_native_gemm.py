@@ -15,7 +15,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chainrule.compiler.native import engine, gemm
@@ -191,6 +191,8 @@ WAYS = {"_cost_of_rows": "spread", "_cost_of_columns": "transposed", "_cost_of_d
 """Ways to compute a product with few columns, and how A lies for each."""
 
 
+@example(Case(43, 30, 0, machine="NEON"), "_cost_of_columns", 5, False, False)
+@example(Case(403, 30, 0, machine="AVX2"), "_cost_of_columns", 13, True, False)
 @settings(max_examples=100)
 @given(st.one_of(cases, batches), st.sampled_from(list(WAYS)), st.integers(1, 20), st.booleans(), st.booleans())
 def test_products_with_few_columns_agree_with_numpy_each_way(case: Case, way: str, n: int, clipped: bool, far: bool) -> None:
