@@ -68,6 +68,7 @@ CASES = [
     *(Case(512, 512, 512, turned) for turned in ("", "A", "B", "AB")),
     Case(2048, 2048, 2048),
     *(Case(1, 1024, 1024, turned) for turned in ("", "B")),
+    *(Case(*size) for size in [(256, 3072, 10), (3072, 256, 10, "A"), (256, 10, 3072, "B"), (64, 256, 10), (1024, 1000, 10), (32, 4096, 16)]),
     Case(128, 32, 128, "B", batch=64),
     *(Case(*size, dtype="float64") for size in [(64, 784, 256), (512, 512, 512)]),
 ]

@@ -15,7 +15,6 @@ from chainrule.core.aval import Shape
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
 
-
 NEAR = 64
 """Nodes of the graph between two gates that still run in one loop: what is computed again later would else be computed, and kept, with the first."""
 
