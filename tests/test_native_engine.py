@@ -374,6 +374,8 @@ def test_an_interrupt_is_heard_after_the_step_and_breaks_nothing() -> None:
         import os, signal, threading
         from chainrule.compiler.native import engine
         from test_native_engine import RELAY, relay
+        # A process in the background of a shell is started with interrupts ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         code, pool = engine.load(RELAY), engine.pool()
         for i in range(3):
             try:
