@@ -289,8 +289,8 @@ def rounds(row: Row, started: Sequence[Contender], options: argparse.Namespace, 
             break
         floor.measure(row.nbytes)
         for one in started:
-            # The last one's threads look for work for a while.
-            sleep(0.03)
+            # The last one's threads look for work for a while: OpenBLAS's for some 2**26 cycles.
+            sleep(0.15)
             told = one.ask("turn", options.turn)
             if told:
                 row.times.setdefault(one.contender, []).append(told["time"])
