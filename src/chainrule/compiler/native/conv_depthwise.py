@@ -6,6 +6,7 @@ per tap along the outer axes, all taps along the row together.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -32,16 +33,16 @@ def is_depthwise(bond: Correlation) -> bool:
     return bond.channels == bond.features == 1 < bond.groups and bond.axes[-1].taps <= _TAPS
 
 
-class Sliding(Products):
+class Sliding(Products, ABC):
     """Kernels whose vectors run over the same channels in the images and in the weights: both are read as vectors."""
 
     def begin(self, run: Run, widths: tuple[int, ...]) -> Sums:
         """The sums of a block."""
         return [Value("zeroinitializer", self.tiles.vector)] * (run.height * len(widths))
 
+    @abstractmethod
     def slide(self, f: Function, a: Value, b: Value, run: Run, widths: tuple[int, ...], sums: Sums) -> Sums:
         """Add the taps along the row."""
-        raise NotImplementedError
 
     def results(self, f: Function, run: Run, widths: tuple[int, ...], sums: Sums) -> Iterator[tuple[int, int, Value]]:
         """Output, vector, and what belongs there."""

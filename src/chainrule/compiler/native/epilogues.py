@@ -54,6 +54,17 @@ class Fitting(NamedTuple):
         """The values whose pointers the epilogue needs, by the pointers' names."""
         return {f"e{i}": x for i, x in enumerate(self.views)}
 
+    @property
+    def operands(self) -> dict[str, View]:
+        """What the pointers are to; that of the product itself, which is not kept or has another name, is the first of those kept."""
+        found = {name: self.views[x] for name, x in self.parameters.items()}
+        return {**found, "c": found[self.kept[0]]}
+
+    @property
+    def kept(self) -> list[str]:
+        """The pointers to what is stored."""
+        return [name for name, x in self.parameters.items() if x in self.stores]
+
 
 def fitting(
     result: Variable, labels: Labels, found: Matched, nodes: Sequence[Operation], stores: Sequence[Variable], views: Mapping[Variable, View]

@@ -269,11 +269,8 @@ class Lowering:
             fitted = fit(labels, found)
             if fitted is None:
                 return False
-            ending = epilogue(fitted)
-            operands.update((role, fitted.views[x]) for role, x in fitted.parameters.items())
-            kept = [role for role, x in fitted.parameters.items() if x in fitted.stores]
-            operands["c"] = operands[kept[0]]
-            behind = fitted.nodes
+            ending, behind, kept = epilogue(fitted), fitted.nodes, fitted.kept
+            operands.update(fitted.operands)
         given = self._rows(node)
         write = write_conv if node.primitive.kernel == "conv" else write_pool
         avals = [x.aval for x in node.inputs]
@@ -304,12 +301,8 @@ class Lowering:
             fitted = fit(contraction.out, found)
             if fitted is None:
                 return False
-            ending = epilogue(fitted)
-            operands.update((role, fitted.views[x]) for role, x in fitted.parameters.items())
-            kept = [role for role, x in fitted.parameters.items() if x in fitted.stores]
-            # The product itself is not kept, or under a name of the epilogue.
-            operands["c"] = operands[kept[0]]
-            behind = fitted.nodes
+            ending, behind, kept = epilogue(fitted), fitted.nodes, fitted.kept
+            operands.update(fitted.operands)
         else:
             shape, strides = placed(contraction, found.order, node.output.shape)
             own = node.output if found.order == contraction.out else Variable(Aval(shape, node.output.dtype), node.output.name)
