@@ -226,6 +226,9 @@ class Lowering:
 
     def _gate(self, node: Operation) -> None:
         """A gate that is no loop over elements."""
+        if not any(x.size for x in node.outputs):
+            self.views.update((x, whole(x)) for x in node.outputs)
+            return
         if node.primitive.kernel == "move" and len(node.inputs) == 1 and all(x.dtype.kind in _KINDS for x in node.inputs) and self._moves(node):
             return
         if node.primitive.kernel == "gemm" and self._contracts(node):

@@ -14,7 +14,7 @@ import numpy as np
 from chainrule.core.aval import Shape
 from chainrule.core.primitive import TABLE, Primitive, functions
 from chainrule.core.variable import Variable
-from chainrule.graph.derived import traced
+from chainrule.graph.derived import kept, traced
 from chainrule.graph.ir import Graph, Operation
 from chainrule.ops.cross_entropy import CROSS_ENTROPY_AND_SLOPE
 
@@ -31,9 +31,10 @@ def in_parts(graph: Graph) -> Graph:
     known: dict[Any, Graph] = {}
     for node in graph.nodes:
         inputs = tuple(now.get(x, x) for x in node.inputs)
-        rule = PARTS.get(node.primitive)
-        if rule is None or any(x.dtype.name not in ("float32", "float64") for x in node.outputs) or not all(x.size for x in node.inputs):
-            nodes.append(node if inputs == node.inputs else Operation(node.primitive, inputs, node.params, node.outputs, node.scope, node.line))
+        rule = _rule(node)
+        if rule is None:
+            params = {name: _inner(value) if isinstance(value, Graph) else value for name, value in node.params.items()}
+            nodes.append(Operation(node.primitive, inputs, params, node.outputs, node.scope, node.line))
             continue
         key = (node.primitive, tuple(x.aval for x in inputs), tuple(node.params.items()))
         if key not in known:
@@ -48,6 +49,18 @@ def in_parts(graph: Graph) -> Graph:
             nodes.append(Operation(step.primitive, tuple(own[x] for x in step.inputs), step.params, outputs, node.scope, node.line))
         now.update((x, own[end]) for x, end in zip(node.outputs, known[key].outputs, strict=True))
     return graph.with_nodes(nodes, [now.get(x, x) for x in graph.outputs], constants)
+
+
+def _inner(graph: Graph) -> Graph:
+    """The graph of a loop or a branch, once and for all."""
+    return kept(graph, ("in parts",), lambda: in_parts(graph))
+
+
+def _rule(node: Operation) -> Callable[..., Any] | None:
+    if not all(x.size for x in node.inputs):
+        return None
+    floats = all(x.dtype.name in ("float32", "float64") for x in node.outputs)
+    return MOVES.get(node.primitive) or (PARTS.get(node.primitive) if floats else None)
 
 
 def _applied(rule: Callable[..., Any], node: Operation) -> Callable[[list[Any]], Sequence[Any]]:
@@ -127,6 +140,14 @@ def _entropy(logits: Any, labels: Any, smoothing: float) -> tuple[Any, Any]:
     return functions.log(functions.squeeze(total, axis=-1)) - expected, slope - functions.astype(rows == classes, slope.dtype) * (1.0 - smoothing)
 
 
+def _roll(x: Any, shift: tuple[int, ...], axis: tuple[int, ...]) -> Any:
+    for by, place in zip(shift, axis, strict=True):
+        cut = -by % x.shape[place]
+        before = (slice(None),) * place
+        x = functions.concat((x[(*before, slice(cut, None))], x[(*before, slice(None, cut))]), axis=place) if cut else x
+    return x
+
+
 PARTS: dict[Primitive, Callable[..., Any]] = {
     TABLE["mean"]: _mean,
     TABLE["var"]: _var,
@@ -139,4 +160,7 @@ PARTS: dict[Primitive, Callable[..., Any]] = {
     TABLE["softmax_minus_labels"]: lambda logits, labels, smoothing: _entropy(logits, labels, smoothing)[1],
     CROSS_ENTROPY_AND_SLOPE: _entropy,
 }
-"""The rules: values as the gates themselves compute them."""
+"""The rules for float32 and float64: values as the gates themselves compute them."""
+
+MOVES: dict[Primitive, Callable[..., Any]] = {TABLE["roll"]: _roll}
+"""The rules for any elements."""

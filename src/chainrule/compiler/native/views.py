@@ -66,18 +66,18 @@ def whole(x: Variable) -> View:
 
 def moved(node: Operation, view: View) -> list[View] | None:
     """What a gate that moves the elements of one value gives, read in the memory of that value; None if it has to copy."""
-    if not view.root.size or any(not x.size for x in node.outputs):
+    if not view.root.size:
         return None
-    if any(not x.shape for x in node.outputs) and view.shape:
+    if not all(x.shape for x in node.outputs):
         # NumPy gives an element without axes as a number: numbers that are their own places tell which.
-        memory = np.arange(view.root.size)
-        results = _results(node, _array(memory, view))
-        if not all(isinstance(part, np.integer) for part in results):
-            return None
+        results = _results(node, _array(np.arange(view.root.size), view))
         return [View(view.root, (), int(part), ()) for part in results]
     memory = np.empty(view.root.size, np.int8)
     found: list[View] = []
     for part, x in zip(_results(node, _array(memory, view)), node.outputs, strict=True):
+        if not x.size:
+            found.append(whole(x))
+            continue
         offset = part.__array_interface__["data"][0] - memory.__array_interface__["data"][0]
         if not 0 <= offset < memory.size:
             return None
