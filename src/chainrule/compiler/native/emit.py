@@ -90,7 +90,8 @@ def emit(graph: Graph, target: Target, *, step: Callable[..., Step] | None = Non
     parts = write_steps(code.module, lowering.tasks, Block(slots, places, code.status), shared=code.work > SMALL, step=step)
     loops = code.loops.text() if code.loops.functions else ""
     unplanned = sum(x.nbytes for x in inside)
-    return Program(code.module.text(), loops, code.constants, parts, slots, places, size, unplanned, lowering.views, results, shapes, code.gates)
+    text = code.module.text(*(part.name for part in parts if isinstance(part, Segment)))
+    return Program(text, loops, code.constants, parts, slots, places, size, unplanned, lowering.views, results, shapes, code.gates)
 
 
 def _results(graph: Graph, lowering: Lowering) -> tuple[tuple[Variable, ...], dict[Variable, Shape]]:

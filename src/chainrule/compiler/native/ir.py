@@ -113,17 +113,35 @@ _NAME = re.compile(r"@([\w.]+)")
 
 @dataclass(eq=False)
 class Module:
-    """One piece of IR: functions, what they declare, and fixed data."""
+    """One piece of IR.
+
+    Attributes
+    ----------
+    functions : dict of str to list of str
+        Their lines.
+    declarations : dict of str to str
+        Of what is defined elsewhere.
+    data : dict of str to str
+        What is fixed.
+    same : dict of str to str
+        Further names of functions.
+    """
 
     functions: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     declarations: dict[str, str] = field(default_factory=dict[str, str])
     data: dict[str, str] = field(default_factory=dict[str, str])
+    same: dict[str, str] = field(default_factory=dict[str, str])
 
     def declare(self, name: str, result: Kind, arguments: Iterable[Kind | str]) -> None:
         """A function that is defined elsewhere."""
         self.declarations[name] = f"declare {result} @{name}({', '.join(map(str, arguments))})"
 
-    def text(self) -> str:
+    def text(self, *outside: str) -> str:
+        """As LLVM reads it; functions are internal if they are not among those that are called from outside, where any are named."""
+        if outside:
+            for name, lines in self.functions.items():
+                if name not in outside and not lines[0].startswith("define internal "):
+                    lines[0] = lines[0].replace("define ", "define internal ", 1)
         functions = self._merged()
         parts = [*self.data.values(), *(line for name, line in self.declarations.items() if name not in self.functions)]
         return "\n".join([*parts, *(line for lines in functions.values() for line in lines)]) + "\n"
@@ -133,8 +151,13 @@ class Module:
         first: dict[str, str] = {}
         instead: dict[str, str] = {}
         kept: dict[str, list[str]] = {}
+
+        def called(found: re.Match[str]) -> str:
+            name = self.same.get(found[1], found[1])
+            return f"@{instead.get(name, name)}"
+
         for name, lines in self.functions.items():
-            found = [_NAME.sub(lambda match: f"@{instead.get(match[1], match[1])}", line) if "@" in line else line for line in lines]
+            found = [_NAME.sub(called, line) if "@" in line else line for line in lines]
             if lines[0].startswith("define internal "):
                 own = "\n".join([found[0].replace(f"@{name}(", "@(", 1), *found[1:]])
                 instead[name] = first.setdefault(own, name)

@@ -15,6 +15,7 @@ import numpy as np
 
 from chainrule.autodiff.cost import floating_operations
 from chainrule.compiler.fusion import Region, is_elementwise, regions
+from chainrule.compiler.native.alike import Alike
 from chainrule.compiler.native.contractions import Labels, Matched, labelled, matched, placed
 from chainrule.compiler.native.conv import write_conv
 from chainrule.compiler.native.conv_shape import Target
@@ -78,6 +79,9 @@ class Code:
     work: int = 0
     gates: dict[str, tuple[Operation, ...]] = field(default_factory=dict[str, tuple[Operation, ...]])
     _number: int = 0
+
+    def __post_init__(self) -> None:
+        self.alike = Alike(self.module, self.name)
 
     @property
     def lanes(self) -> int:
@@ -221,8 +225,9 @@ class Lowering:
         self.code.work += max(1, len(fused.nodes) + len(fused.ends)) * math.prod(fused.shape)
         for x in (*fused.stores, *(node.output for node in fused.ends)):
             self.views[x] = whole(x)
-        calls = write_fused(self.code.module, self.code.name(), fused, self.views, self.code.lanes)
-        return self.code.note(calls, [*fused.needed()[0], *fused.ends])
+        code, views = self.code, self.views
+        calls = code.alike.calls(fused, views, lambda name: write_fused(code.module, name, fused, views, code.lanes))
+        return code.note(calls, [*fused.needed()[0], *fused.ends])
 
     def _gate(self, node: Operation) -> None:
         """A gate that is no loop over elements."""
@@ -264,7 +269,7 @@ class Lowering:
         """A convolution or a pooling; with gates on its results, if they fit."""
         if any(x.dtype.name not in ("float32", "float64") or not x.size for x in (*node.inputs, *node.outputs)):
             return False
-        out, ending, kept = node.output, None, ["c"]
+        out, ending, kept, fitted = node.output, None, ["c"], None
         behind: Sequence[Operation] = ()
         operands: dict[str, View] = {"c": whole(out)}
         if fit is not None:
@@ -277,7 +282,8 @@ class Lowering:
         given = self._rows(node)
         write = write_conv if node.primitive.kernel == "conv" else write_pool
         avals = [x.aval for x in node.inputs]
-        written = write(self.code.module, self.code.name(), node.primitive.name, avals, out.aval, node.params, self.code.target, ending)
+        of = node.primitive.name, avals, out.aval, node.params
+        written = self.code.alike.written((of, fitted), lambda name: write(self.code.module, name, *of, self.code.target, ending))
         if fit is None:
             self.views[out] = whole(out)
         operands.update((role, given[x]) for role, x in zip("abd", node.inputs, strict=False))
@@ -298,7 +304,7 @@ class Lowering:
         if found is None:
             return False
         operands = {"a": a, "b": b}
-        ending = None
+        ending = fitted = None
         behind: Sequence[Operation] = ()
         if fit is not None:
             fitted = fit(contraction.out, found)
@@ -312,9 +318,10 @@ class Lowering:
             self.views[node.output] = View(own, node.output.shape, 0, strides)
             operands["c"] = whole(own)
             kept = ["c"]
-        target = self.code.target
-        written = write_product(
-            self.code.module, self.code.name(), found.product, bits=8 * target.nbytes, registers=target.registers, epilogue=ending
+        module, target, product = self.code.module, self.code.target, found.product
+        written = self.code.alike.written(
+            (product, fitted),
+            lambda name: write_product(module, name, product, bits=8 * target.nbytes, registers=target.registers, epilogue=ending),
         )
         self.code.note(self._product(written, operands, kept), [node, *behind])
         self.code.work += found.product.m * found.product.k * found.product.n * math.prod(found.product.batch)
@@ -359,8 +366,8 @@ class Lowering:
         if is_turned(view):
             calls = [write_turned_copy(self.code.module, self.code.name(), own, view, self.code.target.nbytes)]
         else:
-            fused = Fused(view.shape, (copy,), (own,), ())
-            calls = write_fused(self.code.module, self.code.name(), fused, {**self.views, x: view}, self.code.lanes)
+            code, views, fused = self.code, {**self.views, x: view}, Fused(view.shape, (copy,), (own,), ())
+            calls = code.alike.calls(fused, views, lambda name: write_fused(code.module, name, fused, views, code.lanes))
         self.tasks += self.code.note(calls, [copy])
 
     def _call_back(self, node: Operation) -> None:
