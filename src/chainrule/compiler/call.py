@@ -48,8 +48,8 @@ def executable(graph: Graph) -> Callable[..., tuple[Any, ...]]:
 def _evaluated(graph: Graph, values: Sequence[Any]) -> tuple[Any, ...]:
     try:
         return executable(graph)(*values)
-    except IndexError:
-        # Machine code says that a position is out of range; the gates themselves say where.
+    except (IndexError, ValueError):
+        # Machine code says that something is wrong, such as a position out of range; the gates themselves say where.
         graph.apply([functions.asarray(x) for x in values])
         raise
 

@@ -33,7 +33,7 @@ def _elementwise(w: Nest, gate: Primitive, out: Array, xs: Sequence[Array], para
     assert rule is not None
     rank = len(out.shape)
     sizes, steps = merged(out.shape, [*(repeated(x.shape, rank) for x in xs), strides(out.shape)])
-    with w.each(sizes) as at:
+    with w.share(sizes) as at:
         values = [w.at(x, offset(at, own)) for x, own in zip(xs, steps, strict=False)]
         w.put(out, offset(at, steps[-1]), rule(w.k, *values, **params))
 

@@ -65,10 +65,10 @@ class Nest(ABC):
         """A whole number of any dtype as a position."""
 
     @abstractmethod
-    def last_resort(self) -> None:
-        """Say that what a rule writes is slower than the gate's evaluation can be, or silent where that raises an error.
+    def last_resort(self, operations: int) -> None:
+        """Say that the gate's evaluation has a better way than so many operations, one after the other, which is what the rule writes.
 
-        A target that can call the evaluation does so instead.
+        A target that can call the evaluation does so instead, where they are many.
         """
 
     # Arrays.
@@ -119,6 +119,9 @@ class Nest(ABC):
     def within(self, place: Value, size: int) -> Value:
         """A position that came from data, and must be one of so many; a target that can fail does, where it is not."""
         return place
+
+    def refuse(self, condition: Value, error: type[Exception]) -> None:  # noqa: B027, source code cannot fail
+        """Where the condition holds, the gate's evaluation raises such an error: a target that can fail does, others go on."""
 
     def load(self, x: Array, at: Sequence[Value] = ()) -> Value:
         """The element at a place; of a smaller array the one that broadcasting repeats there."""

@@ -1,12 +1,15 @@
 """Loop nests of square matrices: Gaussian elimination, and what is read off it.
 
-For the `loops` rules of linear algebra; nothing is computed here. Matrices are taken one at a time into memory of their own. A singular
-one is not found out: what is divided by its zero pivot is not finite.
+For the `loops` rules of linear algebra; nothing is computed here. Matrices are taken one at a time into memory of their own. Where a
+target cannot refuse singular ones, what is divided by their zero pivots is not finite.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from chainrule.core.nest import Array, Nest
 from chainrule.core.scalar import Value
@@ -24,8 +27,7 @@ def identity(w: Nest, x: Array) -> None:
 
 
 def triangular(w: Nest, a: Array, *beside: Array) -> Value:
-    """Make ``a`` upper triangular by rows, and do the same to the rows beside it: the sign of the permutation of its rows."""
-    w.last_resort()
+    """Make ``a`` upper triangular by rows, and do the same to the rows beside it: the sign of the permutation of its rows, 0 if ``a`` is singular."""
     n = a.shape[0]
     sign = w.variable(1, a.dtype, "sign")
     with w.loop(n) as j:
@@ -41,6 +43,8 @@ def triangular(w: Nest, a: Array, *beside: Array) -> Value:
                     w.store(x, (best, c), above)
         pivot = w.let(w.load(a, (j, j)), "pivot")
         # A column of zeros is triangular already.
+        with w.when(pivot == 0):
+            w.assign(sign, 0)
         with w.when(pivot != 0), w.loop(n, j + 1) as i:
             factor = w.let(w.load(a, (i, j)) / pivot, "factor")
             for x in (a, *beside):
@@ -49,9 +53,9 @@ def triangular(w: Nest, a: Array, *beside: Array) -> Value:
     return sign
 
 
-def solved(w: Nest, a: Array, b: Array) -> None:
-    """Let ``b`` be the solution X of a X = b; ``a`` is lost."""
-    triangular(w, a, b)
+def solved(w: Nest, a: Array, b: Array) -> Value:
+    """Let ``b`` be the solution X of a X = b; ``a`` is lost. Whether that is singular."""
+    singular = w.let(triangular(w, a, b) == 0, "singular")
     n = a.shape[0]
     with w.loop(n) as up:
         i = w.let(n - 1 - up, "row")
@@ -60,6 +64,7 @@ def solved(w: Nest, a: Array, b: Array) -> None:
             with w.loop(n, i + 1) as k:
                 w.assign(rest, rest - w.load(a, (i, k)) * w.load(b, (k, c)))
             w.store(b, (i, c), rest / w.load(a, (i, i)))
+    return singular
 
 
 def determinant(w: Nest, a: Array) -> Value:
@@ -73,38 +78,45 @@ def determinant(w: Nest, a: Array) -> Value:
 def solve_loops(w: Nest, out: Array, x1: Array, x2: Array) -> None:
     """The solutions of systems of equations; a right side may be a vector."""
     n, vector = x1.shape[-1], len(x2.shape) == 1
+    w.last_resort(n * (x1.size // 3 + out.size))
     a, b = w.scratch((n, n), out.dtype, "a"), w.scratch((n, 1 if vector else x2.shape[-1]), out.dtype, "b")
-    with w.each(out.shape[: -1 if vector else -2]) as stack:
+    with w.share(out.shape[: -1 if vector else -2]) as stack:
         taken(w, a, lambda i, j: w.load(x1, (*stack, i, j)))
         taken(w, b, lambda i, j: w.load(x2, (i,) if vector else (*stack, i, j)))
-        solved(w, a, b)
+        w.refuse(solved(w, a, b), np.linalg.LinAlgError)
         with w.each(b.shape) as (i, j):
             w.store(out, (*stack, i) if vector else (*stack, i, j), w.load(b, (i, j)))
 
 
 def inverse_loops(w: Nest, out: Array, x: Array, check: bool) -> None:
-    """The inverses of matrices."""
+    """The inverses of matrices; of a singular one NaN, if that is not to be refused."""
+    w.last_resort(4 * x.size * x.shape[-1] // 3)
     a, b = (w.scratch(x.shape[-2:], x.dtype, name) for name in "ab")
-    with w.each(x.shape[:-2]) as stack:
+    with w.share(x.shape[:-2]) as stack:
         taken(w, a, lambda i, j: w.load(x, (*stack, i, j)))
         identity(w, b)
-        solved(w, a, b)
+        singular = solved(w, a, b)
+        if check:
+            w.refuse(singular, np.linalg.LinAlgError)
         with w.each(b.shape) as at:
-            w.store(out, (*stack, *at), w.load(b, at))
+            value = w.load(b, at)
+            w.store(out, (*stack, *at), value if check else w.k.select(singular, math.nan, value))
 
 
 def determinant_loops(w: Nest, out: Array, x: Array) -> None:
     """The determinants of matrices."""
+    w.last_resort(x.size * x.shape[-1] // 3)
     a = w.scratch(x.shape[-2:], x.dtype, "a")
-    with w.each(x.shape[:-2]) as stack:
+    with w.share(x.shape[:-2]) as stack:
         taken(w, a, lambda i, j: w.load(x, (*stack, i, j)))
         w.store(out, stack, determinant(w, a))
 
 
 def log_determinant_loops(w: Nest, outs: Sequence[Array], x: Array) -> None:
     """Signs of determinants, and logarithms of their absolute values."""
+    w.last_resort(x.size * x.shape[-1] // 3)
     a = w.scratch(x.shape[-2:], x.dtype, "a")
-    with w.each(x.shape[:-2]) as stack:
+    with w.share(x.shape[:-2]) as stack:
         taken(w, a, lambda i, j: w.load(x, (*stack, i, j)))
         sign, total = triangular(w, a), w.variable(0, x.dtype)
         with w.loop(a.shape[0]) as i:
@@ -118,6 +130,7 @@ def log_determinant_loops(w: Nest, outs: Sequence[Array], x: Array) -> None:
 def adjugate_loops(w: Nest, out: Array, x: Array) -> None:
     """The adjugates of matrices, by their minors: right for singular matrices too."""
     n = x.shape[-1]
+    w.last_resort(x.size * n**3 // 3)
     minor = w.scratch((max(n - 1, 0),) * 2, x.dtype, "minor")
     with w.each(x.shape[:-2]) as stack, w.each((n, n)) as (i, j):
 
@@ -131,12 +144,13 @@ def adjugate_loops(w: Nest, out: Array, x: Array) -> None:
 
 def cholesky_loops(w: Nest, out: Array, x: Array) -> None:
     """The lower triangular roots of symmetric matrices, row by row; of one that is not positive definite NaN."""
-    w.last_resort()
     n = x.shape[-1]
+    w.last_resort(x.size * n // 6)
     with w.share(x.shape[:-2]) as stack, w.loop(n) as i, w.loop(n) as j:
         half = (w.load(x, (*stack, i, j)) + w.load(x, (*stack, j, i))) * 0.5
         rest = w.variable(half, x.dtype, "rest")
         with w.when(j <= i), w.loop(j) as k:
             w.assign(rest, rest - w.load(out, (*stack, i, k)) * w.load(out, (*stack, j, k)))
+        w.refuse((j == i) & ~(rest > 0), np.linalg.LinAlgError)
         diagonal = w.let(w.k.select(j == i, w.k.sqrt(rest), rest / w.load(out, (*stack, j, j))), "root")
         w.store(out, (*stack, i, j), w.k.select(j <= i, diagonal, 0))

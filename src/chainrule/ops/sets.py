@@ -258,7 +258,8 @@ def _isin_eval(x1: Any, x2: Any, invert: bool) -> Any:
 
 
 def _isin_loops(w: Nest, out: Array, x: Array, among: Array, invert: bool) -> None:
-    w.last_resort()
+    # Comparisons stand side by side in vectors.
+    w.last_resort(out.size * among.size // 8)
     with w.share(out.shape) as at:
         value, found = w.let(w.load(x, at)), w.variable(False, bool_, "found")
         with w.loop(among.size) as i:

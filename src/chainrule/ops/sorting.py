@@ -89,7 +89,7 @@ def _before(w: Nest, a: Value, b: Value, *, ascending: bool) -> Value:
 def _ranked(w: Nest, x: Array, axis: int, *, ascending: bool, last: bool = False) -> Generator[tuple[Value, Value, Value, tuple[Value, ...]]]:
     """For every element: itself, its number along the axis, its rank, and the place of that rank; ``last``: of what ties the last comes first."""
     # An element's rank is the number of those before it: no memory, and a stable order, at the price of all pairs.
-    w.last_resort()
+    w.last_resort(x.size * x.shape[axis])
     with w.share([*x.shape[:axis], *x.shape[axis + 1 :], x.shape[axis]]) as (*at, i):
         element, rank = w.let(w.load(x, (*at[:axis], i, *at[axis:]))), w.variable(0, wanted="rank")
         with w.loop(x.shape[axis]) as j:

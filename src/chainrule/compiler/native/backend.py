@@ -13,6 +13,7 @@ from chainrule.compiler.backend import Run
 from chainrule.compiler.native.emit import Program
 from chainrule.compiler.native.engine import Code, load, pool
 from chainrule.compiler.native.entry import enter
+from chainrule.compiler.native.loops import failure
 from chainrule.compiler.native.space import Fenced, Space, debugging
 from chainrule.compiler.native.step import Segment
 from chainrule.core.aval import Aval
@@ -44,7 +45,7 @@ def caller(graph: Graph, program: Program, *, parts: type[Caller] | None = None)
 
 def _failed(status: int) -> None:
     """Whoever called evaluates the gates one by one, to say which."""
-    raise IndexError("a position is out of range")
+    raise failure(status)
 
 
 class Caller:

@@ -227,10 +227,10 @@ class Function:
         self.lines[2:2] = self._allocated
         self.module.functions[self.name] = self.lines
 
-    def allocate(self, kind: Kind) -> Value:
-        """Memory for one value, as long as the function runs."""
+    def allocate(self, kind: Kind, count: int = 1) -> Value:
+        """Memory for one value, or for so many in a row, as long as the function runs."""
         made = Value(f"%{self.fresh('m')}", PTR)
-        self._allocated.append(f"  {made.text} = alloca {kind}")
+        self._allocated.append(f"  {made.text} = alloca {kind}{f', i64 {count}' if count != 1 else ''}")
         return made
 
     # Instructions.

@@ -20,14 +20,26 @@ from chainrule.compiler.native.kernel import Call, Kernel
 from chainrule.compiler.native.scalars import Builder, NotLowered, Scalar, kind_of
 from chainrule.compiler.native.views import View, whole
 from chainrule.core.aval import Aval, Dtype, Shape
+from chainrule.core.lowering import lower
 from chainrule.core.nest import Nest
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Operation
 
-__all__ = ["Loops", "write_loops"]
+__all__ = ["Loops", "failure", "write_loops"]
 
 _LONG = 8
 """Elements of a last axis from which on it is worth a loop."""
+_MANY = 60_000
+"""Operations, some 20 microseconds, for more of which a gate is called back that has a better way."""
+_STACK = 1 << 14
+"""Bytes of memory for as long as it writes that a thread takes from its stack."""
+
+_ERRORS: dict[type[Exception], str] = {
+    IndexError: "a position is out of range",
+    np.linalg.LinAlgError: "a matrix is singular or not positive definite, or too near to that",
+    ValueError: "whole numbers have no negative powers",
+}
+"""What a status says, counted from 1."""
 
 _POSITION, _BOOL = np.dtype(np.int64), np.dtype(np.bool_)
 
@@ -62,8 +74,27 @@ class _Cell(Scalar):
         return self.function.load(kind_of(self.dtype), self.pointer)
 
 
+class _Builder(Builder):
+    """The scalar builder where there are loops too."""
+
+    def __init__(self, nest: Loops, function: Function, out: Dtype, *, half: bool) -> None:
+        super().__init__(function, out, half=half)
+        self.nest = nest
+
+    def pow(self, x: Any, y: Any) -> Scalar:
+        if isinstance(y, Scalar) and y.dtype.kind != "f" and not (isinstance(x, Scalar) and x.dtype.kind == "f"):
+            return self.nest.power(*self._numbers(x, y))
+        return super().pow(x, y)
+
+
 class _AloneError(Exception):
     """What is written cannot be shared: one thread does it."""
+
+
+def failure(status: int) -> Exception:
+    """The error that a status stands for, where nothing is known of the gate."""
+    error, says = [*_ERRORS.items()][status - 1]
+    return error(says)
 
 
 class Written(NamedTuple):
@@ -80,7 +111,7 @@ class Written(NamedTuple):
     constants: Mapping[Variable, Any]
 
 
-def write_loops(module: Module, name: str, node: Operation, views: Mapping[Variable, View], status: Variable) -> Written:
+def write_loops(module: Module, name: str, node: Operation, views: Mapping[Variable, View], status: Variable, *, inner: bool = False) -> Written:
     """Write the loops of a gate.
 
     Parameters
@@ -91,19 +122,21 @@ def write_loops(module: Module, name: str, node: Operation, views: Mapping[Varia
         Its inputs lie row by row, its outputs in memory of their own.
     views : Mapping of Variable to View
     status : Variable
-        An i64 in memory that is set where a position is out of range.
+        An i64 in memory that is set where something is wrong (see `failure`).
+    inner : bool
+        Whether nothing can be called back; else a gate that has a better way is, where there is much to do.
 
     Raises
     ------
     NotLowered
         If the gate has no loops, or asks for what there is not here.
     """
-    if node.primitive.loops is None or any(x.dtype.kind not in "fiub" or x.dtype.itemsize > 8 for x in (*node.inputs, *node.outputs)):
-        raise NotLowered(f"{node.primitive.name} has no loops here")
+    if any(x.dtype.kind not in "fiub" or x.dtype.itemsize > 8 for x in (*node.inputs, *node.outputs)):
+        raise NotLowered(f"{node.primitive.name} of such numbers")
     try:
-        return Loops(module, name, node, views, status, shared=True).write()
+        return Loops(module, name, node, views, status, shared=True, inner=inner).write()
     except _AloneError:
-        return Loops(module, name, node, views, status, shared=False).write()
+        return Loops(module, name, node, views, status, shared=False, inner=inner).write()
 
 
 class Loops(Nest):
@@ -115,28 +148,30 @@ class Loops(Nest):
         Whether its places shall be units; if it writes anything but one `share`, that is an error.
     """
 
-    def __init__(self, module: Module, name: str, node: Operation, views: Mapping[Variable, View], status: Variable, *, shared: bool) -> None:
-        self.node, self.views, self.status, self.shared = node, views, status, shared
+    def __init__(
+        self, module: Module, name: str, node: Operation, views: Mapping[Variable, View], status: Variable, *, shared: bool, inner: bool
+    ) -> None:
+        self.node, self.views, self.status, self.shared, self.inner = node, views, status, shared, inner
         self.f = f = Function(module, name, [("first", I64), ("last", I64)], noalias=True)
         self.first, self.last = f.parameters
-        self.k = Builder(f, node.outputs[0].dtype, half=any(x.dtype == np.float16 for x in node.inputs))
+        self.k = _Builder(self, f, node.outputs[0].dtype, half=any(x.dtype == np.float16 for x in node.inputs))
         self.arguments: list[Variable] = []
         self.writes: list[Variable] = []
         self.constants: dict[Variable, Any] = {}
         self.units = 0
         self._pointers: dict[Variable, Value] = {}
         self._depth = 0 if shared else 1
+        self._stack = 0
         self._done: list[str] = []
 
     def write(self) -> Written:
         """The kernel."""
         node, f = self.node, self.f
-        rule = node.primitive.loops
-        assert rule is not None
         with f.when(f.compare("slt", self.first, self.last)):
             inputs = [self._array(x) for x in node.inputs]
             outputs = [self._array(x, written=True) for x in node.outputs]
-            rule(self, tuple(outputs) if node.primitive.outputs else outputs[0], *inputs, **node.params)
+            if not lower(self, node.primitive, outputs, inputs, node.params):
+                raise NotLowered(f"{node.primitive.name} has no loops")
         f.parameters = [*self._pointers.values(), self.first, self.last]
         f.close()
         units = self.units if self.shared else 1
@@ -234,15 +269,31 @@ class Loops(Nest):
     def index(self, value: Any) -> Any:
         return self.k.convert(value, _POSITION) if isinstance(value, Scalar) else int(value)
 
-    def last_resort(self) -> None:
-        raise NotLowered("its evaluation does it better")
+    def last_resort(self, operations: int) -> None:
+        if operations > _MANY and not self.inner:
+            raise NotLowered("its evaluation does it better")
+
+    def refuse(self, condition: Any, error: type[Exception]) -> None:
+        with self.f.when(self._condition(condition)):
+            self.f.store(literal(1 + [*_ERRORS].index(error), I64), self._pointer(self.status))
 
     def within(self, place: Any, size: int) -> Any:
         at = index(self._index(place))
         good = self.f.compare("ult", at, index(size))
-        with self.f.when(self.f.binary("xor", good, literal(1, I1))):
-            self.f.store(literal(1, I64), self._pointer(self.status, written=True))
+        self.refuse(self.k.value(self.f.binary("xor", good, literal(1, I1)), _BOOL), IndexError)
         return self._position(self.f.select(good, at, index(0)))
+
+    def power(self, x: Any, y: Any) -> Any:
+        """Of whole numbers."""
+        if y.dtype.kind == "i":
+            self.refuse(y < 0, ValueError)
+        total, square, left = (self.variable(value, x.dtype) for value in (1, x, y))
+        with self.forever():
+            self.leave(left <= 0)
+            self.assign(total, self.k.select((left & 1) != 0, total * square, total))
+            self.assign(square, square * square)
+            self.assign(left, left >> 1)
+        return self.let(total)
 
     def _index(self, place: Any) -> Index:
         return self.k.register(place, _POSITION) if isinstance(place, Scalar) else int(place)
@@ -273,11 +324,14 @@ class Loops(Nest):
         return self._array(x)
 
     def scratch(self, shape: Sequence[int], dtype: Any, wanted: str = "t") -> Array:
-        self._inside()
+        x = Variable(Aval(tuple(shape), np.dtype(dtype)), wanted)
+        self._stack += x.nbytes
+        if self._stack <= _STACK:
+            return Array(x.shape, x.dtype, self.f.allocate(memory_kind(x.dtype), x.size))
         if self.shared:
             # Every thread would need its own.
             raise _AloneError
-        return self._array(Variable(Aval(tuple(shape), np.dtype(dtype)), wanted), written=True)
+        return self._array(x, written=True)
 
     def own(self, x: Array, wanted: str = "kept") -> Array:
         made = self.scratch(x.shape, x.dtype, wanted)

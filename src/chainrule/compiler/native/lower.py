@@ -178,7 +178,7 @@ class Lowering:
             self._gate(products[-1])
         if not self._fused(region, loops, ends, stores):
             for node in nodes:
-                self._call_back(node)
+                self._gate(node)
             return
         for node in others:
             self._gate(node)
@@ -249,7 +249,7 @@ class Lowering:
         """The loops that a gate writes itself, on values that lie row by row."""
         views = {**self.views, **self._rows(node)}
         try:
-            written = write_loops(self.code.loops, self.code.name(), node, views, self.code.status)
+            written = write_loops(self.code.loops, self.code.name(), node, views, self.code.status, inner=self.inner)
         except NotLowered:
             return False
         call = written.call

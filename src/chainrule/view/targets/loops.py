@@ -228,7 +228,7 @@ class Writer(Nest):
     def assign(self, variable: Expr, value: Any) -> None:
         self._write(as_expr(value, variable.dtype), lambda shared: Assign(variable.args[0], shared))
 
-    def last_resort(self) -> None:
+    def last_resort(self, operations: int) -> None:
         """Source code has no evaluation to call."""
 
     def index(self, value: Any) -> Expr:
