@@ -16,7 +16,7 @@ from chainrule.compiler.memory import ALIGNMENT
 from chainrule.core.aval import Dtype, Shape
 from chainrule.graph.ir import Graph
 
-__all__ = ["Executable", "Run", "arena_of", "getrefcount", "heard", "held_by_owner", "unheard"]
+__all__ = ["Executable", "Run", "arena_of", "getrefcount", "heard", "held_by_owner", "held_by_slot", "unheard"]
 
 # Arrays and NumPy scalars.
 Run = Callable[..., tuple[Any, ...]]
@@ -75,6 +75,13 @@ def held_by_owner(arguments: int) -> int:
     space: dict[str, Any] = {"getrefcount": getrefcount}
     exec(f"def count({names}): return getrefcount(x0)\ndef call(slot): return count({given})", space)  # noqa: S102, of text made here alone
     return space["call"](_Slot(np.empty(1)))
+
+
+@cache
+def held_by_slot() -> int:
+    """The same as a built-in function of several arguments counts them."""
+    slot = _Slot(np.empty(1))
+    return getrefcount(slot.value) if held_by_owner(1) else 0
 
 
 def arena_of(nbytes: int, parts: Sequence[tuple[int, Shape, Dtype]]) -> Callable[[], tuple[Any, ...]]:

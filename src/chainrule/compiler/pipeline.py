@@ -88,7 +88,7 @@ def build(
         return graph
 
     graph = watch.rewrite("remat", fit, graph)
-    made = _native(graph, watch) if native else _numpy(graph, watch, donate or {}, arena=memory_budget is None)
+    made = _native(graph, watch, donate or {}) if native else _numpy(graph, watch, donate or {}, arena=memory_budget is None)
     return replace(made, stats={**made.stats, "memory": reports[0]}) if reports else made
 
 
@@ -100,9 +100,9 @@ def prefers_native() -> bool:
     return available()
 
 
-def _native(graph: Graph, watch: _Watch) -> Executable:
+def _native(graph: Graph, watch: _Watch, donate: Mapping[int, int]) -> Executable:
     """Machine code."""
-    program = watch.timed("emit", lambda: emit(graph, Target.of(host())))
+    program = watch.timed("emit", lambda: emit(graph, Target.of(host()), donate=donate))
     run = watch.timed("compile", lambda: caller(graph, program))
     stats = {
         "backend": "native",

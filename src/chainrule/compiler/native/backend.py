@@ -36,9 +36,10 @@ def caller(graph: Graph, program: Program, *, parts: type[Caller] | None = None)
     if isinstance(part, Segment) and not debugging():
         places = [program.slots[x] for x in program.results]
         constants = [np.asarray(value) for value in program.constants.values()]
+        donors = {made.index(out): graph.inputs.index(x) for out, x in program.donors.items()}
         return enter(
             code.address(part.name), [x.aval for x in graph.inputs], [Aval(program.shapes[x], x.dtype) for x in made], constants, program.arena_bytes,
-            results=places, direct=not part.shared, failed=_failed, keep=(code, loops),
+            results=places, donors=donors, direct=not part.shared, failed=_failed, keep=(code, loops),
         )  # fmt: skip
     return (parts or Caller)(graph, program, code, loops)
 

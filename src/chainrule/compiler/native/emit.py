@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from chainrule.compiler.memory import pack
 from chainrule.compiler.native.conv_shape import Target
+from chainrule.compiler.native.in_place import in_place
 from chainrule.compiler.native.lower import Code, Lowering
 from chainrule.compiler.native.space import debugging, spread
 from chainrule.compiler.native.step import Block, Segment, Step, lifetimes, write_steps
@@ -47,6 +49,8 @@ class Program(NamedTuple):
         In which shape it is given out, where it was made.
     gates : Mapping of str to tuple of Operation
         Per kernel what it computes.
+    donors : Mapping of Variable to Variable
+        Per result the input whose memory it may be given.
     """
 
     text: str
@@ -61,6 +65,7 @@ class Program(NamedTuple):
     results: tuple[Variable, ...]
     shapes: Mapping[Variable, Shape]
     gates: Mapping[str, tuple[Operation, ...]]
+    donors: Mapping[Variable, Variable]
 
     @property
     def called_back(self) -> dict[str, int]:
@@ -68,13 +73,15 @@ class Program(NamedTuple):
         return dict(Counter(part.node.primitive.name for part in self.parts if isinstance(part, CallBack)))
 
 
-def emit(graph: Graph, target: Target, *, step: Callable[..., Step] | None = None) -> Program:
+def emit(graph: Graph, target: Target, *, donate: Mapping[int, int] = MappingProxyType({}), step: Callable[..., Step] | None = None) -> Program:
     """Write a graph as machine code.
 
     Parameters
     ----------
     graph : Graph
     target : Target
+    donate : Mapping of int to int
+        Per output the input whose memory it may take over.
     step : callable, optional
         Makes what writes a function of the step (see `write_steps`).
     """
@@ -87,11 +94,15 @@ def emit(graph: Graph, target: Target, *, step: Callable[..., Step] | None = Non
     places = {x: buffer.offset or 0 for x, buffer in inside.items()}
     if debugging():
         places, size = spread(inside)
-    parts = write_steps(code.module, lowering.tasks, Block(slots, places, code.status), shared=code.work > SMALL, step=step)
+    wanted = {results[out]: graph.inputs[given] for out, given in donate.items() if results[out] in shapes}
+    donors = {out: given for out, given in wanted.items() if given not in results and shapes[out] == given.shape and out.dtype == given.dtype}
+    tasks, donors = in_place(lowering.tasks, donors, code.status)
+    parts = write_steps(code.module, tasks, Block(slots, places, code.status, donors), shared=code.work > SMALL, step=step)
     loops = code.loops.text() if code.loops.functions else ""
     unplanned = sum(x.nbytes for x in inside)
     text = code.module.text(*(part.name for part in parts if isinstance(part, Segment)))
-    return Program(text, loops, code.constants, parts, slots, places, size, unplanned, lowering.views, results, shapes, code.gates)
+    text, views = text, lowering.views
+    return Program(text, loops, code.constants, parts, slots, places, size, unplanned, views, results, shapes, code.gates, donors)
 
 
 def _results(graph: Graph, lowering: Lowering) -> tuple[tuple[Variable, ...], dict[Variable, Shape]]:

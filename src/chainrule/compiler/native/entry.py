@@ -26,16 +26,17 @@ The difference between `direct` and the pool (of one thread here) is the release
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
 from sys import getrefcount
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from chainrule.compiler.backend import Run, held_by_owner
+from chainrule.compiler.backend import Run, held_by_owner, held_by_slot
 from chainrule.compiler.memory import ALIGNMENT
 from chainrule.compiler.native import engine
 from chainrule.compiler.native.fastcall import Array, Result, Word, address, built_in, claim, usable
@@ -66,6 +67,7 @@ def enter(
     scratch_bytes: int = 0,
     *,
     results: Sequence[int] | None = None,
+    donors: Mapping[int, int] = MappingProxyType({}),
     direct: bool = False,
     failed: Callable[[int], Any] | None = None,
     keep: Any = None,
@@ -85,6 +87,9 @@ def enter(
         Memory of the call's own, aligned for any vector; it holds anything at first.
     results : sequence of int, optional
         Which places in the block are returned, in order; by default, all outputs.
+    donors : Mapping of int to int
+        Per output the input, of the same shape and dtype and no result itself, whose array it is if nothing but one Tensor's slot holds
+        that, and the caller passes it right from there: ``run(x._value, state._value)``. A step that fails must not have written to it.
     direct : bool
         The caller's thread alone runs the step, and other Python threads wait meanwhile: for steps that take less time (some 20
         microseconds) than it takes to wake the pool when it sleeps.
@@ -104,7 +109,8 @@ def enter(
     MissingExtraError
         Without llvmlite.
     """
-    entry = _Entry(step, inputs, outputs, constants, scratch_bytes, results, direct, failed or _failed, keep)
+    donors = donors if usable() and held_by_slot() else {}
+    entry = _Entry(step, inputs, outputs, constants, scratch_bytes, results, donors, direct, failed or _failed, keep)
     if not usable():
         return entry.long
     table = entry.table.view(_Table)
@@ -123,6 +129,7 @@ class _Entry:
     constants: Sequence[np.ndarray]
     scratch_bytes: int
     results: Sequence[int] | None
+    donors: Mapping[int, int]
     direct: bool
     failed: Callable[[int], Any]
     keep: Any
@@ -136,7 +143,8 @@ class _Entry:
         self.frame, self.spare = self._new_frame(), list[np.ndarray]()
         self.rings: list[list[np.ndarray]] = [[] for _ in self.outputs]
         self.lengths = np.array([*chain.from_iterable(aval.shape for aval in (*self.inputs, *self.outputs)), 0], np.int64)
-        self.pointers = np.zeros(sum(map(_slots, self.outputs)) + 1, np.int64)
+        self.slots = [0 if k in self.donors else _slots(aval) for k, aval in enumerate(self.outputs)]
+        self.pointers = np.zeros(sum(self.slots) + 1, np.int64)
         self.table = self._table()
         self.run: Callable[[int], Any]
         if self.direct:
@@ -159,7 +167,7 @@ class _Entry:
         table[[Word.INPUTS, Word.OUTPUTS, Word.RESULTS]] = counts
         table[[Word.INPUT_RECORDS, Word.OUTPUT_RECORDS, Word.RESULT_RECORDS]] = [start + 8 * place for place in (given, made, taken)]
         table[[Word.BLOCK, Word.STATUS]] = address(self.frame), self._status(self.frame)
-        table[Word.FAILED] = id(self.failed)
+        table[[Word.FAILED, Word.HELD, Word.MEMORY]] = id(self.failed), held_by_slot(), id(_Memory)
         lengths, pointers = address(self.lengths), address(self.pointers)
         for i, aval in enumerate((*self.inputs, *self.outputs)):
             record = table[given + Array.END * i : given + Array.END * (i + 1)]
@@ -168,8 +176,9 @@ class _Entry:
             lengths += 8 * aval.ndim
             if i >= counts[0]:
                 k = i - counts[0]
-                record[[Array.RING, Array.SLOTS, Array.PLACE]] = pointers, _slots(aval), self.first + k
-                pointers += 8 * _slots(aval)
+                record[[Array.RING, Array.SLOTS, Array.PLACE]] = pointers, self.slots[k], self.first + k
+                record[Array.DONOR] = self.donors.get(k, -1) + 1
+                pointers += 8 * self.slots[k]
         for i, (kind, value) in enumerate(self.given_back):
             what = value if kind == Result.INPUT else id(value) if kind == Result.FIXED else start + 8 * (made + Array.END * value)
             table[taken + 2 * i : taken + 2 * i + 2] = kind, what
@@ -222,7 +231,7 @@ class _Entry:
         try:
             if not first:
                 frame = self._spare_frame()
-            made = {k: self._take(k) if first else _aligned(aval) for k, aval in enumerate(self.outputs) if aval.ndim}
+            made = {k: self._take(k) if first and self.slots[k] else _aligned(aval) for k, aval in enumerate(self.outputs) if aval.ndim}
             block = self._block(frame)
             block[: len(given)] = [address(x) for x in given]
             for k, x in made.items():
@@ -259,7 +268,7 @@ class _Entry:
 
     def _take(self, k: int) -> np.ndarray:
         """An output's array that nobody else holds; a new one takes the place of the one that was made first."""
-        aval, ring, slots = self.outputs[k], self.rings[k], _slots(self.outputs[k])
+        aval, ring, slots = self.outputs[k], self.rings[k], self.slots[k]
         for x in ring:
             if getrefcount(x) <= _unheld() and x.shape == aval.shape and x.dtype is aval.dtype and x.flags.writeable:
                 return x
@@ -267,7 +276,7 @@ class _Entry:
         # What is dropped must be out of the table before.
         dropped = ring[: len(ring) + 1 - slots] if len(ring) == slots else []
         ring[:] = [*ring[len(dropped) :], made]
-        start = sum(_slots(other) for other in self.outputs[:k])
+        start = sum(self.slots[:k])
         self.pointers[start : start + slots] = [*map(id, ring), *[0] * (slots - len(ring))]
         return made
 

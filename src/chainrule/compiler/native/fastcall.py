@@ -20,8 +20,8 @@ from chainrule.compiler.native import engine
 from chainrule.compiler.native.ir import I1, I8, I32, I64, PTR, VOID, Function, Kind, Module, Value
 
 # Where CPython and NumPy keep what is read here; `usable` checks it.
-_TYPE, _DATA, _NDIM, _DIMS, _DESCR, _FLAGS, _SCALAR = 8, 16, 24, 32, 56, 64, 16
-_READABLE, _WRITEABLE = 0x101, 0x501
+_TYPE, _DATA, _NDIM, _DIMS, _BASE, _DESCR, _FLAGS, _SCALAR = 8, 16, 24, 32, 48, 56, 64, 16
+_READABLE, _WRITEABLE, _OWNER = 0x101, 0x501, 0x4
 
 
 class Word(IntEnum):
@@ -40,6 +40,9 @@ class Word(IntEnum):
     OUTPUT_RECORDS = auto()
     RESULTS = auto()
     RESULT_RECORDS = auto()
+    # References to an array that one Tensor holds, and the type of arrays that others' memory is in.
+    HELD = auto()
+    MEMORY = auto()
     END = auto()
 
 
@@ -52,9 +55,11 @@ class Array(IntEnum):
     LENGTHS = auto()
     # The type of scalars that will do.
     SCALAR = auto()
-    # Where the arrays stand that an output may be, and how many places there are; 0 for a value without axes.
+    # Where the arrays stand that an output may be, and how many places there are; 0 for a value without axes, or with a donor.
     RING = auto()
     SLOTS = auto()
+    # The number of the input whose memory it takes over, and 1 more; 0 for none.
+    DONOR = auto()
     # In the block.
     PLACE = auto()
     # The one that is handed out now.
@@ -178,6 +183,9 @@ def _write_enter(module: Module) -> None:
         slots = w.word(record, Array.SLOTS)
         with f.when(f.compare("ne", slots, _ZERO)):
             _choose(w, record, slots, block)
+        donor = w.word(record, Array.DONOR)
+        with f.when(f.compare("ne", donor, _ZERO)):
+            _take_over(w, record, f.load(PTR, f.at(args, f.sub(donor, 1), PTR)), block)
     f.store(Value("1", I64), busy)
     _run(w, block)
     status = w.word(table, Word.STATUS, PTR)
@@ -216,12 +224,35 @@ def _choose(w: _Writer, record: Value, slots: Value, block: Value) -> None:
         further = f.fresh("further")
         w.demand(f.compare("eq", w.load(x, 0, I32), Value("1", I32)), further)
         w.array(x, record, _WRITEABLE, further)
-        f.store(x, f.at(record, Array.CHOSEN, I64))
-        f.store(w.load(x, _DATA, PTR), f.at(block, w.word(record, Array.PLACE), PTR))
+        _hand_out(w, record, x, block)
         f.jump(found)
         f.label(further)
     f.jump("long")
     f.label(found)
+
+
+def _take_over(w: _Writer, record: Value, x: Value, block: Value) -> None:
+    """Let an output be an input's array, if only one Tensor holds that, and its memory is its own."""
+    f = w.f
+    w.demand(f.compare("eq", w.load(x, _TYPE, PTR), Value("@PyArray_Type", PTR)))
+    w.demand(f.compare("eq", w.load(x, 0, I32), w.word(w.table, Word.HELD, I32)))
+    w.array(x, record, _WRITEABLE, "long")
+    own, foreign = f.fresh("own"), f.fresh("foreign")
+    flag = f.binary("and", w.load(x, _FLAGS, I32), Value(str(_OWNER), I32))
+    f.branch(f.compare("ne", flag, Value("0", I32)), own, foreign)
+    f.label(foreign)
+    base = w.load(x, _BASE, PTR)
+    w.demand(f.compare("ne", base, _NULL))
+    w.demand(f.compare("eq", w.load(base, _TYPE, PTR), w.word(w.table, Word.MEMORY, PTR)))
+    f.jump(own)
+    f.label(own)
+    _hand_out(w, record, x, block)
+
+
+def _hand_out(w: _Writer, record: Value, x: Value, block: Value) -> None:
+    f = w.f
+    f.store(x, f.at(record, Array.CHOSEN, I64))
+    f.store(w.load(x, _DATA, PTR), f.at(block, w.word(record, Array.PLACE), PTR))
 
 
 def _run(w: _Writer, block: Value) -> None:
@@ -329,12 +360,12 @@ def usable() -> bool:
         return kind.from_address(id(x) + offset).value
 
     for x in (np.zeros((2, 3, 5), np.float32), np.zeros((7, 1), np.int64)[::2], np.zeros((), np.bool_)):
-        flags = 0x1 * x.flags.c_contiguous + 0x100 * x.flags.aligned + 0x400 * x.flags.writeable
-        words = [at(x, offset, ctypes.c_void_p) for offset in (_TYPE, _DATA, _DESCR)]
+        flags = 0x1 * x.flags.c_contiguous + _OWNER * x.flags.owndata + 0x100 * x.flags.aligned + 0x400 * x.flags.writeable
+        words = [at(x, offset, ctypes.c_void_p) for offset in (_TYPE, _DATA, _BASE, _DESCR)]
         if (
-            words != [id(np.ndarray), _asked(x), id(x.dtype)]
+            words != [id(np.ndarray), _asked(x), None if x.base is None else id(x.base), id(x.dtype)]
             or at(x, _NDIM, ctypes.c_int32) != x.ndim
-            or at(x, _FLAGS, ctypes.c_int32) & 0x501 != flags
+            or at(x, _FLAGS, ctypes.c_int32) & (_WRITEABLE | _OWNER) != flags
         ):
             return False
         if x.ndim and (ctypes.c_int64 * x.ndim).from_address(at(x, _DIMS, ctypes.c_void_p))[:] != list(x.shape):

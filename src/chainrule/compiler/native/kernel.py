@@ -35,9 +35,13 @@ class Call(NamedTuple):
         Those of the arguments that it changes.
     offsets : tuple of int
         How many bytes behind the beginning each pointer points; nowhere else if there are none.
+    meeting : frozenset of (Variable, Variable)
+        Pairs of what is read and what is written that may be one and the same memory: of the first nothing is read but the elements at the
+        places that the second is written at next.
     """
 
     kernel: Kernel
     arguments: tuple[Variable, ...]
     writes: tuple[Variable, ...]
     offsets: tuple[int, ...] = ()
+    meeting: frozenset[tuple[Variable, Variable]] = frozenset()

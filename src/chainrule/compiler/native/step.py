@@ -7,12 +7,14 @@ and another begins after it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from types import MappingProxyType
 from typing import NamedTuple
 
 from chainrule.compiler.memory import Buffer
 from chainrule.compiler.native.ir import I1, I8, I64, PTR, VOID, Function, Module, Value, index, literal
 from chainrule.compiler.native.kernel import Call
-from chainrule.compiler.native.tasks import Again, CallBack, Choice, Element, Rounds, Task, calls_of
+from chainrule.compiler.native.tasks import Again, CallBack, Check, Choice, Element, Rounds, Task, calls_of, touched
 from chainrule.compiler.native.views import View
 from chainrule.core.variable import Variable
 
@@ -37,11 +39,14 @@ class Block(NamedTuple):
         Where the other values lie in the arena, to which the pointer after those of the slots points.
     status : Variable
         What the last pointer is to.
+    donors : Mapping of Variable to Variable
+        Per result the input whose memory it may be given.
     """
 
     slots: Mapping[Variable, int]
     places: Mapping[Variable, int]
     status: Variable
+    donors: Mapping[Variable, Variable] = MappingProxyType({})
 
 
 # Memory.
@@ -81,6 +86,8 @@ class _Clock(NamedTuple):
                     now = self.run([*task.yes, *task.no], now + 1)
                 case Again():
                     now = self.again([*task.test, *task.tasks], now)
+                case Check():
+                    pass
             now += 1
         return now
 
@@ -131,7 +138,7 @@ class Step:
         self.f = f = Function(module, name, [("args", PTR), ("thread", I64), ("threads", I64)])
         self.args, self.thread, self.threads = f.parameters
         self.block, self.shared = block, shared
-        self.hazards = _Hazards(block.places)
+        self.hazards = _Hazards(block)
         slots = block.slots
         self.arena = f.load(PTR, f.at(self.args, len(slots), PTR)) if block.places else self.args
         self.pointers = {block.status: f.load(PTR, f.at(self.args, len(slots) + 1, PTR))}
@@ -140,8 +147,7 @@ class Step:
 
     def write(self, tasks: Sequence[Task]) -> Segment:
         f, block = self.f, self.block
-        touched = dict.fromkeys(x for call in calls_of(tasks) for x in call.arguments)
-        for x in (*touched, *_named(tasks)):
+        for x in dict.fromkeys(chain.from_iterable(map(touched, tasks))):
             if x in block.slots:
                 self.pointers[x] = f.load(PTR, f.at(self.args, block.slots[x], PTR))
             elif x in block.places:
@@ -169,6 +175,8 @@ class Step:
                     self.choose(task)
                 case Again():
                     self.again(task)
+                case Check():
+                    self.check()
                 case CallBack():
                     raise AssertionError("a gate inside of a loop cannot be called back")
 
@@ -244,33 +252,25 @@ class Step:
         f.label(done)
         self.hazards.note(task.condition)
 
+    def check(self) -> None:
+        f = self.f
+        self.wait()
+        left, further = f.fresh("left"), f.fresh("further")
+        f.branch(f.compare("eq", f.load(I64, self.pointers[self.block.status]), index(0)), further, left)
+        f.label(left)
+        f.write("ret void")
+        f.label(further)
+
     def read(self, condition: Element) -> Value:
         byte = self.f.load(I8, self.f.at(self.pointers[condition.root], condition.offset, I8))
         return self.f.compare("ne", byte, literal(0, I8))
 
 
-def _named(tasks: Sequence[Task]) -> Iterable[Variable]:
-    """What loops and choices themselves point to."""
-    for task in tasks:
-        match task:
-            case Rounds():
-                yield from (part.whole for part in task.slices)
-                yield from _named(task.tasks)
-            case Choice():
-                yield task.condition.root
-                yield from _named([*task.yes, *task.no])
-            case Again():
-                yield task.condition.root
-                yield from _named([*task.test, *task.tasks])
-            case _:
-                pass
-
-
 class _Hazards:
     """What has been read and written since threads last waited for each other."""
 
-    def __init__(self, places: Mapping[Variable, int]) -> None:
-        self.places = places
+    def __init__(self, block: Block) -> None:
+        self.places, self.donors = block.places, block.donors
         self.seen: list[tuple[Variable, bool, bool]] = []
 
     def clear(self) -> None:
@@ -291,7 +291,7 @@ class _Hazards:
         )
 
     def _same_memory(self, x: Variable, y: Variable) -> bool:
-        if x is y:
+        if self.donors.get(x, x) is self.donors.get(y, y):
             return True
         a, b = self.places.get(x), self.places.get(y)
         return a is not None and b is not None and a < b + y.nbytes and b < a + x.nbytes

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 from chainrule.compiler.native.kernel import Call
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Operation
 
-__all__ = ["Again", "CallBack", "Choice", "Element", "Rounds", "Slice", "Task", "calls_of"]
+__all__ = ["Again", "CallBack", "Check", "Choice", "Element", "Rounds", "Slice", "Task", "calls_of", "touched"]
 
 
 class CallBack(NamedTuple):
     """A gate that Python evaluates, between two functions."""
 
     node: Operation
+
+
+class Check(NamedTuple):
+    """All threads end here if a kernel before has said that something is wrong."""
 
 
 class Slice(NamedTuple):
@@ -72,7 +77,7 @@ class Again:
     tasks: Sequence[Task]
 
 
-Task = Call | CallBack | Rounds | Choice | Again
+Task = Call | CallBack | Check | Rounds | Choice | Again
 
 
 def calls_of(tasks: Sequence[Task]) -> Iterator[Call]:
@@ -87,5 +92,23 @@ def calls_of(tasks: Sequence[Task]) -> Iterator[Call]:
                 yield from calls_of([*task.yes, *task.no])
             case Again():
                 yield from calls_of([*task.test, *task.tasks])
-            case CallBack():
+            case CallBack() | Check():
                 pass
+
+
+def touched(task: Task) -> Iterator[Variable]:
+    """The values in whose memory a task reads or writes."""
+    match task:
+        case Call():
+            yield from task.arguments
+        case Rounds():
+            yield from (part.whole for part in task.slices)
+            yield from chain.from_iterable(map(touched, task.tasks))
+        case Choice():
+            yield task.condition.root
+            yield from chain.from_iterable(map(touched, [*task.yes, *task.no]))
+        case Again():
+            yield task.condition.root
+            yield from chain.from_iterable(map(touched, [*task.test, *task.tasks]))
+        case CallBack() | Check():
+            pass
