@@ -7,14 +7,13 @@ and another begins after it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
 from types import MappingProxyType
 from typing import NamedTuple
 
 from chainrule.compiler.memory import Buffer
 from chainrule.compiler.native.ir import I1, I8, I64, PTR, VOID, Function, Module, Value, index, literal
 from chainrule.compiler.native.kernel import Call
-from chainrule.compiler.native.tasks import Again, CallBack, Check, Choice, Element, Rounds, Task, calls_of, touched
+from chainrule.compiler.native.tasks import Again, CallBack, Check, Choice, Element, Rounds, Task, calls_of
 from chainrule.compiler.native.views import View
 from chainrule.core.variable import Variable
 
@@ -146,17 +145,19 @@ class Step:
             module.declare("pool_barrier", VOID, [I64, I64])
 
     def write(self, tasks: Sequence[Task]) -> Segment:
-        f, block = self.f, self.block
-        for x in dict.fromkeys(chain.from_iterable(map(touched, tasks))):
-            if x in block.slots:
-                self.pointers[x] = f.load(PTR, f.at(self.args, block.slots[x], PTR))
-            elif x in block.places:
-                self.pointers[x] = f.at(self.arena, block.places[x], I8)
+        self.shares = {units: self.share(units) for units in dict.fromkeys(call.kernel.units for call in calls_of(tasks))}
         self.begin()
         self.run(tasks)
         self.end()
-        f.close()
-        return Segment(f.name, self.shared)
+        self.f.close()
+        return Segment(self.f.name, self.shared)
+
+    def pointer(self, x: Variable) -> Value:
+        """Where a value lies. It is found anew where it is wanted: there are more of them than registers."""
+        f, block = self.f, self.block
+        if x in self.pointers:
+            return self.pointers[x]
+        return f.load(PTR, f.at(self.args, block.slots[x], PTR)) if x in block.slots else f.at(self.arena, block.places[x], I8)
 
     def begin(self) -> None:
         """What stands before all tasks."""
@@ -201,8 +202,8 @@ class Step:
         """Each thread does its share of the units."""
         f = self.f
         offsets = call.offsets or (0,) * len(call.arguments)
-        given = [f.at(self.pointers[x], offset, I8) for x, offset in zip(call.arguments, offsets, strict=True)]
-        f.call(call.kernel.name, VOID, *given, *self.share(call.kernel.units))
+        given = [f.at(self.pointer(x), offset, I8) for x, offset in zip(call.arguments, offsets, strict=True)]
+        f.call(call.kernel.name, VOID, *given, *self.shares[call.kernel.units])
 
     def share(self, units: int) -> tuple[Value, Value]:
         """The units of a thread; of one the first thread has it."""
@@ -221,7 +222,7 @@ class Step:
         with f.loop(0, task.count) as loop:
             number = f.sub(task.count - 1, loop.index) if task.reverse else loop.index
             for part in task.slices:
-                self.pointers[part.x] = f.at(self.pointers[part.whole], f.add(f.mul(number, part.step), part.offset), I8)
+                self.pointers[part.x] = f.at(self.pointer(part.whole), f.add(f.mul(number, part.step), part.offset), I8)
             self.run(task.tasks)
             self.wait()
 
@@ -262,7 +263,7 @@ class Step:
         f.label(further)
 
     def read(self, condition: Element) -> Value:
-        byte = self.f.load(I8, self.f.at(self.pointers[condition.root], condition.offset, I8))
+        byte = self.f.load(I8, self.f.at(self.pointer(condition.root), condition.offset, I8))
         return self.f.compare("ne", byte, literal(0, I8))
 
 
