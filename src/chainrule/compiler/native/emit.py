@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from chainrule.compiler.memory import pack
 from chainrule.compiler.native.conv_shape import Target
+from chainrule.compiler.native.flow import Flow
 from chainrule.compiler.native.in_place import in_place
 from chainrule.compiler.native.lower import Code, Lowering
 from chainrule.compiler.native.space import debugging, spread
 from chainrule.compiler.native.step import Block, Segment, Step, lifetimes, write_steps
 from chainrule.compiler.native.tasks import CallBack
 from chainrule.compiler.native.views import View, whole
-from chainrule.core.aval import Shape
+from chainrule.core.aval import Aval, Shape
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
 
@@ -86,7 +87,7 @@ def emit(graph: Graph, target: Target, *, donate: Mapping[int, int] = MappingPro
         Makes what writes a function of the step (see `write_steps`).
     """
     code = Code(target)
-    lowering = Lowering(graph, code, {x: whole(x) for x in graph.inputs}).run()
+    lowering = Flow(graph, code, {x: whole(x) for x in graph.inputs}).run()
     results, shapes = _results(graph, lowering)
     slots = {x: i for i, x in enumerate(dict.fromkeys((*graph.inputs, *code.constants, *results)))}
     inside = {x: buffer for x, buffer in lifetimes(lowering.tasks, results, lowering.views, code.status).items() if x not in slots}
@@ -94,15 +95,20 @@ def emit(graph: Graph, target: Target, *, donate: Mapping[int, int] = MappingPro
     places = {x: buffer.offset or 0 for x, buffer in inside.items()}
     if debugging():
         places, size = spread(inside)
-    wanted = {results[out]: graph.inputs[given] for out, given in donate.items() if results[out] in shapes}
-    donors = {out: given for out, given in wanted.items() if given not in results and shapes[out] == given.shape and out.dtype == given.dtype}
-    tasks, donors = in_place(lowering.tasks, donors, code.status)
+    tasks, donors = in_place(lowering.tasks, _donors(graph, results, shapes, donate), code.status)
     parts = write_steps(code.module, tasks, Block(slots, places, code.status, donors), shared=code.work > SMALL, step=step)
     loops = code.loops.text() if code.loops.functions else ""
     unplanned = sum(x.nbytes for x in inside)
-    text = code.module.text(*(part.name for part in parts if isinstance(part, Segment)))
-    text, views = text, lowering.views
+    text, views = code.module.text(*(part.name for part in parts if isinstance(part, Segment))), lowering.views
     return Program(text, loops, code.constants, parts, slots, places, size, unplanned, views, results, shapes, code.gates, donors)
+
+
+def _donors(
+    graph: Graph, results: Sequence[Variable], shapes: Mapping[Variable, Shape], donate: Mapping[int, int]
+) -> Mapping[Variable, Variable]:
+    """Per result the input whose array it could be; values without axes have none."""
+    pairs = {results[out]: graph.inputs[given] for out, given in donate.items() if results[out] in shapes}
+    return {out: x for out, x in pairs.items() if x.shape and x not in results and Aval(shapes[out], out.dtype) == x.aval}
 
 
 def _results(graph: Graph, lowering: Lowering) -> tuple[tuple[Variable, ...], dict[Variable, Shape]]:

@@ -15,7 +15,7 @@ from chainrule.compiler.native.views import Strides, View
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Operation
 
-__all__ = ["Fitting", "epilogue", "fitting"]
+__all__ = ["Fitting", "epilogue", "fitting", "steps_of"]
 
 
 class Steps(NamedTuple):
@@ -84,14 +84,15 @@ def fitting(
     """
     made = {x for node in nodes for x in node.outputs}
     read = dict.fromkeys(x for node in nodes for x in node.inputs if x not in made and x is not result)
-    steps = {x: _steps(views[x].along(result.shape), labels, found) for x in (*read, *stores)}
+    steps = {x: steps_of(views[x].along(result.shape), labels, found) for x in (*read, *stores)}
     even = {x: step for x, step in steps.items() if step is not None}
     if len(even) < len(steps) or any(even[x].column != 1 and found.product.n > 1 for x in stores):
         return None
     return Fitting(result, nodes, {x: even[x] for x in read}, {x: even[x] for x in stores}, {x: views[x] for x in even})
 
 
-def _steps(strides: Strides, labels: Labels, found: Matched) -> Steps | None:
+def steps_of(strides: Strides, labels: Labels, found: Matched) -> Steps | None:
+    """How far apart elements of something of the shape of a product's result are; None if its axes do not join as the product's do."""
     along = dict(zip(labels, strides, strict=True))
     rows, columns = (_joined([(size, along[label]) for label, size in axes]) for axes in (found.rows, found.columns))
     if rows is None or columns is None:

@@ -8,7 +8,7 @@ fixed. Where there would be few units for much work, a reduction is done in part
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from chainrule.compiler.native.elements import load, register, store
 from chainrule.compiler.native.ir import I64, PTR, Function, Index, Module, Value, first_lanes, index, literal
 from chainrule.compiler.native.kernel import Call, Kernel
 from chainrule.compiler.native.scalars import lower
-from chainrule.compiler.native.views import Axes, Strides, View, collapsed, contiguous, whole
+from chainrule.compiler.native.views import Strides, View, collapsed, contiguous, whole
 from chainrule.core.aval import Aval, Dtype, Shape
 from chainrule.core.primitive import TABLE, Primitive
 from chainrule.core.variable import Variable
@@ -147,11 +147,17 @@ def write_fused(module: Module, name: str, fused: Fused, views: Mapping[Variable
         Of the kernel; parts of it have more names.
     nest : Fused
     views : Mapping of Variable to View
-        Where what it reads lies; everything it writes has memory of its own.
+        Where what it reads lies, and what it writes; memory of its own where nothing is said.
     lanes : int
         Of vectors of float32.
     """
     return _Writer(module, name, fused, views, lanes).write()
+
+
+def _spread_out(strides: Sequence[int], axes: frozenset[int], rank: int) -> Strides:
+    """Strides of what is left when axes are reduced, along all of them."""
+    kept = iter(strides)
+    return tuple(0 if i in axes else next(kept) for i in range(rank))
 
 
 class _Operand(NamedTuple):
@@ -167,23 +173,24 @@ class _Writer:
         self.module, self.name, self.fused = module, name, fused
         self.nodes, self.leaves = fused.needed()
         self.lanes = lanes
-        read = {x: views.get(x) or whole(x) for x in self.leaves}
-        written = {x: whole(x) for x in (*fused.stores, *(node.output for node in fused.ends))}
-        self.roots = list(dict.fromkeys(view.root for view in (*read.values(), *written.values())))
-        self.views = {**read, **written}
-        self.steps = self._collapse()
-        self.partial: dict[Variable, Variable] = {}
+        self.written = [*fused.stores, *(node.output for node in fused.ends)]
+        self.views = {x: views.get(x) or whole(x) for x in (*self.leaves, *self.written)}
+        self.steps, self.rows = self._collapse()
+        self.partial: dict[Variable, View] = {}
 
-    def _collapse(self) -> dict[Variable, Strides]:
-        """Sets the axes of the nest; every operand's strides along them."""
+    def _collapse(self) -> tuple[dict[Variable, Strides], Strides]:
+        """Sets the axes of the nest; every operand's strides along them, and those of a result of a reduction without gaps."""
         shape, axes = self.fused.shape, self.fused.axes
         operands = {x: self.views[x].along(shape) for x in (*self.leaves, *self.fused.stores)}
         for node in self.fused.ends:
-            kept = iter(contiguous(tuple(size for i, size in enumerate(shape) if i not in axes)))
-            operands[node.output] = tuple(0 if i in axes else next(kept) for i in range(len(shape)))
-        found: Axes = collapsed(shape, list(operands.values()), axes)
+            view = self.views[node.output]
+            kept = [stride for i, stride in enumerate(view.strides) if i not in axes] if node.params["keepdims"] else view.strides
+            operands[node.output] = _spread_out(kept, axes, len(shape))
+        without_gaps = contiguous(tuple(size for i, size in enumerate(shape) if i not in axes))
+        found = collapsed(shape, [*operands.values(), _spread_out(without_gaps, axes, len(shape))], axes)
         self.sizes, self.marks = found.sizes or (1,), found.marks or (False,)
-        return {x: strides or (0,) for x, strides in zip(operands, found.strides, strict=True)}
+        *steps, rows = (strides or (0,) for strides in found.strides)
+        return dict(zip(operands, steps, strict=True)), rows
 
     # The kernel.
 
@@ -197,16 +204,15 @@ class _Writer:
         columns = -(-width // self._block(outer)) if not self.marks[last] else 1
         units = math.prod(self.sizes[i] for i in outer) * columns
         self.parts = self._parts(units, total)
-        results = [self.partial.get(node.output, node.output) for node in self.fused.ends]
-        self.roots = [self.partial.get(x, x) for x in self.roots]
-        places = {root: i for i, root in enumerate(self.roots)}
-        f = Function(self.module, self.name, [*((f"p{i}", PTR) for i in range(len(self.roots))), ("first", I64), ("last", I64)], linkage="internal")
+        views = {**self.views, **self.partial}
+        roots = dict.fromkeys(view.root for view in views.values())
+        f = Function(self.module, self.name, [*((f"p{i}", PTR) for i in range(len(roots))), ("first", I64), ("last", I64)], linkage="internal")
         self.f = f
-        pointers = f.parameters
+        pointers = dict(zip(roots, f.parameters, strict=False))
         self.operands = {
-            x: _Operand(pointers[places[self.partial.get(view.root, view.root)]], view.offset, self.steps[x]) for x, view in self.views.items()
+            x: _Operand(pointers[view.root], view.offset, self.rows if x in self.partial else self.steps[x]) for x, view in views.items()
         }
-        with f.loop(pointers[-2], pointers[-1]) as loop:
+        with f.loop(f.parameters[-2], f.parameters[-1]) as loop:
             rest: Index = loop.index
             part: Index = 0
             if self.parts > 1:
@@ -217,9 +223,22 @@ class _Writer:
                 at[i], rest = f.rem(rest, self.sizes[i]), f.div(rest, self.sizes[i])
             self._unit(at, column, part)
         f.close()
-        written = (*self.fused.stores, *results)
-        calls = [Call(Kernel(self.name, units * self.parts), tuple(self.roots), written)]
+        written = tuple(dict.fromkeys(views[x].root for x in self.written))
+        calls = [Call(Kernel(self.name, units * self.parts), tuple(roots), written, meeting=self._meeting())]
         return calls + self._joined()
+
+    def _meeting(self) -> frozenset[tuple[Variable, Variable]]:
+        """What is read only where something is stored."""
+        read, stored = self._places(self.leaves), self._places(self.written)
+        ends = {self.views[node.output].root for node in self.fused.ends}
+        return frozenset((x, y) for x, a in read.items() for y, b in stored.items() if len(a) == 1 and a == b and y not in ends)
+
+    def _places(self, xs: Iterable[Variable]) -> dict[Variable, set[tuple[int, Strides]]]:
+        """Where these lie in the memory of which values."""
+        found: dict[Variable, set[tuple[int, Strides]]] = {}
+        for x in xs:
+            found.setdefault(self.views[x].root, set()).add((self.views[x].offset, self.steps[x]))
+        return found
 
     def _block(self, outer: Sequence[int]) -> int:
         """How many elements along the vector axis a unit has, where that axis is kept."""
@@ -241,7 +260,7 @@ class _Writer:
             self.cut = cut
             for node in self.fused.ends:
                 out = node.output
-                self.partial[out] = Variable(Aval((parts, *out.shape), out.dtype), f"{out.name}_parts")
+                self.partial[out] = whole(Variable(Aval((parts, *out.shape), out.dtype), f"{out.name}_parts"))
         return parts
 
     def _joined(self) -> list[Call]:
@@ -249,10 +268,10 @@ class _Writer:
         calls: list[Call] = []
         for number, node in enumerate(self.fused.ends):
             if node.output in self.partial:
-                parts = self.partial[node.output]
+                parts = self.partial[node.output].root
                 end = Operation(node.primitive, (parts,), {"axis": (0,), "keepdims": False}, node.outputs)
                 fused = Fused(parts.shape, (), (), (end,))
-                calls += write_fused(self.module, f"{self.name}_join{number}", fused, {}, self.lanes)
+                calls += write_fused(self.module, f"{self.name}_join{number}", fused, {node.output: self.views[node.output]}, self.lanes)
         return calls
 
     # One unit.
@@ -329,7 +348,7 @@ class _Writer:
 
     def _across(self, columns: Sequence[Index], mask: Value | None, part: Index) -> None:
         """Elements side by side along the vector axis, which is kept: some vectors of them."""
-        f, last, ends = self.f, len(self.sizes) - 1, self.fused.ends
+        last, ends = len(self.sizes) - 1, self.fused.ends
 
         def body(at: Mapping[int, Index], carried: list[Value]) -> list[Value]:
             return self._totals([{**at, last: column} for column in columns], mask, carried)
@@ -337,7 +356,7 @@ class _Writer:
         totals = iter(self._loops(self.inner, part, {}, self._starts(self.vector) * len(columns), body))
         for column in columns:
             for node in ends:
-                self._store(node.output, f.add(self.base[node.output], column), next(totals), mask)
+                self._store(node.output, self._further(node.output, {last: column}), next(totals), mask)
 
     def _totals(self, places: Sequence[Mapping[int, Index]], mask: Value | None, carried: Sequence[Value]) -> list[Value]:
         """What is carried, for each place one total per reduction, with the elements there."""
@@ -439,4 +458,5 @@ class _Writer:
 
     def _store(self, x: Variable, place: Index, value: Value, mask: Value | None) -> None:
         operand = self.operands[x]
-        store(self.f, x.dtype, operand.pointer, place, self.f.splat(value, self.vector) if operand.strides[-1] else value, mask)
+        step = operand.strides[-1]
+        store(self.f, x.dtype, operand.pointer, place, self.f.splat(value, self.vector) if step else value, mask, step)

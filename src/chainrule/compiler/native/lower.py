@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -19,15 +19,17 @@ from chainrule.compiler.native.alike import Alike
 from chainrule.compiler.native.contractions import Labels, Matched, labelled, matched, placed
 from chainrule.compiler.native.conv import write_conv
 from chainrule.compiler.native.conv_shape import Target
-from chainrule.compiler.native.epilogues import Fitting, epilogue, fitting
+from chainrule.compiler.native.epilogues import Fitting, epilogue, fitting, steps_of
 from chainrule.compiler.native.fused import REDUCTIONS, Fused, write_fused
 from chainrule.compiler.native.gemm import Product, Written, write_product
 from chainrule.compiler.native.ir import I64, PTR, VOID, Module
+from chainrule.compiler.native.joint import side_by_side
 from chainrule.compiler.native.kernel import Call
 from chainrule.compiler.native.loops import write_loops
+from chainrule.compiler.native.places import JOINING, parts_of, wishes
 from chainrule.compiler.native.pooling import write_pool
 from chainrule.compiler.native.scalars import NotLowered
-from chainrule.compiler.native.tasks import Again, CallBack, Choice, Element, Rounds, Slice, Task
+from chainrule.compiler.native.tasks import CallBack, Task
 from chainrule.compiler.native.turning import is_turned, write_turned_copy
 from chainrule.compiler.native.views import View, contiguous, copied, moved, whole
 from chainrule.core.aval import Aval
@@ -124,9 +126,10 @@ class Lowering:
         code.constants.update(graph.constants)
         self.views: dict[Variable, View] = {**given, **{x: whole(x) for x in graph.constants}}
         self.tasks: list[Task] = []
-        self._placed: set[Variable] = set()
+        self._wishes = wishes(graph)
+        self._taken: set[Variable] = set()
 
-    def run(self) -> Lowering:
+    def run(self) -> Self:
         """Write all kernels."""
         order = regions(self.graph)
         hosts = self._hosts(order)
@@ -164,7 +167,7 @@ class Lowering:
             return
         for x in region.inputs:
             if x in self.views and is_turned(self.views[x]):
-                self.views[x] = self._copy(x, self.views[x])
+                self.views[x] = self.copy(x, self.views[x])
         loops = [node for node in nodes if is_elementwise(node)]
         ends = [node for node in nodes if node.primitive in REDUCTIONS]
         others = [node for node in nodes if not is_elementwise(node) and node.primitive not in REDUCTIONS]
@@ -192,18 +195,25 @@ class Lowering:
         others = [x for node in region.nodes if not is_elementwise(node) and node.primitive not in REDUCTIONS for x in node.inputs]
         if not _known(loops) or product.output in others:
             return False
-        views = {**self.views, **{x: whole(x) for x in kept}}
         mark = len(self.tasks)
+
+        def fit(labels: Labels, found: Matched) -> Fitting | None:
+            places = ({**self.views, **{x: place(x) for x in kept}} for place in (self._place, whole))
+            fits = (fitting(product.output, labels, found, loops, [*kept], views) for views in places)
+            return next((fitted for fitted in fits if fitted), None)
+
         try:
-            write = self._contracts if product.primitive.kernel == "gemm" else self._slides
-            done = write(product, lambda labels, found: fitting(product.output, labels, found, loops, [*kept], views))
+            done = (self._contracts if product.primitive.kernel == "gemm" else self._slides)(product, fit)
         except NotLowered:
             done = False
         if not done:
             del self.tasks[mark:]
             return False
-        self.views.update((x, whole(x)) for x in kept)
         return True
+
+    def _place(self, x: Variable) -> View:
+        """Where a value is best written."""
+        return self._wishes.get(x) or whole(x)
 
     def _fused(self, region: Region, loops: Sequence[Operation], ends: Sequence[Operation], stores: Sequence[Variable]) -> bool:
         """Write the region's loops, one nest per set of axes that are reduced; False if that cannot be."""
@@ -224,7 +234,7 @@ class Lowering:
     def _write(self, fused: Fused) -> list[Call]:
         self.code.work += max(1, len(fused.nodes) + len(fused.ends)) * math.prod(fused.shape)
         for x in (*fused.stores, *(node.output for node in fused.ends)):
-            self.views[x] = whole(x)
+            self.views[x] = self._place(x)
         code, views = self.code, self.views
         calls = code.alike.calls(fused, views, lambda name: write_fused(code.module, name, fused, views, code.lanes))
         return code.note(calls, [*fused.needed()[0], *fused.ends])
@@ -240,10 +250,27 @@ class Lowering:
             return
         if node.primitive.kernel in ("conv", "pool") and self._slides(node):
             return
-        if node.primitive in FLOW and FLOW[node.primitive](self, node):
+        if node.primitive in JOINING and _known([node]) and self._joins(node):
             return
-        if not self._loops(node):
+        if not self.flow(node) and not self._loops(node):
             self._call_back(node)
+
+    def flow(self, node: Operation) -> bool:
+        """A gate that holds graphs (`flow.Flow`)."""
+        return False
+
+    def _joins(self, node: Operation) -> bool:
+        """Values put together: those that do not lie in their places are copied there."""
+        out = self._place(node.output)
+        parts = parts_of(node, out)
+        if any(part is None and x.size for x, part in zip(node.inputs, parts, strict=True)):
+            return False
+        found = [(part, x, self.views[x]) for x, part in zip(node.inputs, parts, strict=True) if part is not None]
+        calls = [call for to, x, view in found if view != to for call in self._copying(to, x, view)]
+        if calls:
+            self.tasks += self.code.note([side_by_side(self.code.module, self.code.name(), calls)], [node])
+        self.views[node.output] = out
+        return True
 
     def _loops(self, node: Operation) -> bool:
         """The loops that a gate writes itself, on values that lie row by row."""
@@ -263,7 +290,7 @@ class Lowering:
     def _rows(self, node: Operation) -> dict[Variable, View]:
         """Its inputs, each in memory without gaps."""
         found = {x: self.views[x] for x in node.inputs}
-        return {x: view if view.strides == contiguous(x.shape) else self._copy(x, view) for x, view in found.items()}
+        return {x: view if view.strides == contiguous(x.shape) else self.copy(x, view) for x, view in found.items()}
 
     def _slides(self, node: Operation, fit: Callable[[Labels, Matched], Fitting | None] | None = None) -> bool:
         """A convolution or a pooling; with gates on its results, if they fit."""
@@ -284,8 +311,7 @@ class Lowering:
         avals = [x.aval for x in node.inputs]
         of = node.primitive.name, avals, out.aval, node.params
         written = self.code.alike.written((of, fitted), lambda name: write(self.code.module, name, *of, self.code.target, ending))
-        if fit is None:
-            self.views[out] = whole(out)
+        self.views.update(((x, fitted.views[x]) for x in fitted.stores) if fitted else [(out, whole(out))])
         operands.update((role, given[x]) for role, x in zip("abd", node.inputs, strict=False))
         self.code.note(self._product(written, operands, kept), [node, *behind])
         self.code.work += int(floating_operations(node))
@@ -299,7 +325,7 @@ class Lowering:
         a, b = (self.views[x] for x in node.inputs)
         found = matched(contraction, a, b)
         if found is None and fit is None:
-            a, b = (view if view.whole else self._copy(x, view) for x, view in zip(node.inputs, (a, b), strict=True))
+            a, b = (view if view.whole else self.copy(x, view) for x, view in zip(node.inputs, (a, b), strict=True))
             found = matched(contraction, a, b)
         if found is None:
             return False
@@ -312,6 +338,11 @@ class Lowering:
                 return False
             ending, behind, kept = epilogue(fitted), fitted.nodes, fitted.kept
             operands.update(fitted.operands)
+            self.views.update((x, fitted.views[x]) for x in fitted.stores)
+        elif (wish := self._wishes.get(node.output)) and (steps := steps_of(wish.strides, contraction.out, found)) and steps.column == 1:
+            found = found._replace(product=found.product._replace(c=steps.row, c_batch=steps.batch))
+            self.views[node.output] = operands["c"] = wish
+            kept = ["c"]
         else:
             shape, strides = placed(contraction, found.order, node.output.shape)
             own = node.output if found.order == contraction.out else Variable(Aval(shape, node.output.dtype), node.output.name)
@@ -336,7 +367,7 @@ class Lowering:
         for kernel, roles in written.works:
             writes = tuple(roots[role] for role in roles if role in kept or role == "scratch")
             # An epilogue finds its elements by itself.
-            offsets = tuple(operands[role].offset * operands[role].root.dtype.itemsize if role in ("a", "b", "d") else 0 for role in roles)
+            offsets = tuple(operands[role].offset * operands[role].root.dtype.itemsize if role in "abcd" else 0 for role in roles)
             calls.append(Call(kernel, tuple(roots[role] for role in roles), writes, offsets))
         self.tasks += calls
         return calls
@@ -346,144 +377,43 @@ class Lowering:
         view = self.views[node.inputs[0]]
         found = moved(node, view)
         if found is None and not view.whole:
-            view = self._copy(node.inputs[0], view)
+            view = self.copy(node.inputs[0], view)
             found = moved(node, view)
         if found is None:
             return False
         self.views.update(zip(node.outputs, found, strict=True))
         return True
 
-    def _copy(self, x: Variable, view: View) -> View:
+    def copy(self, x: Variable, view: View) -> View:
         """The same elements in memory of their own."""
         own = Variable(x.aval, f"{x.name}_copy")
         self.store_as(own, x, view)
         return copied(own, view)
 
     def store_as(self, own: Variable, x: Variable, view: View) -> None:
+        """The same elements in the memory of another value."""
         self.views[own] = whole(own)
-        self.code.work += own.size
-        copy = Operation(COPY, (x,), {}, (own,))
-        if is_turned(view):
-            calls = [write_turned_copy(self.code.module, self.code.name(), own, view, self.code.target.nbytes)]
-        else:
-            code, views, fused = self.code, {**self.views, x: view}, Fused(view.shape, (copy,), (own,), ())
-            calls = code.alike.calls(fused, views, lambda name: write_fused(code.module, name, fused, views, code.lanes))
-        self.tasks += self.code.note(calls, [copy])
+        self.copy_to(whole(own), x, view)
+
+    def copy_to(self, to: View, x: Variable, view: View) -> None:
+        """The same elements elsewhere."""
+        self.tasks += self.code.note(self._copying(to, x, view), [Operation(COPY, (x,), {}, (to.root,))])
+
+    def _copying(self, to: View, x: Variable, view: View) -> list[Call]:
+        """The call that copies elements."""
+        code = self.code
+        code.work += x.size
+        if is_turned(view) and to.strides == contiguous(to.shape):
+            return [write_turned_copy(code.module, code.name(), to, view, code.target.nbytes)]
+        own = Variable(x.aval, to.root.name)
+        fused, views = Fused(view.shape, (Operation(COPY, (x,), {}, (own,)),), (own,), ()), {x: view, own: to}
+        return code.alike.calls(fused, views, lambda name: write_fused(code.module, name, fused, views, code.lanes))
 
     def _call_back(self, node: Operation) -> None:
         if self.inner:
             raise NotLowered(f"{node.primitive.name} inside of a loop")
         self.views.update((x, whole(x)) for x in node.outputs)
         self.tasks.append(CallBack(node))
-
-    # Graphs inside of gates.
-
-    def _scan(self, node: Operation) -> bool:
-        """A loop over slices; what is carried lies in memory of its own, and is replaced at the end of each round."""
-        body: Graph = node.params["body"]
-        carried, sliced, length = node.params["carried"], node.params["sliced"], node.params["length"]
-        states = [Variable(x.aval, x.name) for x in node.outputs[:carried]]
-        mark, work = len(self.tasks), self.code.work
-        for state, x in zip(states, node.inputs, strict=False):
-            self.store_as(state, x, self.views[x])
-        slices: list[Slice] = []
-        given: dict[Variable, View] = {x: View(state, x.shape, 0, contiguous(x.shape)) for x, state in zip(body.inputs, states, strict=False)}
-        for own, x in zip(body.inputs[carried : carried + sliced], node.inputs[carried:], strict=False):
-            slices.append(self._slice(own, x))
-            given[own] = whole(own)
-        given.update((own, self.views[x]) for own, x in zip(body.inputs[carried + sliced :], node.inputs[carried + sliced :], strict=True))
-        begun = self.code.work
-        try:
-            inside = Lowering(body, self.code, given, inner=True).run()
-        except NotLowered:
-            del self.tasks[mark:]
-            self.code.work = work
-            return False
-        for x, out in zip(body.outputs[carried:], node.outputs[carried:], strict=True):
-            slices.append(inside.place(x, out, given))
-        inside.replace_states(states, body.outputs[:carried])
-        self.code.work += (self.code.work - begun) * max(length - 1, 0)
-        self.tasks.append(Rounds(length, node.params["reverse"], slices, inside.tasks))
-        self.views.update((x, View(state, x.shape, 0, contiguous(x.shape))) for x, state in zip(node.outputs, states, strict=False))
-        self.views.update((x, whole(x)) for x in node.outputs[carried:])
-        return True
-
-    def _slice(self, own: Variable, x: Variable) -> Slice:
-        """One part after the other of a value along its first axis."""
-        view = self.views[x]
-        if view.strides[1:] != contiguous(x.shape[1:]):
-            view = self._copy(x, view)
-        size = x.dtype.itemsize
-        return Slice(own, view.root, view.offset * size, view.strides[0] * size)
-
-    def place(self, x: Variable, out: Variable, given: Mapping[Variable, View]) -> Slice:
-        """Let a value of each round lie in its row of ``out``: made there, or copied."""
-        view = self.views[x]
-        own = view.root
-        outside = {other.root for other in given.values()} | set(self.code.constants)
-        if not view.whole or own in outside or own in self._placed:
-            own = Variable(x.aval, f"{x.name}_row")
-            self.store_as(own, x, view)
-        self._placed.add(own)
-        return Slice(own, out, 0, x.nbytes)
-
-    def replace_states(self, states: Sequence[Variable], values: Sequence[Variable]) -> None:
-        """At the end of a round, all at once: what comes from another state is kept before that changes."""
-        views = [self.views[x] for x in values]
-        for i, (x, view) in enumerate(zip(values, views, strict=True)):
-            if view.root in states and view.root is not states[i]:
-                views[i] = self._copy(x, view)
-        for state, x, view in zip(states, values, views, strict=True):
-            if view.root is not state or not view.whole:
-                self.store_as(state, x, self._copy(x, view) if view.root is state else view)
-
-    def _cond(self, node: Operation) -> bool:
-        """One of two graphs; its results are copied to the memory of the gate's."""
-        condition = self.element(node.inputs[0])
-        branches: list[Lowering] = []
-        try:
-            for name in ("true", "false"):
-                graph: Graph = node.params[name]
-                inside = Lowering(graph, self.code, {own: self.views[x] for own, x in zip(graph.inputs, node.inputs[1:], strict=True)}, inner=True)
-                branches.append(inside.run())
-                for out, x in zip(node.outputs, graph.outputs, strict=True):
-                    inside.store_as(out, x, inside.views[x])
-        except NotLowered:
-            return False
-        self.tasks.append(Choice(condition, branches[0].tasks, branches[1].tasks))
-        self.views.update((x, whole(x)) for x in node.outputs)
-        return True
-
-    def _while_loop(self, node: Operation) -> bool:
-        """A loop as long as its condition holds."""
-        test, body, carried = node.params["cond"], node.params["body"], node.params["carried"]
-        states = [Variable(x.aval, x.name) for x in node.outputs]
-        mark = len(self.tasks)
-        for state, x in zip(states, node.inputs, strict=False):
-            self.store_as(state, x, self.views[x])
-        places = [*(View(x, x.shape, 0, contiguous(x.shape)) for x in states), *(self.views[x] for x in node.inputs[carried:])]
-        try:
-            looked, inside = (Lowering(graph, self.code, dict(zip(graph.inputs, places, strict=True)), inner=True).run() for graph in (test, body))
-        except NotLowered:
-            del self.tasks[mark:]
-            return False
-        condition = looked.element(test.outputs[0])
-        inside.replace_states(states, body.outputs)
-        self.tasks.append(Again(looked.tasks, condition, inside.tasks))
-        self.views.update((x, View(state, x.shape, 0, contiguous(x.shape))) for x, state in zip(node.outputs, states, strict=True))
-        return True
-
-    def element(self, x: Variable) -> Element:
-        view = self.views[x]
-        return Element(view.root, view.offset)
-
-
-FLOW: dict[Any, Callable[[Lowering, Operation], bool]] = {
-    TABLE["scan"]: Lowering._scan,
-    TABLE["cond"]: Lowering._cond,
-    TABLE["while_loop"]: Lowering._while_loop,
-}
-"""Gates that hold graphs."""
 
 
 def _known(nodes: Iterable[Operation]) -> bool:

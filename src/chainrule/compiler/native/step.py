@@ -7,13 +7,14 @@ and another begins after it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from types import MappingProxyType
 from typing import NamedTuple
 
 from chainrule.compiler.memory import Buffer
 from chainrule.compiler.native.ir import I1, I8, I64, PTR, VOID, Function, Module, Value, index, literal
 from chainrule.compiler.native.kernel import Call
-from chainrule.compiler.native.tasks import Again, CallBack, Check, Choice, Element, Rounds, Task, calls_of
+from chainrule.compiler.native.tasks import Again, CallBack, Check, Choice, Element, Rounds, Task, calls_of, touched
 from chainrule.compiler.native.views import View
 from chainrule.core.variable import Variable
 
@@ -94,8 +95,7 @@ class _Clock(NamedTuple):
         """What was there before a loop is there in its last round too."""
         before = set(self.found)
         end = self.run(tasks, now + 1)
-        touched = {x for call in calls_of(tasks) for x in call.arguments}
-        self.touch(before & touched, end)
+        self.touch(before & set(chain.from_iterable(map(touched, tasks))), end)
         return end
 
     def touch(self, xs: Iterable[Variable], now: int) -> None:
@@ -222,7 +222,8 @@ class Step:
         with f.loop(0, task.count) as loop:
             number = f.sub(task.count - 1, loop.index) if task.reverse else loop.index
             for part in task.slices:
-                self.pointers[part.x] = f.at(self.pointer(part.whole), f.add(f.mul(number, part.step), part.offset), I8)
+                turn = f.rem(number, part.turns) if part.turns else number
+                self.pointers[part.x] = f.at(self.pointer(part.whole), f.add(f.mul(turn, part.step), part.offset), I8)
             self.run(task.tasks)
             self.wait()
 

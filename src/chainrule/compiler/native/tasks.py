@@ -34,12 +34,15 @@ class Slice(NamedTuple):
     whole : Variable
     offset, step : int
         Bytes: where the first part begins, and from one part to the next.
+    turns : int
+        After so many parts it is the first one's turn again; 0 if never.
     """
 
     x: Variable
     whole: Variable
     offset: int
     step: int
+    turns: int = 0
 
 
 class Element(NamedTuple):

@@ -10,7 +10,6 @@ from chainrule.compiler.native.ir import I64, PTR, Function, Index, Kind, Module
 from chainrule.compiler.native.kernel import Call, Kernel
 from chainrule.compiler.native.microkernel import transposed
 from chainrule.compiler.native.views import View, collapsed, contiguous
-from chainrule.core.variable import Variable
 
 __all__ = ["is_turned", "write_turned_copy"]
 
@@ -40,12 +39,12 @@ def is_turned(view: View) -> bool:
     return math.prod(view.shape) >= LEAST and _plane(view) is not None
 
 
-def write_turned_copy(module: Module, name: str, own: Variable, view: View, nbytes: int) -> Call:
-    """Write the kernel that copies a value (`is_turned`) to the memory of ``own``, without gaps; ``nbytes``: of a vector."""
+def write_turned_copy(module: Module, name: str, to: View, view: View, nbytes: int) -> Call:
+    """Write the kernel that copies a value (`is_turned`) to where its elements lie without gaps; ``nbytes``: of a vector."""
     plane = _plane(view)
     assert plane is not None
-    kind = kind_of(own.dtype)
-    return _Writer(module, name, plane, kind.wide(nbytes // kind.nbytes)).write(own, view)
+    kind = kind_of(view.root.dtype)
+    return _Writer(module, name, plane, kind.wide(nbytes // kind.nbytes)).write(to, view)
 
 
 class _Writer:
@@ -53,7 +52,7 @@ class _Writer:
         self.plane, self.kind = plane, kind
         self.f = Function(module, name, [("from", PTR), ("to", PTR), ("first", I64), ("last", I64)], linkage="internal", noalias=True)
 
-    def write(self, own: Variable, view: View) -> Call:
+    def write(self, own: View, view: View) -> Call:
         """Units are strips: as many of the source's neighbours as a vector has lanes, along all of the last axis."""
         f, plane, lanes = self.f, self.plane, self.kind.lanes
         given, made, first, last = f.parameters
@@ -64,7 +63,7 @@ class _Writer:
             strip: Index = f.rem(loop.index, strips)
             rest: Index = f.div(loop.index, strips)
             at: Index = f.add(view.offset, f.mul(strip, lanes))
-            to: Index = f.mul(strip, lanes * plane.target[plane.down])
+            to: Index = f.add(own.offset, f.mul(strip, lanes * plane.target[plane.down]))
             for i in reversed(others):
                 place, rest = f.rem(rest, plane.sizes[i]), f.div(rest, plane.sizes[i])
                 at, to = f.add(at, f.mul(place, plane.source[i])), f.add(to, f.mul(place, plane.target[i]))
@@ -79,7 +78,7 @@ class _Writer:
                 self._strip(source, target, lanes)
         f.close()
         units = strips * math.prod(plane.sizes[i] for i in others)
-        return Call(Kernel(f.name, units), (view.root, own), (own,))
+        return Call(Kernel(f.name, units), (view.root, own.root), (own.root,))
 
     def _value(self, x: Index) -> Value:
         return x if isinstance(x, Value) else Value(str(x), I64)
