@@ -65,14 +65,16 @@ class Alike:
 
 def _key(x: Any, numbers: _Numbers) -> Hashable:
     """Equal for what is alike; notes which values come in it, in order."""
+    if x.__class__ is int:
+        return x
     if isinstance(x, Variable):
         return numbers.setdefault(x, len(numbers)), x.aval
+    if isinstance(x, (tuple, list)):
+        return tuple([_key(part, numbers) for part in x])
     if isinstance(x, Operation):
         return x.primitive, _key(x.inputs, numbers), frozen(x.params), _key(x.outputs, numbers)
     if isinstance(x, Mapping):
-        return tuple((_key(name, numbers), _key(part, numbers)) for name, part in x.items())
-    if isinstance(x, (tuple, list)):
-        return tuple(_key(part, numbers) for part in x)
+        return tuple([(_key(name, numbers), _key(part, numbers)) for name, part in x.items()])
     if is_dataclass(x) and not isinstance(x, type):
         return tuple(_key(getattr(x, part.name), numbers) for part in fields(x))
     return frozen(x)

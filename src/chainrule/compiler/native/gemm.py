@@ -7,7 +7,7 @@ they fill vectors badly; then the way is taken that costs least.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from math import prod
 from typing import NamedTuple
 
@@ -277,6 +277,7 @@ def _reading(p: Product, kind: Kind) -> Reading:
     return Reading(crowded, not _packs_b(p, kind) and p.k * p.n * size > _PACK, _shallow(p, kind))
 
 
+@cache
 def _best_block(p: Product, kind: Kind, registers: int) -> tuple[float, int, int]:
     """What the best blocks cost at each place of k, and the most rows and vectors of one."""
     vectors = -(-p.n // kind.lanes)
@@ -289,6 +290,7 @@ def _best_block(p: Product, kind: Kind, registers: int) -> tuple[float, int, int
     return best
 
 
+@cache
 def _best_dots(p: Product, kind: Kind, registers: int) -> tuple[float, int, int]:
     """What the best blocks of dots cost at each vector along k, and the most rows and columns of one."""
     reading = _reading(p, kind)._replace(far=False, along=True)
@@ -316,21 +318,20 @@ def _cost_of_dots(p: Product, kind: Kind, registers: int) -> float:
 def _cost(rows: Cut, panels: Cut, reading: Reading) -> float:
     """Instructions that such blocks take at one place of k, weighted; more where two or four threads do not get equal shares."""
     inner, outer = (panels, rows) if reading.along else (rows, panels)
+    sizes = [[(i, j) for i in (inner.size, inner.size - 1)] for j in (outer.size, outer.size - 1)]
+    blocks = [[_block_cost(*((j, i) if reading.along else (i, j)), reading) for i, j in pairs] for pairs in sizes]
 
-    def block(i: int, j: int) -> float:
-        high, wide = (j, i) if reading.along else (i, j)
-        return _block_cost(high, wide, reading)
-
-    def down(size: int, count: int) -> float:
-        """Of the first blocks of a row or panel of them."""
+    def down(short: int, count: int) -> float:
+        """Of the first blocks of a long or a short row or panel of them."""
         long = min(count, inner.long)
-        return long * block(inner.size, size) + (count - long) * block(inner.size - 1, size)
+        return long * blocks[short][0] + (count - long) * blocks[short][1]
+
+    wholes = [down(short, inner.pieces) for short in (0, 1)]
 
     def until(unit: int) -> float:
         at, count = divmod(unit, inner.pieces)
         long = min(at, outer.long)
-        whole = long * down(outer.size, inner.pieces) + (at - long) * down(outer.size - 1, inner.pieces)
-        return whole + down(outer.size - (at >= outer.long), count)
+        return long * wholes[0] + (at - long) * wholes[1] + down(at >= outer.long, count)
 
     units = rows.pieces * panels.pieces
     slowest = [threads * max(until(units * (i + 1) // threads) - until(units * i // threads) for i in range(threads)) for threads in (2, 4)]

@@ -268,32 +268,37 @@ class Step:
         return self.f.compare("ne", byte, literal(0, I8))
 
 
+_Memory = tuple[Variable | None, int, int]
+"""A value's own memory, or a part of the arena: from where to where."""
+
+
 class _Hazards:
     """What has been read and written since threads last waited for each other."""
 
     def __init__(self, block: Block) -> None:
         self.places, self.donors = block.places, block.donors
-        self.seen: list[tuple[Variable, bool, bool]] = []
+        self.seen: set[tuple[_Memory, bool, bool]] = set()
 
     def clear(self) -> None:
-        self.seen = []
+        self.seen.clear()
 
     def add(self, call: Call) -> None:
-        self.seen += [(x, x in call.writes, call.kernel.units == 1) for x in call.arguments]
+        self.seen.update((self._memory(x), x in call.writes, call.kernel.units == 1) for x in call.arguments)
 
     def note(self, condition: Element) -> None:
         """Its memory is not written again before all threads have gone the way it tells."""
-        self.seen.append((condition.root, False, False))
+        self.seen.add((self._memory(condition.root), False, False))
 
     def clash(self, call: Call) -> bool:
         """Whether a thread may meet in this call what another one has not finished."""
         alone = call.kernel.units == 1
-        return any(
-            (wrote or x in call.writes) and not (alone and solo) and self._same_memory(x, y) for x in call.arguments for y, wrote, solo in self.seen
-        )
+        for x in call.arguments:
+            (own, begin, end), writes = self._memory(x), x in call.writes
+            for (other, start, stop), wrote, solo in self.seen:
+                if own is other and begin < stop and start < end and (wrote or writes) and not (alone and solo):
+                    return True
+        return False
 
-    def _same_memory(self, x: Variable, y: Variable) -> bool:
-        if self.donors.get(x, x) is self.donors.get(y, y):
-            return True
-        a, b = self.places.get(x), self.places.get(y)
-        return a is not None and b is not None and a < b + y.nbytes and b < a + x.nbytes
+    def _memory(self, x: Variable) -> _Memory:
+        place = self.places.get(x)
+        return (self.donors.get(x, x), 0, 1) if place is None else (None, place, place + max(x.nbytes, 1))
