@@ -22,7 +22,7 @@ import numpy as np
 from chainrule.compiler.call import call
 from chainrule.compiler.guards import Attributes, Name, names_of
 from chainrule.compiler.pipeline import Executable, build, check_backend
-from chainrule.compiler.signature import MISS, Fixed, Signature, Step, Traced, hand_over, state_nodes, word
+from chainrule.compiler.signature import MISS, Fixed, Signature, Step, Traced, hand_over, replaced_gradients, state_nodes, word
 from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, ChainruleError, CompileWarning
@@ -60,6 +60,7 @@ class Entry:
         self.measured: dict[str, float] = {}
         self._hooks = [dict(_hooks(tensor)) for tensor in self._captured()]
         self._nodes = state_nodes(graph)
+        self._replaced = replaced_gradients(graph)
         self._version = [settings.version]
         self._absent = tracer.missing_gradients()
         taped = partial(call, graph) if any(self.live) else None
@@ -108,6 +109,8 @@ class Entry:
         if wanted:
             outs = call(self.graph, [*given, *captured])
         else:
+            for x in self._replaced:
+                x.grad = None
             outs = [new(value) for value in self.executable.run(*(x._value for x in (*given, *captured)))]
         count = len(self.graph.returned)
         self.graph.write([x.detach() for x in outs[count:]], arguments)

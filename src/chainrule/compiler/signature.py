@@ -110,6 +110,7 @@ def hand_over(signature: Signature, step: Step) -> Callable[[tuple[Any, ...], di
     arguments = [f"a{name[1:]}" for name in names]
     _check_names(writer, step.graph, arguments)
     if step.taped is None:
+        _release(writer, step.graph)
         writer.line(f"{target} = {writer.constant(step.run, 'run')}({', '.join([*names, *given])})")
         named = [f"r{i}" for i in range(results)]
         # As `new` does, without a call.
@@ -257,6 +258,12 @@ def _guard(writer: _Writer, name: Name) -> str:
     return f"{now} is {wanted} or same({wanted}, {now})"
 
 
+def _release(writer: _Writer, graph: Graph) -> None:
+    """Let go of gradients that are replaced, so that new ones may take their memory."""
+    for tensor in replaced_gradients(graph):
+        writer.line(f"{writer.constant(tensor, 'state')}._node.cell.grad = None")
+
+
 def _write_state(writer: _Writer, graph: Graph, arguments: Sequence[str], values: Sequence[str]) -> None:
     for target, value in zip(graph.updated, values, strict=True):
         if isinstance(target, Argument):
@@ -300,6 +307,12 @@ def _expression(writer: _Writer, structure: tree.Structure, leaves: Any) -> str:
 def state_nodes(graph: Graph) -> list[Any]:
     """The nodes that the captured tensors have now."""
     return [source.tensor._node for source in graph.captured if isinstance(source, State)]
+
+
+def replaced_gradients(graph: Graph) -> list[Tensor]:
+    """The tensors whose ``.grad`` the graph gives anew without having read it."""
+    read = {id(x) for x in captured_gradients(graph)}
+    return [target.tensor for target in graph.updated if isinstance(target, Gradient) and id(target.tensor) not in read]
 
 
 def captured_gradients(graph: Graph) -> list[Tensor]:

@@ -39,7 +39,7 @@ import numpy as np
 from chainrule.compiler.backend import Run, held_by_owner, held_by_slot
 from chainrule.compiler.memory import ALIGNMENT
 from chainrule.compiler.native import engine
-from chainrule.compiler.native.fastcall import Array, Result, Word, address, built_in, claim, usable
+from chainrule.compiler.native.fastcall import IDLE, Array, Result, Word, address, built_in, claim, usable
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, DtypeError, ShapeError
 
@@ -47,6 +47,8 @@ __all__ = ["enter"]
 
 # Larger results have two candidates, the one in use and the next; with more, what nobody needs would take much memory.
 _LARGE, _FEW, _SEVERAL = 1 << 16, 2, 4
+_NEVER = -(1 << 62)
+"""Calls counted so far where no count shall be reached."""
 
 
 class _Memory(np.ndarray[Any, Any]):
@@ -158,7 +160,7 @@ class _Entry:
 
     def _table(self) -> np.ndarray:
         counts = len(self.inputs), len(self.outputs), len(self.given_back)
-        at = Word.END
+        at = int(Word.END)
         table = np.zeros(at + Array.END * sum(counts[:2]) + 2 * counts[2], np.int64)
         start = address(table)
         given, made = at, at + Array.END * counts[0]
@@ -169,6 +171,7 @@ class _Entry:
         table[[Word.BLOCK, Word.STATUS]] = address(self.frame), self._status(self.frame)
         table[[Word.FAILED, Word.HELD, Word.MEMORY]] = id(self.failed), held_by_slot(), id(_Memory)
         lengths, pointers = address(self.lengths), address(self.pointers)
+        self.records = [table[place : place + Array.END] for place in range(made, taken, Array.END)]
         for i, aval in enumerate((*self.inputs, *self.outputs)):
             record = table[given + Array.END * i : given + Array.END * (i + 1)]
             record[[Array.DTYPE, Array.AXES, Array.LENGTHS]] = id(aval.dtype), aval.ndim, lengths
@@ -177,7 +180,7 @@ class _Entry:
             if i >= counts[0]:
                 k = i - counts[0]
                 record[[Array.RING, Array.SLOTS, Array.PLACE]] = pointers, self.slots[k], self.first + k
-                record[Array.DONOR] = self.donors.get(k, -1) + 1
+                record[[Array.DONOR, Array.FIRST]] = self.donors.get(k, -1) + 1, _NEVER
                 pointers += 8 * self.slots[k]
         for i, (kind, value) in enumerate(self.given_back):
             what = value if kind == Result.INPUT else id(value) if kind == Result.FIXED else start + 8 * (made + Array.END * value)
@@ -268,17 +271,24 @@ class _Entry:
 
     def _take(self, k: int) -> np.ndarray:
         """An output's array that nobody else holds; a new one takes the place of the one that was made first."""
-        aval, ring, slots = self.outputs[k], self.rings[k], self.slots[k]
+        aval, ring = self.outputs[k], self.rings[k]
         for x in ring:
             if getrefcount(x) <= _unheld() and x.shape == aval.shape and x.dtype is aval.dtype and x.flags.writeable:
+                if self.records[k][Array.FIRST] >= IDLE:
+                    self._keep(k, [x])
                 return x
         made = _aligned(aval)
-        # What is dropped must be out of the table before.
-        dropped = ring[: len(ring) + 1 - slots] if len(ring) == slots else []
-        ring[:] = [*ring[len(dropped) :], made]
-        start = sum(self.slots[:k])
-        self.pointers[start : start + slots] = [*map(id, ring), *[0] * (slots - len(ring))]
+        self._keep(k, [*ring[len(ring) == self.slots[k] :], made])
         return made
+
+    def _keep(self, k: int, arrays: list[np.ndarray]) -> None:
+        """Let these be the arrays of an output."""
+        # What is dropped must be out of the table before.
+        before, self.rings[k] = self.rings[k], arrays
+        start, slots = sum(self.slots[:k]), self.slots[k]
+        self.pointers[start : start + slots] = [*map(id, arrays), *[0] * (slots - len(arrays))]
+        self.records[k][Array.FIRST] = 0 if len(arrays) > 1 and slots == _FEW else _NEVER
+        del before
 
 
 def _slots(aval: Aval) -> int:

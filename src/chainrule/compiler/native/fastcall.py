@@ -64,7 +64,13 @@ class Array(IntEnum):
     PLACE = auto()
     # The one that is handed out now.
     CHOSEN = auto()
+    # How often in a row it was the first, while there are others; at `IDLE` the others go.
+    FIRST = auto()
     END = auto()
+
+
+IDLE = 64
+"""Calls after which arrays that none of them needed are dropped."""
 
 
 class Result(IntEnum):
@@ -224,6 +230,10 @@ def _choose(w: _Writer, record: Value, slots: Value, block: Value) -> None:
         further = f.fresh("further")
         w.demand(f.compare("eq", w.load(x, 0, I32), Value("1", I32)), further)
         w.array(x, record, _WRITEABLE, further)
+        counted = f.binary("add", w.word(record, Array.FIRST), Value("1", I64))
+        counted = f.select(f.compare("eq", slot.index, _ZERO), counted, _ZERO)
+        f.store(counted, f.at(record, Array.FIRST, I64))
+        w.demand(f.compare("slt", counted, Value(str(IDLE), I64)))
         _hand_out(w, record, x, block)
         f.jump(found)
         f.label(further)
