@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -115,6 +115,12 @@ class Nest(ABC):
     def share(self, shape: Sequence[int]) -> AbstractContextManager[tuple[Value, ...]]:
         """As `each`, where no position needs what another one does: a target may do several at once."""
         return self.each(shape)
+
+    @contextmanager
+    def runs(self, rows: int, columns: int) -> Generator[tuple[Value, Callable[[], AbstractContextManager[Value]]]]:
+        """Do what is written inside for every row and run of columns, none of which needs another: the row, and what loops over those columns."""
+        with self.share([rows]) as (row,):
+            yield row, lambda: self.loop(columns)
 
     def within(self, place: Value, size: int) -> Value:
         """A position that came from data, and must be one of so many; a target that can fail does, where it is not."""

@@ -6,6 +6,7 @@ nothing is divided: zeros are as good as any other number, in every order of dif
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from chainrule.tensor import Tensor
 __all__ = ["cumulative_prod", "cumulative_sum", "diff", "linear_recurrence"]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -70,18 +71,16 @@ def _refuses() -> list[Refusal]:
     ]
 
 
-def accumulated_loops(start: int, combine: Callable[[Any, Any], Any]) -> Rule:
-    """The loops of what goes along an axis with all that came before in one number."""
-
-    def loops(w: Nest, out: Array, x: Array, axis: int) -> None:
-        with w.each([*x.shape[:axis], *x.shape[axis + 1 :]]) as at:
-            total = w.variable(start, out.dtype)
-            with w.loop(x.shape[axis]) as i:
-                here = (*at[:axis], i, *at[axis:])
-                w.assign(total, combine(total, w.load(x, here)))
-                w.store(out, here, total)
-
-    return loops
+def _along(w: Nest, out: Array, xs: Sequence[Array], axis: int, combine: Rule) -> None:
+    """The last input's first element, and then ``combine(element before, *elements of the inputs)``."""
+    length, width = out.shape[axis], math.prod(out.shape[axis + 1 :])
+    with w.runs(math.prod(out.shape[:axis]), width) as (row, columns):
+        with w.loop(min(length, 1)) as i, columns() as column:
+            here = (row * length + i) * width + column
+            w.put(out, here, w.at(xs[-1], here))
+        with w.loop(length, 1) as i, columns() as column:
+            here = w.let((row * length + i) * width + column, "at")
+            w.put(out, here, combine(w.at(out, here - width), *(w.at(x, here) for x in xs)))
 
 
 CUMULATIVE_SUM = Primitive(
@@ -91,7 +90,7 @@ CUMULATIVE_SUM = Primitive(
     eval=lambda x, axis: np.add.accumulate(x, axis, own_dtype(x)),
     transpose=lambda ct, axis: flip(bind(CUMULATIVE_SUM, (flip(ct, axis=axis),), {"axis": axis}), axis=axis),
     batch=batch_axis,
-    loops=accumulated_loops(0, lambda total, e: total + e),
+    loops=lambda w, out, x, axis: _along(w, out, (x,), axis, lambda total, e: total + e),
     kernel="scan",
     onnx="CumSum",
     samples=_samples,
@@ -152,7 +151,7 @@ CUMULATIVE_PROD = Primitive(
     vjp=(lambda ct, x, out, axis: _backwards(ct, x, axis) * _shifted(out, axis, 1),),
     jvp=(lambda t, x, out, axis: linear_recurrence(x, t * _shifted(out, axis, 1), axis=axis),),
     batch=batch_axis,
-    loops=accumulated_loops(1, lambda total, e: total * e),
+    loops=lambda w, out, x, axis: _along(w, out, (x,), axis, lambda total, e: total * e),
     kernel="scan",
     samples=_samples,
     refuses=_refuses,
@@ -246,15 +245,6 @@ def _batch_recurrence(primitive: Primitive, batched: Sequence[bool], inputs: Seq
     return bind(primitive, batch_together(batched, inputs), {"axis": params["axis"] + 1})
 
 
-def _recurrence_loops(w: Nest, out: Array, decay: Array, drive: Array, axis: int) -> None:
-    with w.each([*out.shape[:axis], *out.shape[axis + 1 :]]) as at:
-        state = w.variable(0, out.dtype, "state")
-        with w.loop(out.shape[axis]) as i:
-            here = (*at[:axis], i, *at[axis:])
-            w.assign(state, w.load(decay, here) * state + w.load(drive, here))
-            w.store(out, here, state)
-
-
 LINEAR_RECURRENCE = Primitive(
     name="linear_recurrence",
     inputs=("decay", "drive"),
@@ -263,7 +253,7 @@ LINEAR_RECURRENCE = Primitive(
     vjp=_recurrence_vjp,
     jvp=_recurrence_jvp,
     batch=_batch_recurrence,
-    loops=_recurrence_loops,
+    loops=lambda w, out, decay, drive, axis: _along(w, out, (decay, drive), axis, lambda state, a, b: a * state + b),
     kernel="scan",
     samples=lambda rng: [
         Sample((rng.normal(size=(4,)), rng.normal(size=(4,)))),

@@ -132,7 +132,7 @@ def adjugate_loops(w: Nest, out: Array, x: Array) -> None:
     n = x.shape[-1]
     w.last_resort(x.size * n**3 // 3)
     minor = w.scratch((max(n - 1, 0),) * 2, x.dtype, "minor")
-    with w.each(x.shape[:-2]) as stack, w.each((n, n)) as (i, j):
+    with w.share((*x.shape[:-2], n, n)) as (*stack, i, j):
 
         def left(row: Value, column: Value, i: Value = i, j: Value = j) -> Value:
             return w.load(x, (*stack, row + w.k.select(row >= j, 1, 0), column + w.k.select(column >= i, 1, 0)))

@@ -135,8 +135,13 @@ def _batch_gather(primitive: Primitive, batched: Sequence[bool], inputs: Sequenc
 
 def position(w: Nest, index: Array, at: Sequence[Value], size: int) -> Value:
     """A position along an axis of a size, in a loop nest; negative ones count from its end."""
-    place = w.let(w.index(w.load(index, at)), "p")
-    return w.within(place if index.dtype.kind == "u" else w.let(w.k.select(place < 0, place + size, place), "p"), size)
+    return placed(w, w.load(index, at), index.dtype, size)
+
+
+def placed(w: Nest, value: Value, dtype: Dtype, size: int) -> Value:
+    """The position that a whole number of this dtype means."""
+    place = w.let(w.index(value), "p")
+    return w.within(place if dtype.kind == "u" else w.let(w.k.select(place < 0, place + size, place), "p"), size)
 
 
 def place_of(w: Nest, index: Array, axes: Sequence[int], shape: Shape, at: Sequence[Value]) -> Value:
@@ -403,7 +408,7 @@ def _one_hot_aval(indices: Aval, classes: int, dtype: Dtype) -> Aval:
 
 
 def _one_hot_loops(w: Nest, out: Array, indices: Array, classes: int, dtype: Dtype) -> None:
-    with w.each(out.shape) as at:
+    with w.share(out.shape) as at:
         w.store(out, at, w.k.convert(w.load(indices, at[:-1]) == at[-1], dtype))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from chainrule.core.aval import Aval, Shape, broadcast, normalize_axis, promote
 from chainrule.core.errors import ArgumentError, AxisError, DtypeError, ShapeError
 from chainrule.core.nest import Array, Nest, offset, strides
-from chainrule.core.primitive import Primitive, Refusal, Sample, functions
+from chainrule.core.primitive import Primitive, Refusal, Rule, Sample, functions
 from chainrule.core.scalar import Value
 from chainrule.ops.gate import describe, gate, lift, operands, to_dtype
 from chainrule.ops.gathering import (
@@ -34,7 +34,7 @@ from chainrule.ops.gathering import (
     numbers_along,
     out_of_range,
     place_of,
-    position,
+    placed,
     positions,
     with_example,
 )
@@ -170,10 +170,30 @@ def _scattered(w: Nest, out: Array, index: Array, axes: Sequence[int]) -> Genera
         yield at, w.let(place_of(w, index, axes, out.shape, at), "at")
 
 
-def _scatter_add_loops(w: Nest, out: Array, index: Array, values: Array, shape: Shape, axes: Sequence[int]) -> None:
-    w.fill(out, 0)
-    with _scattered(w, out, index, axes) as (at, place):
-        w.put(out, place, w.at(out, place) + w.load(values, at))
+def _scatter_loops(w: Nest, out: Array, index: Array, values: Array, axes: Axes, begin: Rule, change: Rule) -> None:
+    """Let every element be what ``begin(place)`` says, and then those at the positions ``change(old, value)``, one after the other."""
+    block = extent(index, axes)
+    if not neighbours(axes) or values.shape != gathered(out.shape, index, axes):
+        with w.loop(out.size) as i:
+            w.put(out, i, begin(i))
+        with _scattered(w, out, index, axes) as (at, place):
+            w.put(out, place, change(w.at(out, place), w.load(values, at)))
+        return
+    sizes, width = out.shape[axes[0] : axes[-1] + 1], math.prod(out.shape[axes[-1] + 1 :])
+    count, length = math.prod(sizes), math.prod(block)
+    with w.runs(math.prod(out.shape[: axes[0]]), width) as (row, columns):
+        with w.loop(count) as i, columns() as column:
+            here = w.let((row * count + i) * width + column, "at")
+            w.put(out, here, begin(here))
+        with w.each(block) as own:
+            place = w.let(place_of(w, index, tuple(range(len(axes))), sizes, own), "to")
+            with columns() as column:
+                here = w.let((row * count + place) * width + column, "at")
+                w.put(out, here, change(w.at(out, here), w.at(values, (row * length + offset(own, strides(block))) * width + column)))
+
+
+def _scatter_add_loops(w: Nest, out: Array, index: Array, values: Array, shape: Shape, axes: Axes) -> None:
+    _scatter_loops(w, out, index, values, axes, lambda place: 0, lambda old, value: old + value)
 
 
 SCATTER_ADD = Primitive(
@@ -287,10 +307,8 @@ def _kept(ct: Any, index: Any, axes: Axes) -> Any:
     return functions.where(reshape(last, (*block, *(1,) * rest)), bind(GATHER, (ct, index), {"axes": axes}), 0.0)
 
 
-def _scatter_update_loops(w: Nest, out: Array, x: Array, index: Array, value: Array, axes: Sequence[int]) -> None:
-    w.copy(out, x)
-    with _scattered(w, out, index, axes) as (at, place):
-        w.put(out, place, w.load(value, at))
+def _scatter_update_loops(w: Nest, out: Array, x: Array, index: Array, value: Array, axes: Axes) -> None:
+    _scatter_loops(w, out, index, value, axes, lambda place: w.at(x, place), lambda old, new: new)
 
 
 SCATTER_UPDATE = Primitive(
@@ -400,11 +418,14 @@ def _batch_scatter_along_axis(primitive: Primitive, batched: Sequence[bool], inp
 
 
 def _scatter_along_axis_loops(w: Nest, out: Array, indices: Array, values: Array, axis: int, size: int) -> None:
-    w.fill(out, 0)
-    with w.each(values.shape) as at:
-        place = (*at[:axis], position(w, indices, at, size), *at[axis + 1 :])
-        here = w.let(offset(place, strides(out.shape)), "at")
-        w.put(out, here, w.at(out, here) + w.load(values, at))
+    length, width = values.shape[axis], math.prod(values.shape[axis + 1 :])
+    with w.runs(math.prod(values.shape[:axis]), width) as (row, columns):
+        with w.loop(size) as i, columns() as column:
+            w.put(out, (row * size + i) * width + column, 0)
+        with w.loop(length) as i, columns() as column:
+            source = w.let((row * length + i) * width + column, "from")
+            here = w.let((row * size + placed(w, w.at(indices, source), indices.dtype, size)) * width + column, "at")
+            w.put(out, here, w.at(out, here) + w.at(values, source))
 
 
 SCATTER_ALONG_AXIS = Primitive(

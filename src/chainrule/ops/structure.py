@@ -190,7 +190,7 @@ def diag_embed(x: Tensor | npt.ArrayLike, /, *, offset: int = 0, shape: Sequence
 
 
 def _cut_loops(w: Nest, out: Array, x: Array, k: int, *, lower: bool) -> None:
-    with w.each(out.shape) as at:
+    with w.share(out.shape) as at:
         behind = at[-1] - at[-2]
         w.store(out, at, w.k.select(behind <= k if lower else behind >= k, w.load(x, at), 0))
 

@@ -7,8 +7,8 @@ units that threads share; else one thread does everything.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,6 +31,8 @@ _LONG = 8
 """Elements of a last axis from which on it is worth a loop."""
 _MANY = 60_000
 """Operations, some 20 microseconds, for more of which a gate is called back that has a better way."""
+_RUN = 128
+"""Columns that stay together."""
 _STACK = 1 << 14
 """Bytes of memory for as long as it writes that a thread takes from its stack."""
 
@@ -224,6 +226,14 @@ class Loops(Nest):
         self._depth = 0
 
     @contextmanager
+    def runs(self, rows: int, columns: int) -> Generator[tuple[Any, Callable[[], AbstractContextManager[Any]]]]:
+        f, count = self.f, -(-columns // _RUN)
+        with self.share([rows * count]) as (unit,):
+            row, run = f.div(self._index(unit), count), f.mul(f.rem(self._index(unit), count), _RUN)
+            stop = columns if count == 1 else f.least(f.add(run, _RUN), columns)
+            yield self._position(row), lambda: self.loop(stop, run)
+
+    @contextmanager
     def forever(self) -> Generator[None]:
         self._inside()
         head, done = self.f.fresh("again"), self.f.fresh("left")
@@ -296,6 +306,8 @@ class Loops(Nest):
         return self.let(total)
 
     def _index(self, place: Any) -> Index:
+        if isinstance(place, Value):
+            return place
         return self.k.register(place, _POSITION) if isinstance(place, Scalar) else int(place)
 
     def _position(self, at: Index) -> Any:
