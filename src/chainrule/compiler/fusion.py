@@ -7,7 +7,8 @@ that regions and the gates outside can be put in an order; the order found here 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
@@ -15,6 +16,8 @@ from chainrule.core.aval import Shape
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
 
+PRODUCTS = ("gemm", "conv", "pool")
+"""Kernels of gates behind which elementwise ones may run on results that are in registers."""
 NEAR = 64
 """Nodes of the graph between two gates that still run in one loop: what is computed again later would else be computed, and kept, with the first."""
 
@@ -86,6 +89,7 @@ def regions(graph: Graph) -> tuple[Region, ...]:
             made[x] = group
             if not is_elementwise(node):
                 ended.add(x)
+    _take_in(graph, groups)
     return _regions(graph, _in_order(graph, [group for group in groups if group.into is None]))
 
 
@@ -110,6 +114,54 @@ def _in_order(graph: Graph, groups: Sequence[_Group]) -> list[_Group]:
             if not missing[reader]:
                 heappush(ready, (groups[reader].last, reader))
     return found
+
+
+def _take_in(graph: Graph, groups: Sequence[_Group]) -> None:
+    """Merge groups of elementwise gates into the one that reads them, if there is but one, however much later it runs.
+
+    What a group reads lives longer then, and what it makes is not kept: as long as that is no more memory. One that can run behind a product
+    stays there.
+    """
+    nodes = graph.nodes
+    home = {x: group for group in groups for position in group.nodes for x in nodes[position].outputs}
+    readers: dict[Variable, dict[_Group, None]] = {}
+    for group in groups:
+        for position in group.nodes:
+            for x in nodes[position].inputs:
+                readers.setdefault(x, {})[group] = None
+    maker = {x: node for node in nodes for x in node.outputs}
+    ends = {*graph.outputs}
+    for group in sorted((group for group in groups if group.into is None), key=lambda group: -group.last):
+        own = [nodes[position] for position in group.nodes]
+        made = [node.output for node in own if is_elementwise(node)]
+        found = {reader.root() for x in made for reader in readers.get(x, ())} - {group}
+        if len(made) < len(own) or len(found) != 1 or any(x in ends for x in made):
+            continue
+        (reader,) = found
+        given = dict.fromkeys(x for node in own for x in node.inputs if x in maker and home[x].root() is not group)
+        alone = [x for x in given if all(other.root() is group for other in readers[x])]
+        if not _spreads(group, reader) or any(maker[x].primitive.kernel in PRODUCTS for x in alone):
+            continue
+        longer = sum(_source(x, maker).nbytes for x in given if all(other.root().last < reader.last for other in readers[x]))
+        if longer <= sum(x.nbytes for x in made if any(other.root() is reader for other in readers[x])):
+            group.into = reader
+            reader.nodes += group.nodes
+
+
+def _spreads(group: _Group, reader: _Group) -> bool:
+    """Whether a loop over the reader's elements computes those of a group once, or once for a row."""
+    if group.shape is None or reader.shape is None:
+        return False
+    if math.prod(group.shape) == 1:
+        return len(group.shape) <= len(reader.shape)
+    return group.shape == reader.shape or (len(group.shape) == len(reader.shape) and group.shape == (*reader.shape[:-1], 1))
+
+
+def _source(x: Variable, maker: Mapping[Variable, Operation]) -> Variable:
+    """In whose memory a value may lie."""
+    while x in maker and maker[x].primitive.kernel == "move" and len(maker[x].inputs) == 1:
+        x = maker[x].inputs[0]
+    return x
 
 
 def is_elementwise(node: Operation) -> bool:

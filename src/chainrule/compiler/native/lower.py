@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from chainrule.autodiff.cost import floating_operations
-from chainrule.compiler.fusion import Region, is_elementwise, regions
+from chainrule.compiler.fusion import PRODUCTS, Region, is_elementwise, regions
 from chainrule.compiler.native.alike import Alike
 from chainrule.compiler.native.contractions import Labels, Matched, labelled, matched, placed
 from chainrule.compiler.native.conv import write_conv
@@ -151,7 +151,7 @@ class Lowering:
         found: dict[int, int] = {}
         for x, places in readers.items():
             place, reader = home.get(x), order[next(iter(places))]
-            if place is None or order[place].nodes[0].primitive.kernel not in ("gemm", "conv", "pool") or len(places) > 1 or x in ends:
+            if place is None or order[place].nodes[0].primitive.kernel not in PRODUCTS or len(places) > 1 or x in ends:
                 continue
             if reader.shape == x.shape and is_elementwise(reader.nodes[0]):
                 found[place] = next(iter(places))
