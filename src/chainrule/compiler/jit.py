@@ -124,11 +124,12 @@ class Compiled:
 
     __name__: str
 
-    def __init__(self, function: Callable[..., Any], backend: str, memory_budget: int | None) -> None:
+    def __init__(self, function: Callable[..., Any], backend: str, memory_budget: int | None, matmul_precision: str) -> None:
         self.__name__ = type(function).__name__
         self.function = function
         self.backend = backend
         self.memory_budget = memory_budget
+        self.matmul_precision = matmul_precision
         # Of one signature, the latest first.
         self._entries: OrderedDict[Signature, list[Entry]] = OrderedDict()
         # By what is tracked: nothing, or what requires a gradient.
@@ -238,7 +239,8 @@ class Compiled:
             assigns=True,
         )
         seconds = time.perf_counter() - began
-        executable = build(graph, backend=self.backend, memory_budget=self.memory_budget, donate=_donations(graph))
+        halves = self.matmul_precision == "bfloat16"
+        executable = build(graph, backend=self.backend, memory_budget=self.memory_budget, donate=_donations(graph), halves=halves)
         # As the trace left them.
         given = [x for x, leaf in zip(leaves, signature.leaves, strict=True) if isinstance(leaf, Fixed)]
         entry = Entry(signature, graph, executable, tracer, names_of(self.function, given, tracer.owners))
@@ -347,8 +349,9 @@ class Stats:
     ----------
     compilations : list of dict
         In order: "arguments"; "why"; "backend"; "milliseconds" in all, of which "trace"; "passes", per pass the
-        milliseconds and the nodes before and after; "arena_bytes"; "called_back", the gates without printed code. Under a memory
-        budget also "memory", the forecast, and "measured", the peak of what the first run allocated and its milliseconds.
+        milliseconds and the nodes before and after; "arena_bytes"; "called_back", the gates without printed code; "matmul_precision", if
+        another was asked for. Under a memory budget also "memory", the forecast, and "measured", the peak of what the first run allocated and
+        its milliseconds.
     signatures : int
         How many are kept.
     """
@@ -375,10 +378,16 @@ class Stats:
 
 
 @overload
-def compile(f: Callable[..., Any], /, *, backend: str = "auto", memory_budget: int | str | None = None) -> Compiled: ...
+def compile(
+    f: Callable[..., Any], /, *, backend: str = "auto", memory_budget: int | str | None = None, matmul_precision: str = "float32"
+) -> Compiled: ...
 @overload
-def compile(*, backend: str = "auto", memory_budget: int | str | None = None) -> Callable[[Callable[..., Any]], Compiled]: ...
-def compile(f: Callable[..., Any] | None = None, /, *, backend: str = "auto", memory_budget: int | str | None = None) -> Any:
+def compile(
+    *, backend: str = "auto", memory_budget: int | str | None = None, matmul_precision: str = "float32"
+) -> Callable[[Callable[..., Any]], Compiled]: ...
+def compile(
+    f: Callable[..., Any] | None = None, /, *, backend: str = "auto", memory_budget: int | str | None = None, matmul_precision: str = "float32"
+) -> Any:
     """Compile a function: one call of flat code in the place of one per gate.
 
     Also a decorator, with or without arguments. The function is traced when it is first called with arguments of new
@@ -398,6 +407,9 @@ def compile(f: Callable[..., Any] | None = None, /, *, backend: str = "auto", me
     memory_budget : int or str, optional
         Bytes, or text like "200MB", that all values between arguments and results may take at most, results included, at any
         moment; what does not fit is computed again.
+    matmul_precision : {"float32", "bfloat16"}
+        With "bfloat16", machine code rounds the operands of large matrix products of float32 to bfloat16 (8 bits of precision) where the processor
+        multiplies those faster, and adds up in float32. Values, parameters and gradients stay float32. Elsewhere it changes nothing.
 
     Returns
     -------
@@ -409,7 +421,7 @@ def compile(f: Callable[..., Any] | None = None, /, *, backend: str = "auto", me
     TraceError
         When called: if the function asks for the value of a traced tensor, to branch on it, say.
     ArgumentError
-        For an unknown backend; when called, if the memory budget is less than possible.
+        For an unknown backend or precision; when called, if the memory budget is less than possible.
 
     Examples
     --------
@@ -429,8 +441,10 @@ def compile(f: Callable[..., Any] | None = None, /, *, backend: str = "auto", me
     'first call'
     """
     if f is None:
-        return lambda function: compile(function, backend=backend, memory_budget=memory_budget)
+        return lambda function: compile(function, backend=backend, memory_budget=memory_budget, matmul_precision=matmul_precision)
     check_backend(backend)
+    if matmul_precision not in ("float32", "bfloat16"):
+        raise ArgumentError(f"there is no matmul_precision {matmul_precision!r}", mend="choose 'float32' or 'bfloat16'")
     if not callable(f):
         raise ArgumentError(f"compile takes a function, not a {type(f).__name__}", mend="use it as a decorator, or write cr.compile(f)")
-    return Compiled(f, backend, None if memory_budget is None else parse_bytes(memory_budget))
+    return Compiled(f, backend, None if memory_budget is None else parse_bytes(memory_budget), matmul_precision)

@@ -42,7 +42,13 @@ def check_backend(name: str) -> None:
 
 
 def build(
-    graph: Graph, *, backend: str = "numpy", memory_budget: int | None = None, donate: Mapping[int, int] | None = None, check: bool = False
+    graph: Graph,
+    *,
+    backend: str = "numpy",
+    memory_budget: int | None = None,
+    donate: Mapping[int, int] | None = None,
+    halves: bool = False,
+    check: bool = False,
 ) -> Executable:
     """Compile a graph.
 
@@ -56,6 +62,8 @@ def build(
     donate : Mapping of int to int, optional
         Per output the position of an input whose memory it may take over, if nothing but one Tensor's slot holds it when the step runs.
         The caller passes it right from there: ``run(x._value, state._value)``.
+    halves : bool
+        Whether machine code may round the operands of products of float32 to bfloat16.
     check : bool
         Verify the graph after every pass.
 
@@ -88,7 +96,7 @@ def build(
         return graph
 
     graph = watch.rewrite("remat", fit, graph)
-    made = _native(graph, watch, donate or {}) if native else _numpy(graph, watch, donate or {}, arena=memory_budget is None)
+    made = _native(graph, watch, donate or {}, halves=halves) if native else _numpy(graph, watch, donate or {}, arena=memory_budget is None)
     return replace(made, stats={**made.stats, "memory": reports[0]}) if reports else made
 
 
@@ -100,9 +108,10 @@ def prefers_native() -> bool:
     return available()
 
 
-def _native(graph: Graph, watch: _Watch, donate: Mapping[int, int]) -> Executable:
+def _native(graph: Graph, watch: _Watch, donate: Mapping[int, int], *, halves: bool) -> Executable:
     """Machine code."""
-    program = watch.timed("emit", lambda: emit(graph, Target.of(host()), donate=donate))
+    target = Target.of(host(), halves=halves)
+    program = watch.timed("emit", lambda: emit(graph, target, donate=donate))
     run = watch.timed("compile", lambda: caller(graph, program))
     stats = {
         "backend": "native",
@@ -111,6 +120,8 @@ def _native(graph: Graph, watch: _Watch, donate: Mapping[int, int]) -> Executabl
         "unplanned_bytes": program.unplanned_bytes,
         "called_back": program.called_back,
     }
+    if halves:
+        stats["matmul_precision"] = "bfloat16" if target.halves else "float32"
     return Executable(run, program.text + program.loops, graph, stats)
 
 

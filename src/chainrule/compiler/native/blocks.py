@@ -13,7 +13,20 @@ from typing import NamedTuple
 
 from chainrule.compiler.native.ir import I64, PTR, VOID, Function, Index, Kind, Module, Value, first_lanes, index, literal
 from chainrule.compiler.native.kernel import Kernel
-from chainrule.compiler.native.microkernel import Block, Nest, Part, Parts, Rounds, Sums, Taps, store_lanes, transposed, write_microkernel
+from chainrule.compiler.native.microkernel import (
+    Block,
+    Multiply,
+    Nest,
+    Part,
+    Parts,
+    Rounds,
+    Sums,
+    Taps,
+    fused,
+    store_lanes,
+    transposed,
+    write_microkernel,
+)
 from chainrule.compiler.native.packing import Cut, batch_places, cut, offset
 from chainrule.compiler.native.product import Epilogue, Place, Product, Work
 
@@ -58,6 +71,7 @@ class Writer(NamedTuple):
     kind: Kind
     epilogue: Epilogue | None
     down: bool = False
+    multiply: Multiply = fused
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -190,7 +204,7 @@ class Writer(NamedTuple):
         nest = nest_of(p.k, ways, a.along, kind.lanes * len(widths) if b.panels else b.along)
 
         finish = partial(self.results, rows, widths)
-        write_microkernel(self.module, name, block, nest, finish, parameters=self.parameters()[2:], ways=ways, ahead=b.ahead)
+        write_microkernel(self.module, name, block, nest, finish, parameters=self.parameters()[2:], ways=ways, ahead=b.ahead, multiply=self.multiply)
 
     def adding(self, a: Side, b: Side, name: str, rows: int, widths: tuple[int, ...]) -> None:
         """A micro-kernel that adds a piece of k to sums in memory."""
@@ -205,7 +219,7 @@ class Writer(NamedTuple):
 
         parameters = [("sums", PTR), ("depth", I64)]
         start = partial(_kept, place=2, block=block)
-        write_microkernel(self.module, name, block, nest, finish, parameters=parameters, start=start, ahead=b.ahead)
+        write_microkernel(self.module, name, block, nest, finish, parameters=parameters, start=start, ahead=b.ahead, multiply=self.multiply)
 
     def ending(self, name: str, rows: int, widths: tuple[int, ...]) -> None:
         """A block whose sums are in memory."""

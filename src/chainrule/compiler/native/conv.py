@@ -77,7 +77,7 @@ def write_conv(
     extra = epilogue.parameters if epilogue else ()
     product = None if general else _product(gate, inputs, out, params)
     if product:
-        return write_product(module, name, product, bits=8 * target.nbytes, registers=target.registers, epilogue=epilogue)
+        return write_product(module, name, product, bits=8 * target.nbytes, registers=target.registers, epilogue=epilogue, halves=target.halves)
     if gate == "conv_weight":
         return _weights(tiles, correlation(first, out.shape, second, params), extra)
     if gate == "conv_transpose":

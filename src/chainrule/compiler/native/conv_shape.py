@@ -44,16 +44,19 @@ class Target(NamedTuple):
         Of a vector.
     registers : int
         That hold vectors.
+    halves : bool
+        Whether products of float32 may round their operands to bfloat16.
     """
 
     nbytes: int = 64
     registers: int = 32
+    halves: bool = False
 
     @classmethod
-    def of(cls, host: Host) -> Target:
-        """x86 has 32 of the widest registers, and 16 of the others; everybody else has 32."""
+    def of(cls, host: Host, *, halves: bool = False) -> Target:
+        """x86 has 32 of the widest registers, and 16 of the others; everybody else has 32. ``halves``: whether they may, where the host can."""
         x86 = any(word[1:] == "avx" for word in host.features.split(","))
-        return cls(host.bits // 8, 16 if x86 and host.bits < 512 else 32)
+        return cls(host.bits // 8, 16 if x86 and host.bits < 512 else 32, halves and host.has("avx512bf16"))
 
     def vector(self, dtype: Dtype) -> Kind:
         """Of as many elements as a register holds."""

@@ -12,6 +12,7 @@ from math import prod
 from typing import NamedTuple
 
 from chainrule.compiler.native.blocks import Cuts, Side, Writer, ways_of
+from chainrule.compiler.native.halves import halves_pay, multiply_pairs, pairs_of_a, pairs_of_b
 from chainrule.compiler.native.ir import Function, Index, Kind, Module, Value, first_lanes, kind_of
 from chainrule.compiler.native.microkernel import lanes_of, shuffle
 from chainrule.compiler.native.packing import Cut, Source, cut, panels_of, write_packing
@@ -23,7 +24,9 @@ from chainrule.compiler.native.product import Written as Written
 from chainrule.compiler.native.product import folded as folded
 
 
-def write_product(module: Module, name: str, product: Product, *, bits: int, registers: int, epilogue: Epilogue | None = None) -> Written:
+def write_product(
+    module: Module, name: str, product: Product, *, bits: int, registers: int, epilogue: Epilogue | None = None, halves: bool = False
+) -> Written:
     """Write the kernels of a product.
 
     Parameters
@@ -38,6 +41,8 @@ def write_product(module: Module, name: str, product: Product, *, bits: int, reg
     registers : int
         How many of them there are.
     epilogue : Epilogue, optional
+    halves : bool
+        Whether float32 may be rounded to bfloat16 where that is faster.
     """
     if epilogue is None:
         product = folded(product)
@@ -47,6 +52,8 @@ def write_product(module: Module, name: str, product: Product, *, bits: int, reg
     writer = Writer(module, name, product, kind, epilogue)
     if not p.m * p.n * prod(p.batch):
         return Written((), 0)
+    if halves and halves_pay(p, kind):
+        return _halves(writer, registers)
     if p.a[1] == 1 and p.b[0] == 1 and (p.n == 1 or (p.b[1] != 1 and _DOTS * p.m <= p.k)):
         return _dots(writer, registers)
     costs = {_blocks: _cost_of_rows(p, kind, registers)}
@@ -152,6 +159,25 @@ def _blocks(writer: Writer, registers: int) -> Written:
     else:
         works.append(writer.drive(cuts, a, b, partial(writer.block, a, b)))
     return Written(tuple(works), used)
+
+
+def _halves(writer: Writer, registers: int) -> Written:
+    """Blocks of sums of pairs of bfloat16."""
+    p, kind = writer.product, writer.kind
+    pairs = p._replace(k=p.k // 2)
+    _, rows, vectors = _best_block(pairs._replace(a=(1, pairs.m), b=(pairs.n, 1)), kind, registers)
+    to_b, panels = pairs_of_b(writer.module, f"{writer.name}_b", p, kind, vectors)
+    start = -(-panels.nbytes // 64) * 64 // kind.wide(1).nbytes
+    to_a, lines, across, along = pairs_of_a(writer.module, f"{writer.name}_a", p, kind, start)
+    a = Side("scratch", across, along, lines.batch_strides, start)
+    b = Side("scratch", 1, 0, panels.batch_strides, panels=True)
+    writer = writer._replace(product=pairs, multiply=multiply_pairs)
+    cuts = Cuts(cut(p.m, rows), cut(-(-p.n // kind.lanes), vectors), kind.lanes)
+    depth = max(_DEPTH // (cuts.panels.size * kind.nbytes), 1)
+    deep = pairs.k > 2 * depth and p.m > 2 * rows
+    blocks = writer.drive_deep(cuts, a, b, cut(pairs.k, depth), beside=False) if deep else writer.drive(cuts, a, b, partial(writer.block, a, b))
+    works = Work(to_b, ("b", "scratch")), Work(to_a, ("a", "scratch")), blocks
+    return Written(works, start * kind.wide(1).nbytes + lines.nbytes)
 
 
 def _shallow(p: Product, kind: Kind) -> bool:

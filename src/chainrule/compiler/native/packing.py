@@ -96,12 +96,15 @@ def panels_of(source: Source, kind: Kind, vectors: int, *, gap: int = 0) -> Pane
     return Panels(panels, size, tuple(strides), following * kind.wide(1).nbytes)
 
 
-def write_packing(module: Module, name: str, source: Source, panels: Panels, kind: Kind, *, gap: int = 0, start: int = 0) -> Kernel:
+def write_packing(
+    module: Module, name: str, source: Source, panels: Panels, kind: Kind, *, gap: int = 0, start: int = 0, copy: type[Copy] | None = None
+) -> Kernel:
     """Define ``void name(ptr from, ptr to, i64 first, i64 last)``, which copies, so many elements behind ``to``.
 
     Units are some rows, or a panel where columns lie along memory.
     """
-    turned = source.strides[1] != 1 and source.strides[0] == 1 and kind.lanes > 1
+    made_by = copy or Copy
+    turned = made_by.turned(source, kind)
     pieces = panels.panels.pieces if turned else -(-source.rows // _ROWS)
     moving = [(extent, stride, ours) for extent, stride, ours in zip(source.batch, source.batch_strides, panels.batch_strides, strict=True) if stride]
     f = Function(module, name, [("from", PTR), ("to", PTR), ("first", I64), ("last", I64)])
@@ -111,19 +114,19 @@ def write_packing(module: Module, name: str, source: Source, panels: Panels, kin
         places = batch_places(f, rest, [extent for extent, _, _ in moving])
         begin = offset(f, places, [stride for _, stride, _ in moving])
         target = f.add(offset(f, places, [stride for _, _, stride in moving]), start)
-        copy = _Copy(f, kind, source, panels.panels, gap, f.at(given, begin, kind), f.at(made, target, kind))
+        one = made_by(f, kind, source, panels.panels, gap, f.at(given, begin, kind), f.at(made, target, kind))
         if turned:
-            copy.panel(piece)
+            one.panel(piece)
         else:
             row = f.mul(piece, _ROWS)
             with f.loop(row, f.least(f.add(row, _ROWS), source.rows)) as rows:
-                copy.row(rows.index)
+                one.row(rows.index)
     f.close()
     return Kernel(name, pieces * prod(extent for extent, _, _ in moving))
 
 
-class _Copy(NamedTuple):
-    """The copy of one matrix."""
+class Copy(NamedTuple):
+    """The copy of one matrix. Who copies elements otherwise overrides `turned`, `vector` and `square`."""
 
     f: Function
     kind: Kind
@@ -132,6 +135,11 @@ class _Copy(NamedTuple):
     gap: int
     given: Value
     made: Value
+
+    @staticmethod
+    def turned(source: Source, kind: Kind) -> bool:
+        """Whether columns lie along memory."""
+        return source.strides[1] != 1 and source.strides[0] == 1 and kind.lanes > 1
 
     def row(self, row: Index) -> None:
         """One row of all panels."""
@@ -189,6 +197,7 @@ class _Copy(NamedTuple):
                 columns(f.sub(full, begin), tail)
 
     def square(self, given: Value, made: Value, row: Index, width: Index, rows: int, count: int) -> None:
+        """So many rows of so many columns that lie along memory."""
         f, kind, along = self.f, self.kind, self.source.strides[1]
         given = f.at(given, row, kind)
         zero = literal(0, kind)
