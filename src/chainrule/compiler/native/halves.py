@@ -59,7 +59,7 @@ def pairs_of_a(module: Module, name: str, p: Product, kind: Kind, start: int) ->
     panels = panels_of(source, kind, wide, gap=gap)
     line = (wide + gap) * kind.lanes
     kernel = write_packing(module, name, source, panels, kind, gap=gap, start=start, copy=_Pairs)
-    return kernel, panels, *((line, 1) if column == 1 else (1, line))
+    return (kernel, panels, line, 1) if column == 1 else (kernel, panels, 1, line)
 
 
 class _Pairs(Copy):
