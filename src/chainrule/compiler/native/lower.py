@@ -350,9 +350,10 @@ class Lowering:
             operands["c"] = whole(own)
             kept = ["c"]
         module, target, product = self.code.module, self.code.target, found.product
+        bits, registers, halves = 8 * target.nbytes, target.registers, target.halves
         written = self.code.alike.written(
             (product, fitted),
-            lambda name: write_product(module, name, product, bits=8 * target.nbytes, registers=target.registers, epilogue=ending),
+            lambda name: write_product(module, name, product, bits=bits, registers=registers, epilogue=ending, halves=halves),
         )
         self.code.note(self._product(written, operands, kept), [node, *behind])
         self.code.work += found.product.m * found.product.k * found.product.n * math.prod(found.product.batch)
