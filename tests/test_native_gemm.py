@@ -18,7 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from chainrule.compiler.native import engine, gemm
+from chainrule.compiler.native import blocks, engine, gemm
 from chainrule.compiler.native.gemm import Epilogue, Place, Product, Written, folded, write_product
 from chainrule.compiler.native.ir import F32, I64, PTR, Function, Module, Value, literal
 from chainrule.compiler.native.microkernel import Block, Part, Parts, Rounds, Sums, Taps, load_lanes, store_lanes, transposed, write_microkernel
@@ -170,6 +170,23 @@ def test_large_products_are_packed_and_cut_along_k(case: Case, k: int, conflict:
     agree(made, expected, case.k + k)
 
 
+FAR: dict[str, Any] = {"_PIECE": 3, "_PACK": 1, "_FAR": 1, "_TALL": 12}
+"""Bounds with which small products are cut as large ones are whose operands come from memory."""
+
+
+@example(Case(70, 90, 70, a="transposed"), 3000, False)
+@example(Case(70, 90, 70, machine="AVX2"), 3000, True)
+@settings(max_examples=80)
+@given(st.one_of(cases, batches), st.sampled_from([1, 3000, 10000]), st.booleans())
+def test_products_of_what_comes_from_memory_agree_with_numpy(case: Case, kept: int, clipped: bool) -> None:
+    """Few sums or many are kept while pieces of k pass; rows are called ahead."""
+    case = replace(case, k=case.k + 50)
+    bias = np.random.default_rng(1).standard_normal(case.n).astype(case.dtype)
+    with mock.patch.multiple(gemm, **FAR), mock.patch.object(blocks, "_KEPT", kept):
+        made, expected = multiply(case, Epilogue(("bias",), bias_and_relu), bias=bias) if clipped else multiply(case)
+    agree(made, np.maximum(expected + bias, 0) if clipped else expected, case.k)
+
+
 @pytest.mark.parametrize("b", LAYOUTS)
 @pytest.mark.parametrize("a", LAYOUTS)
 @pytest.mark.parametrize("m", [5, 70])
@@ -226,11 +243,15 @@ def test_products_of_the_usual_kinds_agree_with_numpy(size: tuple[int, int, int]
     agree(made, expected, size[1])
 
 
-def test_bits_do_not_depend_on_how_the_work_is_shared() -> None:
+@pytest.mark.parametrize("b", ["plain", "transposed"])
+@pytest.mark.parametrize("a", ["plain", "transposed"])
+def test_bits_do_not_depend_on_how_the_work_is_shared(a: str, b: str) -> None:
     for size in [(70, 100, 130), (1, 300, 100), (200, 90, 1), (3, 400, 50), (130, 4000, 64), (150, 1024, 10)]:
-        for a in ("plain", "transposed"):
-            alone, shared = (multiply(Case(*size, a=a, b="transposed", pieces=pieces))[0] for pieces in (1, 7))
-            assert np.array_equal(alone, shared)
+        alone, shared = (multiply(Case(*size, a=a, b=b, pieces=pieces))[0] for pieces in (1, 7))
+        assert np.array_equal(alone, shared)
+        with mock.patch.multiple(gemm, **FAR), mock.patch.object(blocks, "_KEPT", 10000):
+            alone, shared = (multiply(Case(*size, a=a, b=b, pieces=pieces))[0] for pieces in (1, 7))
+        assert np.array_equal(alone, shared)
 
 
 def test_infinities_and_nans_go_where_numpy_takes_them() -> None:
@@ -303,7 +324,7 @@ import ctypes, mmap, sys
 from unittest import mock
 import numpy as np
 sys.path.insert(0, {tests!r})
-from test_native_gemm import MACHINES, WAYS, Module, engine, gemm, product_of, write_product
+from test_native_gemm import FAR, MACHINES, WAYS, Module, engine, gemm, product_of, write_product
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -338,6 +359,9 @@ for bits, registers in MACHINES.values():
         for b_turned in (False, True):
             for m, k, n in [(5, 7, 3), (1, 33, 17), (17, 33, 1), (19, 3, 50), (2, 50, 21), (1, 19, 1)]:
                 check(m, k, n, a_turned, b_turned)
+            with mock.patch.multiple(gemm, **FAR):
+                for m, k, n in [(19, 50, 50), (3, 50, 21)]:
+                    check(m, k, n, a_turned, b_turned)
             for way in WAYS:
                 with mock.patch.object(gemm, way, lambda *_: -1.0):
                     for m, k, n in [(37, 19, 10), (21, 100, 3)]:

@@ -5,7 +5,7 @@ Which blocks a product is cut into is decided elsewhere; each sum is added up by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from math import prod
@@ -22,19 +22,20 @@ from chainrule.compiler.native.microkernel import (
     Rounds,
     Sums,
     Taps,
+    fetch,
     fused,
     store_lanes,
     transposed,
     write_microkernel,
 )
-from chainrule.compiler.native.packing import Cut, batch_places, cut, offset
+from chainrule.compiler.native.packing import Cut, batch_places, offset
 from chainrule.compiler.native.product import Epilogue, Place, Product, Work
 
 
 class Side(NamedTuple):
     """A or B as blocks read it: a role, strides across k and along k, where it begins; or panels of columns, each all along k.
 
-    So many elements ahead it is called into the cache.
+    ``ahead``: so many elements further on it is called into the cache.
     """
 
     role: str
@@ -47,19 +48,27 @@ class Side(NamedTuple):
 
 
 class Cuts(NamedTuple):
-    """How C is cut: rows, and columns in vectors of so many lanes. ``along``: blocks beside each other follow one another, not those below."""
+    """How C is cut: rows, and columns in vectors of so many lanes. ``high`` blocks above each other follow one another, then those beside them."""
 
     rows: Cut
     panels: Cut
     lanes: int
-    along: bool = False
+    high: int
+
+
+class Spot(NamedTuple):
+    """Where a block is: which of those above each other, which of those beside each other, in which matrices."""
+
+    tile: Index
+    panel: Index
+    batch: tuple[Index, ...]
 
 
 WriteBlock = Callable[[str, int, tuple[int, ...]], None]
 """Defines the function of a block: its name, its rows, and how many lanes of each of its vectors count."""
 
-_ABOVE, _BESIDE = 16, 64
-"""Blocks of a group that lie above each other, or beside each other, at most: their sums take up to 100 KB of the stack."""
+_KEPT = 128 << 10
+"""Bytes of the stack for sums of blocks."""
 
 
 class Writer(NamedTuple):
@@ -100,84 +109,77 @@ class Writer(NamedTuple):
 
     def drive(self, cuts: Cuts, a: Side, b: Side, write: WriteBlock) -> Work:
         """The kernel that calls one block for each unit."""
-        p, (rows, panels, lanes, along) = self.product, cuts
         f = self.kernel()
-        with self.units(f, *((panels.pieces, rows.pieces) if along else (rows.pieces, panels.pieces))) as (one, other, batch):
-            tile, panel = (other, one) if along else (one, other)
-            row, column = rows.begin(f, tile), f.mul(panels.begin(f, panel), lanes)
-            arguments = self.arguments(f, cuts, a, b, batch, row, column)
-            for widths, its_panels in widths_of(panels, lanes, p.n):
-                with _within(f, panel, its_panels, panels.pieces):
-                    for size, its_rows in sizes_of(rows):
-                        with _within(f, tile, its_rows, rows.pieces):
-                            f.call(self.once("", write, size, widths), VOID, *arguments)
+        with f.loop(f.parameters[-2], f.parameters[-1]) as units:
+            spot = self.spot(f, cuts, units.index)
+            arguments = self.arguments(f, cuts, a, b, spot)
+            for size, widths in self.shapes(f, cuts, spot):
+                f.call(self.once("", write, size, widths), VOID, *arguments)
         f.close()
-        return Work(Kernel(self.name, rows.pieces * panels.pieces * prod(p.batch)), (a.role, b.role, "c", *self.words))
+        return self.work(cuts, a, b)
 
-    def drive_deep(self, cuts: Cuts, a: Side, b: Side, pieces: Cut, *, beside: bool) -> Work:
-        """The same with k in pieces: a unit is a group of blocks, whose sums are kept while they all take a piece.
-
-        The blocks of a group lie above each other and share what they read of B; or ``beside`` each other, all rows of C in one group, and
-        read long pieces of rows of B.
-        """
-        p, (rows, panels, lanes, _), kind = self.product, cuts, self.kind
-        room = rows.size * panels.size
-        high = rows.pieces if beside else 1
-        groups = cut(panels.pieces, min(-(-panels.pieces // 4), max(_BESIDE // high, 1))) if beside else cut(rows.pieces, _ABOVE)
-        apart = 1 if beside else panels.pieces
+    def drive_deep(self, cuts: Cuts, a: Side, b: Side, pieces: Cut) -> Work:
+        """The same with k in pieces: many blocks keep their sums while all of them take a piece, whose rows and columns stay near meanwhile."""
+        kind = self.kind
+        room = cuts.rows.size * cuts.panels.size
+        most = max(_KEPT // (room * kind.nbytes), 1)
         f = self.kernel()
-        kept = f.value(PTR, f"alloca [{groups.size * high * room * lanes} x {kind.element}], align {kind.nbytes}")
+        kept = f.value(PTR, f"alloca [{most * room * kind.lanes} x {kind.element}], align {kind.nbytes}")
+        with f.loop(f.parameters[-2], f.parameters[-1], most) as several:
+            first, last = several.index, f.least(f.add(several.index, most), f.parameters[-1])
+            with f.loop(0, f.mul(f.sub(last, first), room)) as loop:
+                f.store(literal(0, kind), f.at(kept, f.mul(loop.index, kind.lanes), kind))
 
-        with self.units(f, groups.pieces, apart) as (group, panel, batch):
-            first, count = groups.begin(f, group), f.mul(groups.length(f, group), high)
+            @contextmanager
+            def blocks() -> Generator[tuple[Spot, Value, list[Value]]]:
+                """Their places, their sums, what they are called with."""
+                with f.loop(first, last) as units:
+                    spot = self.spot(f, cuts, units.index)
+                    yield spot, f.at(kept, f.mul(f.sub(units.index, first), room * kind.lanes), kind), self.arguments(f, cuts, a, b, spot)
 
-            def each(member: Index, write: Callable[[int, tuple[int, ...]], str], call: Callable[[str, Value, list[Value], int], None]) -> None:
-                """Of one block of the group: its function, its sums, where it begins, the width of its panel."""
-                tile, at = (f.rem(member, high), f.add(first, f.div(member, high))) if beside else (f.add(first, member), panel)
-                arguments = self.arguments(f, cuts, a, b, batch, rows.begin(f, tile), f.mul(panels.begin(f, at), lanes))
-                sums = f.at(kept, f.mul(member, room * lanes), kind)
-                for widths, its_panels in widths_of(panels, lanes, p.n):
-                    with _within(f, at, its_panels, panels.pieces):
-                        for size, its_rows in sizes_of(rows):
-                            with _within(f, tile, its_rows, rows.pieces):
-                                call(write(size, widths), sums, arguments, lanes * len(widths))
-
-            with f.loop(0, groups.size * high * room) as loop:
-                f.store(literal(0, kind), f.at(kept, f.mul(loop.index, lanes), kind))
-            with f.loop(0, pieces.pieces) as piece, f.loop(0, count) as loop:
+            with f.loop(0, pieces.pieces) as piece:
                 begin, length = pieces.begin(f, piece.index), pieces.length(f, piece.index)
-
-                def add(name: str, sums: Value, arguments: list[Value], width: int) -> None:
-                    from_a = f.at(arguments[0], f.mul(begin, a.along), kind)
-                    from_b = f.at(arguments[1], f.mul(begin, width if b.panels else b.along), kind)
-                    f.call(name, VOID, from_a, from_b, sums, index(length))
-
-                each(loop.index, partial(self.once, "_add", partial(self.adding, a, b)), add)
-            with f.loop(0, count) as loop:
-
-                def end(name: str, sums: Value, arguments: list[Value], _: int) -> None:
-                    f.call(name, VOID, sums, *arguments[1:])
-
-                each(loop.index, partial(self.once, "", self.ending), end)
+                with blocks() as (spot, sums, (given_a, given_b, *_)):
+                    for size, widths in self.shapes(f, cuts, spot):
+                        from_a = f.at(given_a, f.mul(begin, a.along), kind)
+                        from_b = f.at(given_b, f.mul(begin, kind.lanes * len(widths) if b.panels else b.along), kind)
+                        f.call(self.once("_add", partial(self.adding, a, b), size, widths), VOID, from_a, from_b, sums, index(length))
+            with blocks() as (spot, sums, (_, *others)):
+                for size, widths in self.shapes(f, cuts, spot):
+                    f.call(self.once("", self.ending, size, widths), VOID, sums, *others)
         f.close()
-        return Work(Kernel(self.name, groups.pieces * apart * prod(p.batch)), (a.role, b.role, "c", *self.words))
+        return self.work(cuts, a, b)
 
     def kernel(self) -> Function:
         """It begins."""
         further = [(f"given_{word}", PTR) for word in self.words]
         return Function(self.module, self.name, [("a", PTR), ("b", PTR), ("c", PTR), *further, ("first", I64), ("last", I64)])
 
-    @contextmanager
-    def units(self, f: Function, tiles: int, panels: int) -> Generator[tuple[Index, Index, tuple[Index, ...]]]:
-        """A loop over the units: tile, panel, places in the batch."""
-        with f.loop(f.parameters[-2], f.parameters[-1]) as units:
-            tile, rest = f.rem(units.index, tiles), f.div(units.index, tiles)
-            panel, rest = f.rem(rest, panels), f.div(rest, panels)
-            yield tile, panel, batch_places(f, rest, self.product.batch)
+    def work(self, cuts: Cuts, a: Side, b: Side) -> Work:
+        """A kernel whose units are blocks."""
+        return Work(Kernel(self.name, cuts.rows.pieces * cuts.panels.pieces * prod(self.product.batch)), (a.role, b.role, "c", *self.words))
 
-    def arguments(self, f: Function, cuts: Cuts, a: Side, b: Side, batch: tuple[Index, ...], row: Index, column: Index) -> list[Value]:
-        """What a block that begins there is called with."""
-        p, kind = self.product, self.kind
+    def spot(self, f: Function, cuts: Cuts, unit: Index) -> Spot:
+        """Of the block that is this unit."""
+        rows, panels, _, high = cuts
+        batch, at = f.div(unit, rows.pieces * panels.pieces), f.rem(unit, rows.pieces * panels.pieces)
+        begin = f.mul(f.div(at, high * panels.pieces), high) if high < rows.pieces else 0
+        at = f.sub(at, f.mul(begin, panels.pieces))
+        here = high if rows.pieces % high == 0 else f.least(f.sub(rows.pieces, begin), high)
+        return Spot(f.add(begin, f.rem(at, here)), f.div(at, here), batch_places(f, batch, self.product.batch))
+
+    def shapes(self, f: Function, cuts: Cuts, spot: Spot) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Each shape that blocks have: what is written meanwhile runs where the block at this place has it."""
+        for widths, its_panels in widths_of(cuts.panels, cuts.lanes, self.product.n):
+            with _within(f, spot.panel, its_panels, cuts.panels.pieces):
+                for size, its_rows in sizes_of(cuts.rows):
+                    with _within(f, spot.tile, its_rows, cuts.rows.pieces):
+                        yield size, widths
+
+    def arguments(self, f: Function, cuts: Cuts, a: Side, b: Side, spot: Spot) -> list[Value]:
+        """What the block there is called with."""
+        p, kind, batch = self.product, self.kind, spot.batch
+        row, column = cuts.rows.begin(f, spot.tile), f.mul(cuts.panels.begin(f, spot.panel), cuts.lanes)
         from_a = f.add(f.add(offset(f, batch, a.batch), f.mul(row, a.across)), a.start)
         from_b = f.add(f.add(offset(f, batch, b.batch), f.mul(column, p.k if b.panels else b.across)), b.start)
         row, column = (column, row) if self.down else (row, column)
@@ -203,8 +205,22 @@ class Writer(NamedTuple):
         ways = ways_of(rows * len(widths), p.k)
         nest = nest_of(p.k, ways, a.along, kind.lanes * len(widths) if b.panels else b.along)
 
+        start = partial(self.call_ahead, a, rows, kind.lanes * len(widths)) if a.ahead else None
         finish = partial(self.results, rows, widths)
-        write_microkernel(self.module, name, block, nest, finish, parameters=self.parameters()[2:], ways=ways, ahead=b.ahead, multiply=self.multiply)
+        write_microkernel(self.module, name, block, nest, finish, parameters=self.parameters()[2:], start=start, ways=ways, multiply=self.multiply)
+
+    def call_ahead(self, a: Side, rows: int, columns: int, f: Function) -> Sums:
+        """Call what the block will write into the cache, and its share of rows of A that are read later on: the blocks beside it call the others."""
+        p, kind = self.product, self.kind
+        line = 64 // kind.wide(1).nbytes
+        from_a = f.at(f.parameters[0], f.add(a.ahead, f.div(f.mul(f.parameters[-1], p.k), p.n)), kind)
+        for i in range(rows):
+            for at in range(0, columns, line):
+                fetch(f, f.at(f.parameters[2], i * p.c + at, kind), write=True)
+        with f.loop(0, -(-p.k * columns // p.n), line) as loop:
+            for i in range(rows):
+                fetch(f, f.at(from_a, f.add(loop.index, i * a.across), kind))
+        return {}
 
     def adding(self, a: Side, b: Side, name: str, rows: int, widths: tuple[int, ...]) -> None:
         """A micro-kernel that adds a piece of k to sums in memory."""
@@ -219,7 +235,9 @@ class Writer(NamedTuple):
 
         parameters = [("sums", PTR), ("depth", I64)]
         start = partial(_kept, place=2, block=block)
-        write_microkernel(self.module, name, block, nest, finish, parameters=parameters, start=start, ahead=b.ahead, multiply=self.multiply)
+        write_microkernel(
+            self.module, name, block, nest, finish, parameters=parameters, start=start, ahead=(a.ahead, b.ahead), multiply=self.multiply
+        )
 
     def ending(self, name: str, rows: int, widths: tuple[int, ...]) -> None:
         """A block whose sums are in memory."""

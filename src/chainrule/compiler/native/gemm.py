@@ -102,11 +102,11 @@ _OFTEN = 128
 _SHALLOW = 64
 """Up to this k a product is mostly stores: C is written row after row, with all of B near."""
 
-_AHEAD = 16
-"""Rows of B that are called into the cache ahead."""
+_TALL = 96
+"""Rows of A that stay near while all of B passes."""
 
-_ROWS = 8
-"""Rows of B that are read side by side where all of it comes from memory: the processor foresees so many streams."""
+_PIECE = 64
+"""Places of k that all blocks add up before the next ones where B comes from memory line by line: it is called a piece ahead."""
 
 _THIN = 2
 """With so many vectors of columns or less the other ways than blocks along rows are looked at."""
@@ -138,8 +138,6 @@ def _blocks(writer: Writer, registers: int) -> Written:
         works.append(Work(write_packing(writer.module, f"{writer.name}_b", source, panels, kind), ("b", "scratch")))
         b = Side("scratch", 1, 0, panels.batch_strides, panels=True)
         used = -(-panels.nbytes // 64) * 64
-    elif p.k * p.n * size > _PACK:
-        b = b._replace(ahead=_AHEAD * b.along)
     if _packs_a(p, kind):
         source = Source(p.m, p.k, p.a, p.batch, p.a_batch)
         wide = -(-p.k // kind.lanes)
@@ -149,15 +147,7 @@ def _blocks(writer: Writer, registers: int) -> Written:
         works.append(Work(write_packing(writer.module, f"{writer.name}_a", source, panels, kind, gap=gap, start=start), ("a", "scratch")))
         a = Side("scratch", (wide + gap) * kind.lanes, 1, panels.batch_strides, start)
         used += panels.nbytes
-    cuts = Cuts(cut(p.m, rows), cut(-(-p.n // kind.lanes), vectors), kind.lanes, along=_shallow(p, kind))
-    depth = max(_DEPTH // (cuts.panels.size * kind.nbytes), 1)
-    if p.k > 2 * depth and p.m > 2 * rows:
-        works.append(writer.drive_deep(cuts, a, b, cut(p.k, depth), beside=False))
-    elif b.ahead and p.m < 64:
-        b = b._replace(ahead=_ROWS // 2 * b.along if p.m > 2 else 0)
-        works.append(writer.drive_deep(cuts, a, b, cut(p.k, _ROWS), beside=True))
-    else:
-        works.append(writer.drive(cuts, a, b, partial(writer.block, a, b)))
+    works.append(_driven(writer, _cuts(p, kind, rows, vectors), a, b))
     return Written(tuple(works), used)
 
 
@@ -172,10 +162,7 @@ def _halves(writer: Writer, registers: int) -> Written:
     a = Side("scratch", across, along, lines.batch_strides, start)
     b = Side("scratch", 1, 0, panels.batch_strides, panels=True)
     writer = writer._replace(product=pairs, multiply=multiply_pairs)
-    cuts = Cuts(cut(p.m, rows), cut(-(-p.n // kind.lanes), vectors), kind.lanes)
-    depth = max(_DEPTH // (cuts.panels.size * kind.nbytes), 1)
-    deep = pairs.k > 2 * depth and p.m > 2 * rows
-    blocks = writer.drive_deep(cuts, a, b, cut(pairs.k, depth), beside=False) if deep else writer.drive(cuts, a, b, partial(writer.block, a, b))
+    blocks = _driven(writer, _cuts(pairs, kind, rows, vectors), a, b)
     works = Work(to_b, ("b", "scratch")), Work(to_a, ("a", "scratch")), blocks
     return Written(works, start * kind.wide(1).nbytes + lines.nbytes)
 
@@ -185,16 +172,51 @@ def _shallow(p: Product, kind: Kind) -> bool:
     return p.k <= _SHALLOW and p.k * p.n * kind.wide(1).nbytes <= _FAR
 
 
+def _streams(p: Product, kind: Kind) -> bool:
+    """Rows of B are lines of memory from afar, and either few rows of A use them, or columns of A are such lines too."""
+    size = kind.wide(1).nbytes
+    few = p.m < _few(kind) and p.k >= 2 * _PIECE and p.k * p.n * size > _PACK
+    lines = p.a[0] == 1 and p.k >= 16 * _PIECE and (p.m + p.n) * p.k * size > 2 * _FAR
+    return p.b[1] == 1 and (few or lines)
+
+
+def _few(kind: Kind) -> int:
+    """With so many rows a packed B pays."""
+    return 128 if kind.nbytes == 64 else 64
+
+
 def _packs_b(p: Product, kind: Kind) -> bool:
     """It must be where its columns do not lie along memory."""
-    least = 128 if kind.nbytes == 64 else 64
-    return p.k > 0 and (p.b[1] != 1 or (p.m >= least and p.k * p.n * kind.wide(1).nbytes >= _PACK))
+    return p.k > 0 and not _streams(p, kind) and (p.b[1] != 1 or (p.m >= _few(kind) and p.k * p.n * kind.wide(1).nbytes >= _PACK))
 
 
 def _packs_a(p: Product, kind: Kind) -> bool:
     """Where each step along k is far from the one before."""
     least = _CONFLICT if kind.nbytes == 64 else _CONFLICT // 2
-    return min(p.k, p.n) >= _OFTEN and abs(p.a[1]) * kind.wide(1).nbytes >= least
+    return not _streams(p, kind) and min(p.k, p.n) >= _OFTEN and abs(p.a[1]) * kind.wide(1).nbytes >= least
+
+
+def _cuts(p: Product, kind: Kind, rows: int, vectors: int) -> Cuts:
+    """Blocks of so many rows and vectors at most."""
+    tiles = cut(p.m, rows)
+    near = p.m * p.k * kind.wide(1).nbytes <= _FAR
+    high = 1 if _shallow(p, kind) else tiles.pieces if near else min(max(_TALL // rows, 1), tiles.pieces)
+    return Cuts(tiles, cut(-(-p.n // kind.lanes), vectors), kind.lanes, high)
+
+
+def _driven(writer: Writer, cuts: Cuts, a: Side, b: Side) -> Work:
+    """Blocks that take all of k at once, or a piece after the other."""
+    p, (tiles, panels, _, high) = writer.product, cuts
+    if not b.panels and _streams(p, writer.kind):
+        pieces = cut(p.k, _PIECE)
+        a = a._replace(ahead=pieces.size * a.along if a.across == 1 else 0)
+        return writer.drive_deep(cuts, a, b._replace(ahead=pieces.size * b.along), pieces)
+    depth = max(_DEPTH // (panels.size * writer.kind.nbytes), 1)
+    if p.k > 2 * depth and p.m > 2 * tiles.size:
+        return writer.drive_deep(cuts, a, b, cut(p.k, depth))
+    if 1 < high < tiles.pieces and a.along == 1 and not writer.down:
+        a = a._replace(ahead=high * tiles.size * a.across)
+    return writer.drive(cuts, a, b, partial(writer.block, a, b))
 
 
 def _columns(writer: Writer, registers: int) -> Written:
@@ -217,7 +239,7 @@ def _dots(writer: Writer, registers: int) -> Written:
         b = Side("scratch", lanes, p.n, panels.batch_strides)
         used = panels.nbytes
     _, rows, columns = _best_dots(p, kind, registers)
-    cuts = Cuts(cut(p.m, rows), cut(p.n, columns), 1, along=True)
+    cuts = Cuts(cut(p.m, rows), cut(p.n, columns), 1, high=1)
     works.append(writer.drive(cuts, a, b, partial(_dot, writer, a, b)))
     return Written(tuple(works), used)
 
@@ -300,7 +322,8 @@ class Reading(NamedTuple):
 def _reading(p: Product, kind: Kind) -> Reading:
     size = kind.wide(1).nbytes
     crowded = p.a[1] == 1 and p.m * p.k * size > _FAR and p.a[0] * size % (_CONFLICT // 2) == 0
-    return Reading(crowded, not _packs_b(p, kind) and p.k * p.n * size > _PACK, _shallow(p, kind))
+    far = p.k * p.n * size > _PACK and not _packs_b(p, kind) and not _streams(p, kind)
+    return Reading(crowded, far, _shallow(p, kind))
 
 
 @cache

@@ -89,7 +89,7 @@ def write_microkernel(
     start: Callable[[Function], Mapping[tuple[int, int], Value]] | None = None,
     multiply: Multiply = fused,
     ways: int = 1,
-    ahead: int = 0,
+    ahead: tuple[int, int] = (0, 0),
 ) -> None:
     """Define ``void name(ptr a, ptr b, *parameters)``.
 
@@ -110,8 +110,8 @@ def write_microkernel(
     ways : int
         Neighbouring taps add to so many different sums, which are added up at the end: for blocks that are too small to hide how
         long one product takes.
-    ahead : int
-        B is called into the cache so many elements ahead; 0 where the processor sees by itself what comes next.
+    ahead : (int, int)
+        The first row of A, and B, are called into the cache so many elements ahead; 0 where the processor sees by itself what comes next.
     """
     f = Function(module, name, [("a", PTR), ("b", PTR), *parameters], linkage="internal")
     keys = [(i, v) for i in range(len(block.rows)) for v in range(len(block.widths))]
@@ -132,7 +132,7 @@ class _Writer(NamedTuple):
     block: Block
     multiply: Multiply
     ways: int
-    ahead: int
+    ahead: tuple[int, int]
     counts: Mapping[str, Value]
 
     def nest(self, nest: Nest, a: Value, b: Value, sums: _Ways, rows: Sequence[int]) -> _Ways:
@@ -152,9 +152,11 @@ class _Writer(NamedTuple):
         for number, (da, db) in enumerate(taps.places):
             way = number % self.ways
             vectors = [load_lanes(f, kind, f.at(b, db + kind.lanes * v, kind), width) for v, width in enumerate(widths)]
-            if self.ahead:
-                for v in range(0, len(widths), max(64 // kind.nbytes, 1)):
-                    fetch(f, f.at(b, db + self.ahead + kind.lanes * v, kind))
+            ahead_a, ahead_b = self.ahead
+            if ahead_a:
+                fetch(f, f.at(a, offsets[0] + da + ahead_a, kind))
+            for v in range(0, len(widths) if ahead_b else 0, max(64 // kind.nbytes, 1)):
+                fetch(f, f.at(b, db + ahead_b + kind.lanes * v, kind))
             for i in rows:
                 x = f.splat(f.load(kind.wide(1), f.at(a, offsets[i] + da, kind)), kind.lanes)
                 for v, y in enumerate(vectors):
@@ -208,10 +210,10 @@ def _phi(x: Value, *sources: tuple[Value, str]) -> str:
     return f"  {x.text} = phi {x.kind} {', '.join(f'[ {value.text}, %{block} ]' for value, block in sources)}"
 
 
-def fetch(f: Function, pointer: Value) -> None:
-    """Call a line into the cache; any address will do."""
+def fetch(f: Function, pointer: Value, *, write: bool = False) -> None:
+    """Call a line into the second cache, or into the first to be written; any address will do."""
     f.module.declare("llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
-    f.call("llvm.prefetch.p0", VOID, pointer, literal(0, I32), literal(3, I32), literal(1, I32))
+    f.call("llvm.prefetch.p0", VOID, pointer, literal(int(write), I32), literal(3 if write else 2, I32), literal(1, I32))
 
 
 def load_lanes(f: Function, kind: Kind, pointer: Value, count: int) -> Value:
