@@ -70,6 +70,24 @@ done:
 }
 """
 
+LATE = """
+declare i32 @usleep(i32)
+define void @late(ptr %args, i64 %thread, i64 %threads) nounwind {
+entry:
+  %place = getelementptr i64, ptr %args, i64 1
+  %first = icmp eq i64 %thread, 0
+  br i1 %first, label %tell, label %sleep
+tell:
+  store i64 %threads, ptr %place
+  ret void
+sleep:
+  %delay = load i32, ptr %args
+  %ignored = call i32 @usleep(i32 %delay)
+  ret void
+}
+"""
+"""All threads but the first come so many microseconds late."""
+
 PLACES = {"first": 0, "checksum": 15, "first of the code": 44, "middle": 500, "last": -1}
 
 
@@ -310,6 +328,27 @@ def test_the_number_of_threads_may_change_between_steps() -> None:
     for count in (4, 1, 2, 3, 1, 4, 2):
         with pool.using(count):
             assert relay(pool, code, 3) == (0, list(range(count)))
+
+
+def test_a_step_whose_threads_only_wait_runs_alone_for_a_while() -> None:
+    code, pool = engine.load(LATE), engine.pool()
+    turn = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(pool.symbols["pool_turn"])
+    args, mood = np.zeros(2, np.int64), np.zeros(2, np.int32)
+
+    def threads_of_turns(count: int, late: int) -> list[int]:
+        args[0] = late
+        found: list[int] = []
+        for _ in range(count):
+            turn(code.address("late"), args.ctypes.data, mood.ctypes.data)
+            found.append(int(args[1]))
+        return found
+
+    with pool.using(2):
+        assert threads_of_turns(51, 20_000) == [2, *[1] * 16, 2, *[1] * 32, 2]
+        assert threads_of_turns(64, 0) == [1] * 64
+        assert mood.tolist() == [0, 64]
+        # A turn on all threads that is not late is not sure on a busy machine, but sooner or later there is one.
+        assert 2 in threads_of_turns(2000, 0)
 
 
 def test_the_pool_works_without_the_linux_kernels_help() -> None:

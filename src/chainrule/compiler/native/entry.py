@@ -28,7 +28,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from itertools import chain
 from sys import getrefcount
 from types import MappingProxyType
@@ -153,8 +153,9 @@ class _Entry:
             alone = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(self.step)
             self.run = lambda block: alone(block, 0, 1)
         else:
-            pooled = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(engine.pool().symbols["pool_run"])
-            self.run = partial(pooled, self.step)
+            pooled = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(engine.pool().symbols["pool_turn"])
+            step, mood = self.step, address(self.table) + 8 * Word.MOOD
+            self.run = lambda block: pooled(step, block, mood)
 
     # The table that the fast way reads.
 

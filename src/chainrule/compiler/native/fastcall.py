@@ -40,6 +40,8 @@ class Word(IntEnum):
     OUTPUT_RECORDS = auto()
     RESULTS = auto()
     RESULT_RECORDS = auto()
+    # Two i32 of the pool's.
+    MOOD = auto()
     # References to an array that one Tensor holds, and the type of arrays that others' memory is in.
     HELD = auto()
     MEMORY = auto()
@@ -98,7 +100,7 @@ def _written() -> str:
     module.data["PyArray_Type"] = "@PyArray_Type = external global i8"
     for name, (result, arguments) in _API.items():
         module.declare(name, result, arguments)
-    module.declare("pool_run", VOID, [PTR, PTR])
+    module.declare("pool_turn", VOID, [PTR, PTR, PTR])
     _write_claim(module)
     _write_enter(module)
     return module.text()
@@ -276,7 +278,7 @@ def _run(w: _Writer, block: Value) -> None:
     f.jump(done)
     f.label(pooled)
     state = f.call("PyEval_SaveThread", PTR)
-    f.call("pool_run", VOID, step, block)
+    f.call("pool_turn", VOID, step, block, f.at(w.table, Word.MOOD, I64))
     f.call("PyEval_RestoreThread", VOID, state)
     f.jump(done)
     f.label(done)

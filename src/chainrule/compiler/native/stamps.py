@@ -13,7 +13,7 @@ import numpy as np
 
 from chainrule.compiler.native.ir import I32, I64, PTR, Function, Kind, Module, Value, index, literal
 from chainrule.compiler.native.kernel import Call
-from chainrule.compiler.native.step import Block, Step
+from chainrule.compiler.native.step import Block, Step, alone
 from chainrule.core.aval import Aval
 from chainrule.core.variable import Variable
 
@@ -75,8 +75,9 @@ class Stamps:
 
     def shares(self, number: int, thread: int, threads: int) -> bool:
         """Whether a thread has anything to do in a kernel."""
-        units = self.calls[number].kernel.units
-        return thread == 0 if units == 1 else thread * units // threads < (thread + 1) * units // threads
+        call = self.calls[number]
+        units = call.kernel.units
+        return thread == 0 if alone(call) else thread * units // threads < (thread + 1) * units // threads
 
 
 def now() -> int:

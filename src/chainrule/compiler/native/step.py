@@ -18,7 +18,11 @@ from chainrule.compiler.native.tasks import Again, CallBack, Check, Choice, Elem
 from chainrule.compiler.native.views import View
 from chainrule.core.variable import Variable
 
-__all__ = ["Block", "Segment", "Step", "lifetimes", "write_steps"]
+__all__ = ["Block", "Segment", "Step", "alone", "lifetimes", "write_steps"]
+
+
+SMALL = 8192
+"""Bytes up to which a kernel's values are one thread's work."""
 
 
 class Segment(NamedTuple):
@@ -145,7 +149,7 @@ class Step:
             module.declare("pool_barrier", VOID, [I64, I64])
 
     def write(self, tasks: Sequence[Task]) -> Segment:
-        self.shares = {units: self.share(units) for units in dict.fromkeys(call.kernel.units for call in calls_of(tasks))}
+        self.shares = {share: self.share(*share) for share in dict.fromkeys((call.kernel.units, alone(call)) for call in calls_of(tasks))}
         self.begin()
         self.run(tasks)
         self.end()
@@ -203,15 +207,15 @@ class Step:
         f = self.f
         offsets = call.offsets or (0,) * len(call.arguments)
         given = [f.at(self.pointer(x), offset, I8) for x, offset in zip(call.arguments, offsets, strict=True)]
-        f.call(call.kernel.name, VOID, *given, *self.shares[call.kernel.units])
+        f.call(call.kernel.name, VOID, *given, *self.shares[call.kernel.units, alone(call)])
 
-    def share(self, units: int) -> tuple[Value, Value]:
-        """The units of a thread; of one the first thread has it."""
+    def share(self, units: int, solitary: bool) -> tuple[Value, Value]:
+        """The units of a thread; the first has all that are not shared."""
         f = self.f
         if not self.shared:
             return index(0), index(units)
-        if units == 1:
-            return index(0), f.cast("zext", f.compare("eq", self.thread, index(0)), I64)
+        if solitary:
+            return index(0), f.select(f.compare("eq", self.thread, index(0)), index(units), index(0))
         first = f.binary("udiv", f.binary("mul", self.thread, index(units)), self.threads)
         after = f.binary("add", self.thread, index(1))
         return first, f.binary("udiv", f.binary("mul", after, index(units)), self.threads)
@@ -268,6 +272,11 @@ class Step:
         return self.f.compare("ne", byte, literal(0, I8))
 
 
+def alone(call: Call) -> bool:
+    """Whether one thread does it all: there is but one unit, or waiting for another thread would take longer than its share."""
+    return call.kernel.units == 1 or sum(x.nbytes for x in call.arguments) <= SMALL
+
+
 _Memory = tuple[Variable | None, int, int]
 """A value's own memory, or a part of the arena: from where to where."""
 
@@ -283,7 +292,7 @@ class _Hazards:
         self.seen.clear()
 
     def add(self, call: Call) -> None:
-        self.seen.update((self._memory(x), x in call.writes, call.kernel.units == 1) for x in call.arguments)
+        self.seen.update((self._memory(x), x in call.writes, alone(call)) for x in call.arguments)
 
     def note(self, condition: Element) -> None:
         """Its memory is not written again before all threads have gone the way it tells."""
@@ -291,11 +300,11 @@ class _Hazards:
 
     def clash(self, call: Call) -> bool:
         """Whether a thread may meet in this call what another one has not finished."""
-        alone = call.kernel.units == 1
+        solitary = alone(call)
         for x in call.arguments:
             (own, begin, end), writes = self._memory(x), x in call.writes
             for (other, start, stop), wrote, solo in self.seen:
-                if own is other and begin < stop and start < end and (wrote or writes) and not (alone and solo):
+                if own is other and begin < stop and start < end and (wrote or writes) and not (solitary and solo):
                     return True
         return False
 

@@ -18,13 +18,18 @@ from chainrule.core.errors import ArgumentError
 MOST = 256
 """Threads of a pool: a job's word has eight bits for how many take part."""
 
-SYMBOLS = ("pool_run", "pool_barrier")
-"""Functions for other modules: ``void pool_run(ptr step, ptr args)``, ``void pool_barrier(i64 thread, i64 threads)``."""
+SYMBOLS = ("pool_run", "pool_turn", "pool_barrier")
+"""Functions for other modules: ``void pool_run(ptr step, ptr args)``; ``void pool_turn(ptr step, ptr args, ptr mood)``, the same for a step that
+runs again and again, with two i32 of its own that are 0 at first; ``void pool_barrier(i64 thread, i64 threads)``."""
 
 # Rounds of looking (about 15 ns each) before the processor is offered to others, few where threads wait for a processor
 # themselves, and offers (0.4 us if nobody takes them) before sleeping; waking costs 20 to 60 us. Where other processes want all
 # processors, a wait takes as long as the rounds; with fewer than 2,000, one that is short ends too late.
 _SPIN, _SPIN_CROWDED, _OFFERS = 2_000, 32, 500
+
+# Turns that a step runs alone after one in which threads spent all that they gained waiting for each other, which happens where other
+# processes want their processors: at first, and at most, as they double each time.
+_ALONE_FIRST, _ALONE_MOST = 16, 512
 
 _FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}
 _PAUSE = {
@@ -45,6 +50,20 @@ _POOL = """
 @workers = internal global i32 0
 @wanted = internal global i32 1
 @rounds = internal global i32 0
+; Nanoseconds of waits inside of steps that took more than the rounds.
+@lost = internal global i64 0, align 64
+
+declare i32 @clock_gettime(i32, ptr)
+define internal i64 @clock() nounwind {
+  %pair = alloca [2 x i64]
+  %ignored = call i32 @clock_gettime(i32 CLOCK, ptr %pair)
+  %seconds = load i64, ptr %pair
+  %place = getelementptr i64, ptr %pair, i64 1
+  %rest = load i64, ptr %place
+  %whole = mul i64 %seconds, 1000000000
+  %now = add i64 %whole, %rest
+  ret i64 %now
+}
 
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @sched_yield()
@@ -64,12 +83,15 @@ again:
   PAUSE
   %round.next = add i32 %round, 1
   %patient = icmp ult i32 %round.next, %rounds
-  br i1 %patient, label %look, label %offer
+  br i1 %patient, label %look, label %long
+long:
+  %since = call i64 @clock()
+  br label %offer
 offer:
-  %offers = phi i32 [ 0, %again ], [ %offers.next, %offer.again ]
+  %offers = phi i32 [ 0, %long ], [ %offers.next, %offer.again ]
   %offer.now = load atomic i32, ptr %word acquire, align 4
   %offer.changed = icmp ne i32 %offer.now, %old
-  br i1 %offer.changed, label %done, label %offer.again
+  br i1 %offer.changed, label %late, label %offer.again
 offer.again:
   %ignored = call i32 @sched_yield()
   %offers.next = add i32 %offers, 1
@@ -81,10 +103,18 @@ sleep:
   %fewer = atomicrmw sub ptr %sleepers, i32 1 seq_cst
   %woken.now = load atomic i32, ptr %word acquire, align 4
   %woken = icmp ne i32 %woken.now, %old
-  br i1 %woken, label %done, label %sleep
-done:
-  %result = phi i32 [ %now, %look ], [ %offer.now, %offer ], [ %woken.now, %sleep ]
+  br i1 %woken, label %late, label %sleep
+late:
+  %result = phi i32 [ %offer.now, %offer ], [ %woken.now, %sleep ]
+  %until = call i64 @clock()
+  %took = sub i64 %until, %since
+  ; Who waits for a job loses nothing.
+  %idle = icmp eq ptr %word, @job
+  %lost = select i1 %idle, i64 0, i64 %took
+  %before = atomicrmw add ptr @lost, i64 %lost monotonic
   ret i32 %result
+done:
+  ret i32 %now
 }
 
 ; After the word was changed, with seq_cst: either the sleepers are seen here, or they see the change.
@@ -209,6 +239,49 @@ done:
 }
 declare i32 @llvm.umin.i32(i32, i32)
 
+define void @pool_turn(ptr %step, ptr %args, ptr %mood) nounwind {
+entry:
+  %alone = load i32, ptr %mood
+  %resting = icmp ne i32 %alone, 0
+  br i1 %resting, label %rest, label %look
+rest:
+  %fewer = sub i32 %alone, 1
+  store i32 %fewer, ptr %mood
+  call void %step(ptr %args, i64 0, i64 1)
+  ret void
+look:
+  %wanted = load atomic i32, ptr @wanted monotonic, align 4
+  %several = icmp ugt i32 %wanted, 1
+  br i1 %several, label %measure, label %single
+single:
+  call void %step(ptr %args, i64 0, i64 1)
+  ret void
+measure:
+  %ignored = atomicrmw xchg ptr @lost, i64 0 monotonic
+  %begin = call i64 @clock()
+  call void @pool_run(ptr %step, ptr %args)
+  %end = call i64 @clock()
+  %lost = atomicrmw xchg ptr @lost, i64 0 monotonic
+  %took = sub i64 %end, %begin
+  ; Nine tenths of what the other threads could have done.
+  %others = sub i32 %wanted, 1
+  %others.wide = zext i32 %others to i64
+  %gain = mul i64 %took, %others.wide
+  %gain.nine = mul i64 %gain, 9
+  %lost.ten = mul i64 %lost, 10
+  %in.vain = icmp ugt i64 %lost.ten, %gain.nine
+  %place = getelementptr i32, ptr %mood, i64 1
+  %span = load i32, ptr %place
+  %doubled = shl i32 %span, 1
+  %longer = call i32 @llvm.umax.i32(i32 %doubled, i32 ALONE_FIRST)
+  %bounded = call i32 @llvm.umin.i32(i32 %longer, i32 ALONE_MOST)
+  %next = select i1 %in.vain, i32 %bounded, i32 0
+  store i32 %next, ptr %place
+  store i32 %next, ptr %mood
+  ret void
+}
+declare i32 @llvm.umax.i32(i32, i32)
+
 define void @pool_barrier(i64 %thread, i64 %threads) nounwind {
 entry:
   %alone = icmp eq i64 %threads, 1
@@ -309,6 +382,10 @@ define void @pool_run(ptr %step, ptr %args) nounwind {
   call void %step(ptr %args, i64 0, i64 1)
   ret void
 }
+define void @pool_turn(ptr %step, ptr %args, ptr %mood) nounwind {
+  call void %step(ptr %args, i64 0, i64 1)
+  ret void
+}
 define void @pool_barrier(i64 %thread, i64 %threads) nounwind {
   ret void
 }
@@ -337,7 +414,11 @@ def text(system: str = sys.platform, machine: str = "") -> str:
     futex = _FUTEX.get(family) if system == "linux" else None
     declared, pause = _PAUSE.get(family, ("", ""))
     sleep = _POSIX if futex is None else _LINUX.replace("FUTEX", str(futex))
-    return _POOL.replace("PAUSE", pause).replace("OFFERS", str(_OFFERS)) + sleep + declared + "\n"
+    numbers = {"OFFERS": _OFFERS, "ALONE_FIRST": _ALONE_FIRST, "ALONE_MOST": _ALONE_MOST, "CLOCK": 1 if system == "linux" else 6}
+    pool = _POOL.replace("PAUSE", pause)
+    for word, number in numbers.items():
+        pool = pool.replace(word, str(number))
+    return pool + sleep + declared + "\n"
 
 
 class Pool:
