@@ -10,6 +10,7 @@ import numpy as np
 import chainrule as cr
 from chainrule.core.primitive import functions
 from chainrule.tensor import Tensor
+from fuzz_loops import loops
 from fuzz_moves import MOST, Call, Step, joins, looks_up, moves
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS"]
 
 Kind = Callable[["Fuzz"], Step | None]
-KINDS: dict[str, tuple[float, Kind]] = {"moves": (8, moves), "joins": (2, joins), "looks_up": (2, looks_up)}
+KINDS: dict[str, tuple[float, Kind]] = {"moves": (8, moves), "joins": (2, joins), "looks_up": (2, looks_up), "loops": (2, loops)}
 
 
 def kind(weight: float) -> Callable[[Kind], Kind]:
@@ -350,12 +351,14 @@ def windows(d: Fuzz) -> Step | None:
         pool = getattr(cr, name)
         padding = 0 if isinstance(padding, int) and padding > window // 2 else padding
         return Step(f"{name} {window} {stride} {padding}", (i,), lambda x: pool(x, window, stride=stride, padding=padding), exact=name == "max_pool")
+    # Whether padding times infinity is added is not promised.
+    if d.strange:
+        return None
     window = tuple(d.integer(1, 3) for _ in range(axes))
     features = d.choose([1, 2, 3, 8, 17]) * groups
     fan = int(np.prod(window)) * x.shape[-1]
     shape = (*window, x.shape[-1] // groups, features) if name != "conv_transpose" else (*window, features // groups, x.shape[-1])
-    # Whether padding times infinity is added is not promised.
-    w = d.new((np.nan_to_num(d.array(shape, str(x.dtype)), posinf=1.0, neginf=1.0) / np.sqrt(fan)).astype(x.dtype))
+    w = d.new((d.array(shape, str(x.dtype)) / np.sqrt(fan)).astype(x.dtype))
     if name == "conv_transpose":
         padding = 0 if isinstance(padding, str) else min(padding, min(window) // 2)
         return Step(
@@ -412,40 +415,3 @@ def accumulates(d: Fuzz) -> Step | None:
     }
     name = d.choose([*calls])
     return Step(f"{name} {axis}", (i,), calls[name])
-
-
-@kind(1.5)
-def loops(d: Fuzz) -> Step | None:
-    i = d.pick("f", lambda x: x.ndim > 0 and x.size > 0 and x.shape[0] < 9)
-    # Of what is not read no gradient flows, or one of zeros; times infinity they differ.
-    if i is None or d.strange:
-        return None
-    reverse = d.flip()
-    number = d.integer(0, 6)
-    bodies: list[Call] = [
-        lambda c, x: (cr.tanh(c + x), c * x),
-        lambda c, x: (c * 0.5 + x, cr.sum(c)),
-        lambda c, x: (x, c),
-        lambda c, x: (cr.where(x > 0, c, x * 0.5), x[..., ::-1] if x.ndim else x),
-        lambda c, x: (cr.cond(cr.sum(x) > 0, lambda c: cr.sin(c), lambda c: c * 0.5, c), c + 1.0),
-        lambda c, x: (cr.softmax(c + x) if x.ndim else c, cr.max(c * x)),
-        lambda c, x: (c + (x @ cr.ones((x.shape[-1], x.shape[-1]), dtype=x.dtype)) * 0.1 if x.ndim else c, x),
-    ]
-
-    def run(x: Any) -> list[Any]:
-        return list(cr.scan(bodies[number], x[0] * 0.5, x, reverse=reverse))
-
-    def choose(x: Any) -> list[Any]:
-        return list(cr.cond(cr.sum(cr.stop_gradient(x)) > 0.123, lambda x: (cr.sin(x), x), lambda x: (x, x * 2.0), x))
-
-    def again(x: Any) -> list[Any]:
-        return list(cr.while_loop(lambda s: s[1] < 5, lambda s: (cr.sin(s[0]) + 0.1, s[1] + 1), (x, cr.asarray(0))))
-
-    return d.choose(
-        [
-            Step(f"scan {number} {reverse}", (i,), run),
-            Step(f"scan {number} {reverse}", (i,), run),
-            Step("cond", (i,), choose),
-            Step("while", (i,), again),
-        ]
-    )
