@@ -24,7 +24,7 @@ def native(f: Any, *args: Any) -> Any:
 def written(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Compiles a function, and counts how often kernels are written."""
     times: list[str] = []
-    for name in ("write_product", "write_fused", "write_conv"):
+    for name in ("write_product", "write_fused", "write_conv", "write_loops"):
         own = getattr(lower, name)
         monkeypatch.setattr(lower, name, lambda *args, _own=own, _name=name, **kwargs: (times.append(_name), _own(*args, **kwargs))[1])
 
@@ -84,6 +84,16 @@ def test_reductions_in_parts_keep_memory_of_their_own() -> None:
     xs = [normal(70_000) + i for i in range(3)]
     for got, x in zip(native(f, *xs).run(*xs), xs, strict=True):
         np.testing.assert_allclose(got, np.exp(x).sum(), rtol=1e-5)
+
+
+def test_gates_with_loops_of_their_own_are_written_once(written: Any) -> None:
+    def f(*xs: Any) -> Any:
+        return [part for x in xs for part in (cr.sort(x, axis=0), cr.cumulative_sum(x, axis=0), x[np.array([3, 1, 2])])]
+
+    xs = [normal(6, 5) + i for i in range(4)]
+    assert written(f, *xs)["write_loops"] == written(f, xs[0])["write_loops"]
+    for got, expected in zip(native(f, *xs).run(*xs), f(*map(cr.tensor, xs)), strict=True):
+        np.testing.assert_allclose(got, expected.numpy(), rtol=1e-6)
 
 
 def test_only_what_is_called_from_outside_is_seen_outside() -> None:

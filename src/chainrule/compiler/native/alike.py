@@ -6,7 +6,7 @@ every value in it replaced by the order in which the values come, its shape and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Container, Hashable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -23,10 +23,10 @@ _Numbers = dict[Variable, int]
 
 
 class Alike:
-    """What was written in a module; ``name`` gives names of new kernels."""
+    """What was written in a module; ``name`` gives names of new kernels, and constants are the same for all who call one."""
 
-    def __init__(self, module: Module, name: Callable[[], str]) -> None:
-        self._module, self._name = module, name
+    def __init__(self, module: Module, name: Callable[[], str], constants: Container[Variable] = ()) -> None:
+        self._module, self._name, self._constants = module, name, constants
         self._written: dict[Hashable, Written] = {}
         self._calls: dict[Hashable, tuple[_Numbers, list[Call]]] = {}
 
@@ -54,7 +54,7 @@ class Alike:
 
     def _called(self, call: Call, now: dict[Variable, Variable]) -> Call:
         """A call on other values; what is only handed from one kernel to the next is new."""
-        now.update((x, Variable(x.aval, x.name)) for x in call.arguments if x not in now)
+        now.update((x, x if x in self._constants else Variable(x.aval, x.name)) for x in call.arguments if x not in now)
         return Call(*(_exchanged(part, now) for part in call))._replace(kernel=self._again(call.kernel))
 
     def _again(self, kernel: Kernel) -> Kernel:

@@ -83,7 +83,7 @@ class Code:
     _number: int = 0
 
     def __post_init__(self) -> None:
-        self.alike = Alike(self.module, self.name)
+        self.alike = Alike(self.module, self.name, self.constants)
 
     @property
     def lanes(self) -> int:
@@ -274,17 +274,21 @@ class Lowering:
 
     def _loops(self, node: Operation) -> bool:
         """The loops that a gate writes itself, on values that lie row by row."""
-        views = {**self.views, **self._rows(node)}
+        code, views = self.code, {**self.views, **self._rows(node)}
+
+        def write(name: str) -> list[Call]:
+            call, constants = write_loops(code.loops, name, node, views, code.status, inner=self.inner)
+            code.module.declare(call.kernel.name, VOID, [*(PTR for _ in call.arguments), I64, I64])
+            code.constants.update(constants)
+            return [call]
+
         try:
-            written = write_loops(self.code.loops, self.code.name(), node, views, self.code.status, inner=self.inner)
+            calls = code.alike.calls((node, self.inner, code.status), views, write)
         except NotLowered:
             return False
-        call = written.call
-        self.code.module.declare(call.kernel.name, VOID, [*(PTR for _ in call.arguments), I64, I64])
-        self.code.constants.update(written.constants)
-        self.views.update((x, whole(x)) for x in (*node.outputs, *written.constants))
-        self.code.work += sum(x.size for x in (*node.inputs, *node.outputs))
-        self.tasks += self.code.note([call], [node])
+        self.views.update((x, whole(x)) for x in node.outputs)
+        code.work += sum(x.size for x in (*node.inputs, *node.outputs))
+        self.tasks += code.note(calls, [node])
         return True
 
     def _rows(self, node: Operation) -> dict[Variable, View]:
