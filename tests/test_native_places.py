@@ -9,7 +9,7 @@ import pytest
 
 import chainrule as cr
 from chainrule.compiler.native.conv_shape import Target
-from chainrule.compiler.native.emit import emit
+from chainrule.compiler.native.emit import Program, emit
 from chainrule.compiler.native.engine import host
 from chainrule.compiler.pipeline import build
 from listings import close
@@ -23,9 +23,12 @@ def random(*shape: int) -> Any:
 
 def kernels(f: Any, *args: Any) -> list[set[str]]:
     """Per kernel the names of the gates that it computes; a copy is called so."""
-    graph = build(cr.trace(f, *args), backend="native").graph
-    gates = emit(graph, Target.of(host())).gates.values()
+    gates = program(f, *args).gates.values()
     return [{"copy" if node.primitive.name == "stop_gradient" else node.primitive.name for node in nodes} for nodes in gates]
+
+
+def program(f: Any, *args: Any, **options: Any) -> Program:
+    return emit(build(cr.trace(f, *args), backend="native").graph, Target.of(host()), **options)
 
 
 def same(f: Any, *args: Any) -> None:
@@ -123,3 +126,13 @@ def test_what_is_read_in_a_loop_inside_of_a_loop_stays_until_the_last_round() ->
         return cr.scan(outer, x[0], None, length=3)
 
     same(f, random(4, 300))
+
+
+def test_what_is_behind_a_product_may_take_the_memory_of_what_it_reads() -> None:
+    f = lambda x, p: p - 0.1 * (x.T @ x)
+    args = random(40, 24), random(24, 24)
+    same(f, *args)
+    made = program(f, *args, donate={0: 1})
+    assert len(made.donors) == len(made.gates) == 1
+    # But not that of a factor, which is read elsewhere too.
+    assert not program(lambda x, p: p - 0.1 * (x @ p), random(24, 24), random(24, 24), donate={0: 1}).donors

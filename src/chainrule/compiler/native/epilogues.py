@@ -10,6 +10,7 @@ from chainrule.compiler.native.contractions import Labels, Matched
 from chainrule.compiler.native.elements import load, store
 from chainrule.compiler.native.gemm import Epilogue, Place
 from chainrule.compiler.native.ir import Function, Index, Value
+from chainrule.compiler.native.kernel import meeting
 from chainrule.compiler.native.scalars import lower
 from chainrule.compiler.native.views import Strides, View
 from chainrule.core.variable import Variable
@@ -59,6 +60,12 @@ class Fitting(NamedTuple):
         """What the pointers are to; that of the product itself, which is not kept or has another name, is the first of those kept."""
         found = {name: self.views[x] for name, x in self.parameters.items()}
         return {**found, "c": found[self.kept[0]]}
+
+    @property
+    def meeting(self) -> frozenset[tuple[Variable, Variable]]:
+        """What is read only where something is stored (see `Call`)."""
+        at = lambda x, steps: (self.views[x].root, (self.views[x].offset, steps))
+        return meeting((at(*item) for item in self.reads.items()), (at(*item) for item in self.stores.items()))
 
     @property
     def kept(self) -> list[str]:

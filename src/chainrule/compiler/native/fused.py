@@ -8,7 +8,7 @@ fixed. Where there would be few units for much work, a reduction is done in part
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 
 from chainrule.compiler.native.elements import load, register, store
 from chainrule.compiler.native.ir import I64, PTR, Function, Index, Module, Value, first_lanes, index, literal
-from chainrule.compiler.native.kernel import Call, Kernel
+from chainrule.compiler.native.kernel import Call, Kernel, meeting
 from chainrule.compiler.native.scalars import lower
 from chainrule.compiler.native.views import Strides, View, collapsed, contiguous, whole
 from chainrule.core.aval import Aval, Dtype, Shape
@@ -229,16 +229,9 @@ class _Writer:
 
     def _meeting(self) -> frozenset[tuple[Variable, Variable]]:
         """What is read only where something is stored."""
-        read, stored = self._places(self.leaves), self._places(self.written)
-        ends = {self.views[node.output].root for node in self.fused.ends}
-        return frozenset((x, y) for x, a in read.items() for y, b in stored.items() if len(a) == 1 and a == b and y not in ends)
-
-    def _places(self, xs: Iterable[Variable]) -> dict[Variable, set[tuple[int, Strides]]]:
-        """Where these lie in the memory of which values."""
-        found: dict[Variable, set[tuple[int, Strides]]] = {}
-        for x in xs:
-            found.setdefault(self.views[x].root, set()).add((self.views[x].offset, self.steps[x]))
-        return found
+        at = lambda x: (self.views[x].root, (self.views[x].offset, self.steps[x]))
+        ends = [(self.views[node.output].root, node) for node in self.fused.ends]
+        return meeting(map(at, self.leaves), [*map(at, self.fused.stores), *ends])
 
     def _block(self, outer: Sequence[int]) -> int:
         """How many elements along the vector axis a unit has, where that axis is kept."""

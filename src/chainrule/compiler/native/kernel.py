@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
 from typing import NamedTuple
 
 from chainrule.core.variable import Variable
@@ -45,3 +46,16 @@ class Call(NamedTuple):
     writes: tuple[Variable, ...]
     offsets: tuple[int, ...] = ()
     meeting: frozenset[tuple[Variable, Variable]] = frozenset()
+
+
+def meeting(read: Iterable[tuple[Variable, Hashable]], written: Iterable[tuple[Variable, Hashable]]) -> frozenset[tuple[Variable, Variable]]:
+    """The pairs of what is read and what is written at the same places alone; given are values with a place for each access."""
+    before, after = (_places(accesses) for accesses in (read, written))
+    return frozenset((x, y) for x, a in before.items() for y, b in after.items() if len(a) == 1 and a == b)
+
+
+def _places(accesses: Iterable[tuple[Variable, Hashable]]) -> dict[Variable, set[Hashable]]:
+    found: dict[Variable, set[Hashable]] = {}
+    for x, place in accesses:
+        found.setdefault(x, set()).add(place)
+    return found

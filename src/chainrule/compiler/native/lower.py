@@ -317,7 +317,7 @@ class Lowering:
         written = self.code.alike.written((of, fitted), lambda name: write(self.code.module, name, *of, self.code.target, ending))
         self.views.update(((x, fitted.views[x]) for x in fitted.stores) if fitted else [(out, whole(out))])
         operands.update((role, given[x]) for role, x in zip("abd", node.inputs, strict=False))
-        self.code.note(self._product(written, operands, kept), [node, *behind])
+        self.code.note(self._product(written, operands, kept, fitted), [node, *behind])
         self.code.work += int(floating_operations(node))
         return True
 
@@ -359,12 +359,14 @@ class Lowering:
             (product, fitted),
             lambda name: write_product(module, name, product, bits=bits, registers=registers, epilogue=ending, halves=halves),
         )
-        self.code.note(self._product(written, operands, kept), [node, *behind])
+        self.code.note(self._product(written, operands, kept, fitted), [node, *behind])
         self.code.work += found.product.m * found.product.k * found.product.n * math.prod(found.product.batch)
         return True
 
-    def _product(self, written: Written, operands: Mapping[str, View], kept: Sequence[str]) -> list[Call]:
+    def _product(self, written: Written, operands: Mapping[str, View], kept: Sequence[str], fitted: Fitting | None) -> list[Call]:
         """The calls of kernels whose pointers have roles."""
+        factors = {operands[role].root for role in "abd" if role in operands}
+        meeting = frozenset(pair for pair in fitted.meeting if not factors.intersection(pair)) if fitted else frozenset[tuple[Variable, Variable]]()
         roots = {role: view.root for role, view in operands.items()}
         if written.scratch:
             roots["scratch"] = Variable(Aval((written.scratch,), np.dtype(np.uint8)), "scratch")
@@ -373,7 +375,7 @@ class Lowering:
             writes = tuple(roots[role] for role in roles if role in kept or role == "scratch")
             # An epilogue finds its elements by itself.
             offsets = tuple(operands[role].offset * operands[role].root.dtype.itemsize if role in "abcd" else 0 for role in roles)
-            calls.append(Call(kernel, tuple(roots[role] for role in roles), writes, offsets))
+            calls.append(Call(kernel, tuple(roots[role] for role in roles), writes, offsets, meeting))
         self.tasks += calls
         return calls
 
