@@ -24,30 +24,37 @@ from chainrule.tensor import new
 Values = Sequence[Any]
 
 
-def call(graph: Graph, inputs: Values) -> list[Any]:
+class How(NamedTuple):
+    """What `build` is told, of the function itself and of its derivatives alike."""
+
+    backend: str
+    halves: bool
+
+
+def call(graph: Graph, how: How, inputs: Values) -> list[Any]:
     """The outputs of a compiled graph for Tensors in the place of all its inputs."""
     mode = current()
     if mode.tracer is not None:
         return graph.apply(inputs)
     wants = tuple(x._node is not None and x._node.tags & mode.tracking != 0 for x in inputs)
     if not any(wants):
-        return [new(value) for value in executable(graph)(*(x._value for x in inputs))]
+        return [new(value) for value in executable(graph, how)(*(x._value for x in inputs))]
     count = len(graph.outputs)
     linear = _linear(graph, reverse, _chosen(wants), _floating(graph.outputs))
     flows = _cached(graph, ("flows", wants), lambda: reached(graph, (graph.inputs[i] for i in _chosen(wants)), differentiably=True))
-    outs = bind(CALL, inputs, {"graph": linear.early, "back": linear.late, "count": count, "wants": wants})
+    outs = bind(CALL, inputs, {"graph": linear.early, "back": linear.late, "count": count, "wants": wants, "how": how})
     # As without compiling, what no derivative flows through has no history.
     return [out if x in flows or x.dtype.kind != "f" else out.detach() for out, x in zip(outs, graph.outputs, strict=False)]
 
 
-def executable(graph: Graph) -> Callable[..., tuple[Any, ...]]:
+def executable(graph: Graph, how: How) -> Callable[..., tuple[Any, ...]]:
     """The function of arrays that a graph is compiled to, once."""
-    return _cached(graph, "run", lambda: build(graph, backend="auto").run)
+    return _cached(graph, how, lambda: build(graph, **how._asdict()).run)
 
 
-def _evaluated(graph: Graph, values: Sequence[Any]) -> tuple[Any, ...]:
+def _evaluated(graph: Graph, how: How, values: Sequence[Any]) -> tuple[Any, ...]:
     try:
-        return executable(graph)(*values)
+        return executable(graph, how)(*values)
     except (IndexError, ValueError):
         # Machine code says that something is wrong, such as a position out of range; the gates themselves say where.
         graph.apply([functions.asarray(x) for x in values])
@@ -74,34 +81,38 @@ def _chosen(wants: Sequence[bool]) -> list[int]:
     return [i for i, wanted in enumerate(wants) if wanted]
 
 
-def _pull(ct: tuple[Any, ...], xs: Values, out: Values, to: Any, graph: Graph, back: Graph, count: int, wants: tuple[bool, ...]) -> list[Any]:
+def _pull(
+    ct: tuple[Any, ...], xs: Values, out: Values, to: Any, graph: Graph, back: Graph, count: int, wants: tuple[bool, ...], how: How
+) -> list[Any]:
     if any(x is not None for x in ct[count:]):
         # A derivative of the backward pass: what it read is differentiated too.
-        return _pull_again(ct, xs, graph, wants)
+        return _pull_again(ct, xs, graph, wants, how)
     ends = [i for i in _floating(graph.outputs) if i < count]
-    return _shares(graph, back, wants, ends, ct, out[count:])
+    return _shares(graph, back, wants, how, ends, ct, out[count:])
 
 
-def _masked_pull(ct: tuple[Any, ...], xs: Values, out: Values, to: Any, graph: Graph, back: Graph, count: int, wants: tuple[bool, ...]) -> list[Any]:
-    shares = _pull(ct, xs, out, to, graph, back, count, wants)
+def _masked_pull(
+    ct: tuple[Any, ...], xs: Values, out: Values, to: Any, graph: Graph, back: Graph, count: int, wants: tuple[bool, ...], how: How
+) -> list[Any]:
+    shares = _pull(ct, xs, out, to, graph, back, count, wants, how)
     if current().tracer is None and all(share is None or bool(functions.all(functions.isfinite(share))) for share in shares):
         return shares
     # Zeros for what a `where` outside did not take have met infinities.
-    return _pull_again(ct, xs, masked(graph), wants)
+    return _pull_again(ct, xs, masked(graph), wants, how)
 
 
-def _pull_again(ct: tuple[Any, ...], xs: Values, graph: Graph, wants: tuple[bool, ...]) -> list[Any]:
+def _pull_again(ct: tuple[Any, ...], xs: Values, graph: Graph, wants: tuple[bool, ...], how: How) -> list[Any]:
     """The backward pass from whichever outputs, after a forward pass of its own."""
     ends = _chosen([x is not None for x in ct])
     linear = _linear(graph, reverse, _chosen(wants), ends)
-    return _shares(linear.early, linear.late, wants, ends, ct, _apply(linear.early, xs)[len(graph.outputs) :])
+    return _shares(linear.early, linear.late, wants, how, ends, ct, _apply(linear.early, how, xs)[len(graph.outputs) :])
 
 
-def _shares(graph: Graph, back: Graph, wants: Sequence[bool], ends: Sequence[int], ct: Sequence[Any], residuals: Values) -> list[Any]:
+def _shares(graph: Graph, back: Graph, wants: Sequence[bool], how: How, ends: Sequence[int], ct: Sequence[Any], residuals: Values) -> list[Any]:
     """The inputs' cotangents from those of the outputs ``ends``, as far as there are any."""
     given = tuple(i for i in ends if ct[i] is not None)
     found = _cached(back, given, lambda: _going_back(graph, back, _chosen(wants), ends, given))
-    shares = dict(zip(found.inputs, _apply(found.graph, [*residuals, *(ct[i] for i in given)]), strict=True)) if found.inputs else {}
+    shares = dict(zip(found.inputs, _apply(found.graph, how, [*residuals, *(ct[i] for i in given)]), strict=True)) if found.inputs else {}
     return [shares.get(i) for i in range(len(wants))]
 
 
@@ -127,17 +138,17 @@ def _going_back(graph: Graph, back: Graph, wanted: Sequence[int], ends: Sequence
     return _Back(without(back, seeds, missing, map(wanted.index, inputs)), inputs)
 
 
-def _push(t: tuple[Any, ...], xs: Values, graph: Graph, back: Graph, count: int, wants: tuple[bool, ...]) -> tuple[Any, ...]:
+def _push(t: tuple[Any, ...], xs: Values, graph: Graph, back: Graph, count: int, wants: tuple[bool, ...], how: How) -> tuple[Any, ...]:
     present, ends = _chosen([one is not None for one in t]), _floating(graph.outputs)
     linear = _linear(graph, forward, present, ends)
-    residuals = _apply(linear.early, xs)[len(graph.outputs) :]
-    found = dict(zip(ends, _apply(linear.late, [*residuals, *(t[i] for i in present)]), strict=True))
+    residuals = _apply(linear.early, how, xs)[len(graph.outputs) :]
+    found = dict(zip(ends, _apply(linear.late, how, [*residuals, *(t[i] for i in present)]), strict=True))
     return tuple(found.get(i) for i in range(len(graph.outputs)))
 
 
-def _apply(graph: Graph, values: Values) -> list[Any]:
+def _apply(graph: Graph, how: How, values: Values) -> list[Any]:
     """`call` where values may be bare arrays."""
-    return call(graph, values) if hasattr(values[0], "_node") else list(executable(graph)(*values))
+    return call(graph, how, values) if hasattr(values[0], "_node") else list(executable(graph, how)(*values))
 
 
 def _batch(primitive: Primitive, batched: Sequence[bool], inputs: Values, params: Mapping[str, Any]) -> Any:
@@ -149,8 +160,8 @@ def _batch(primitive: Primitive, batched: Sequence[bool], inputs: Values, params
 CALL = Primitive(
     name="call",
     inputs=("*xs",),
-    aval=lambda *xs, graph, back, count, wants: tuple(x.aval for x in graph.outputs),
-    eval=lambda *xs, graph, back, count, wants: _evaluated(graph, xs),
+    aval=lambda *xs, graph, back, count, wants, how: tuple(x.aval for x in graph.outputs),
+    eval=lambda *xs, graph, back, count, wants, how: _evaluated(graph, how, xs),
     vjp=_pull,
     masked_vjp=_masked_pull,
     jvp=_push,

@@ -19,7 +19,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from chainrule.compiler.call import call
+from chainrule.compiler.call import How, call
 from chainrule.compiler.guards import Attributes, Name, names_of
 from chainrule.compiler.pipeline import Executable, build, check_backend
 from chainrule.compiler.signature import MISS, Fixed, Signature, Step, Traced, hand_over, replaced_gradients, state_nodes, word
@@ -49,7 +49,8 @@ _TOLD = 1024
 class Entry:
     """A step compiled for one signature."""
 
-    def __init__(self, signature: Signature, graph: Graph, executable: Executable, tracer: GraphTracer, names: Sequence[Name]) -> None:
+    def __init__(self, signature: Signature, graph: Graph, executable: Executable, tracer: GraphTracer, names: Sequence[Name], how: How) -> None:
+        self.how = how
         self.signature = signature
         self.graph = graph
         self.executable = executable
@@ -63,7 +64,7 @@ class Entry:
         self._replaced = replaced_gradients(graph)
         self._version = [settings.version]
         self._absent = tracer.missing_gradients()
-        taped = partial(call, graph) if any(self.live) else None
+        taped = partial(call, graph, how) if any(self.live) else None
         self.hand_over = hand_over(signature, Step(graph, executable.run, taped, self._nodes, self._absent, names, settings, self._version))
 
     def change(self) -> str:
@@ -107,7 +108,7 @@ class Entry:
         wanted = any(x._node is not None and x._node.tags & tracked for x in given) or any(self.live)
         wanted = wanted or any(x._node is not None and x._node.tags & tracked & ~BASE for x in captured)
         if wanted:
-            outs = call(self.graph, [*given, *captured])
+            outs = call(self.graph, self.how, [*given, *captured])
         else:
             for x in self._replaced:
                 x.grad = None
@@ -239,11 +240,11 @@ class Compiled:
             assigns=True,
         )
         seconds = time.perf_counter() - began
-        halves = self.matmul_precision == "bfloat16"
-        executable = build(graph, backend=self.backend, memory_budget=self.memory_budget, donate=_donations(graph), halves=halves)
+        how = How(self.backend, self.matmul_precision == "bfloat16")
+        executable = build(graph, **how._asdict(), memory_budget=self.memory_budget, donate=_donations(graph))
         # As the trace left them.
         given = [x for x, leaf in zip(leaves, signature.leaves, strict=True) if isinstance(leaf, Fixed)]
-        entry = Entry(signature, graph, executable, tracer, names_of(self.function, given, tracer.owners))
+        entry = Entry(signature, graph, executable, tracer, names_of(self.function, given, tracer.owners), how)
         why = reason or self._why(signature, names)
         while len(self._entries) >= _MOST and signature not in self._entries:
             self._entries.popitem(last=False)
