@@ -72,7 +72,7 @@ _KEPT = 128 << 10
 
 
 class Writer(NamedTuple):
-    """Writes one product's functions. ``down``: it is the transposed product, whose columns are rows of C."""
+    """Writes one product's functions. ``down``: it is the transposed product, whose columns are rows of C. ``calls``: C comes from memory."""
 
     module: Module
     name: str
@@ -81,6 +81,7 @@ class Writer(NamedTuple):
     epilogue: Epilogue | None
     down: bool = False
     multiply: Multiply = fused
+    calls: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -205,7 +206,7 @@ class Writer(NamedTuple):
         ways = ways_of(rows * len(widths), p.k)
         nest = nest_of(p.k, ways, a.along, kind.lanes * len(widths) if b.panels else b.along)
 
-        start = partial(self.call_ahead, a, rows, kind.lanes * len(widths)) if a.ahead else None
+        start = partial(self.call_ahead, a, rows, kind.lanes * len(widths)) if a.ahead or self.calls else None
         finish = partial(self.results, rows, widths)
         write_microkernel(self.module, name, block, nest, finish, parameters=self.parameters()[2:], start=start, ways=ways, multiply=self.multiply)
 
@@ -213,13 +214,14 @@ class Writer(NamedTuple):
         """Call what the block will write into the cache, and its share of rows of A that are read later on: the blocks beside it call the others."""
         p, kind = self.product, self.kind
         line = 64 // kind.wide(1).nbytes
-        from_a = f.at(f.parameters[0], f.add(a.ahead, f.div(f.mul(f.parameters[-1], p.k), p.n)), kind)
-        for i in range(rows):
+        for i in range(rows if self.calls else 0):
             for at in range(0, columns, line):
                 fetch(f, f.at(f.parameters[2], i * p.c + at, kind), write=True)
-        with f.loop(0, -(-p.k * columns // p.n), line) as loop:
-            for i in range(rows):
-                fetch(f, f.at(from_a, f.add(loop.index, i * a.across), kind))
+        if a.ahead:
+            from_a = f.at(f.parameters[0], f.add(a.ahead, f.div(f.mul(f.parameters[-1], p.k), p.n)), kind)
+            with f.loop(0, -(-p.k * columns // p.n), line) as loop:
+                for i in range(rows):
+                    fetch(f, f.at(from_a, f.add(loop.index, i * a.across), kind))
         return {}
 
     def adding(self, a: Side, b: Side, name: str, rows: int, widths: tuple[int, ...]) -> None:

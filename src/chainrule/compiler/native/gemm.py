@@ -199,8 +199,8 @@ def _packs_a(p: Product, kind: Kind) -> bool:
 def _cuts(p: Product, kind: Kind, rows: int, vectors: int) -> Cuts:
     """Blocks of so many rows and vectors at most."""
     tiles = cut(p.m, rows)
-    near = p.m * p.k * kind.wide(1).nbytes <= _FAR
-    high = 1 if _shallow(p, kind) else tiles.pieces if near else min(max(_TALL // rows, 1), tiles.pieces)
+    far = prod(p.batch) * p.m * p.k * kind.wide(1).nbytes > _FAR
+    high = 1 if _shallow(p, kind) else min(max(_TALL // rows, 1), tiles.pieces) if far else tiles.pieces
     return Cuts(tiles, cut(-(-p.n // kind.lanes), vectors), kind.lanes, high)
 
 
@@ -214,8 +214,9 @@ def _driven(writer: Writer, cuts: Cuts, a: Side, b: Side) -> Work:
     depth = max(_DEPTH // (panels.size * writer.kind.nbytes), 1)
     if p.k > 2 * depth and p.m > 2 * tiles.size:
         return writer.drive_deep(cuts, a, b, cut(p.k, depth))
-    if 1 < high < tiles.pieces and a.along == 1 and not writer.down:
-        a = a._replace(ahead=high * tiles.size * a.across)
+    if not writer.down:
+        writer = writer._replace(calls=prod(p.batch) * p.m * p.n * writer.kind.wide(1).nbytes > _FAR)
+        a = a._replace(ahead=high * tiles.size * a.across if 1 < high < tiles.pieces and a.along == 1 else 0)
     return writer.drive(cuts, a, b, partial(writer.block, a, b))
 
 
