@@ -15,7 +15,7 @@ from chainrule.core.errors import AxisError, LinAlgError
 
 pytest.importorskip("llvmlite", reason="native code: pip install 'chainrule[cpu]'")
 
-from chainrule.compiler.native import loops
+from chainrule.compiler.native import emit, loops
 
 DRAWN = np.random.default_rng(0)
 MATRICES = DRAWN.normal(size=(5, 3, 4, 4)) + 3 * np.eye(4)
@@ -126,6 +126,21 @@ def test_an_error_where_a_gradient_is_wanted_is_told_by_the_gate() -> None:
 def test_a_branch_that_is_not_taken_raises_nothing() -> None:
     f = cr.compile(lambda x: cr.cond(cr.sum(x) > 100, cr.linalg.inv, lambda x: x, x), backend="native")
     np.testing.assert_array_equal(np.asarray(f(np.ones((2, 2)))), np.ones((2, 2)))
+
+
+@pytest.mark.parametrize("small", [-1, 10**9])
+def test_a_loop_that_fails_ends(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a gate has refused, a condition that NaN never meets is asked no more."""
+    monkeypatch.setattr(emit, "SMALL", small)
+
+    def step(state: Any) -> Any:
+        x, count = state
+        return cr.linalg.inv(x) * 0.0 + cr.sum(x), count + 1
+
+    f = cr.compile(lambda x: cr.while_loop(lambda s: ~(cr.max(s[0]) < -1.0) & (s[1] < 10**9), step, (x, cr.asarray(0))), backend="native")
+    with pytest.raises(LinAlgError, match=r"inv\("):
+        f(np.stack([np.eye(40)] * 2))
+    assert not f.stats().compilations[0]["called_back"]
 
 
 def test_whole_numbers_have_no_negative_powers() -> None:

@@ -249,9 +249,17 @@ class Step:
         f.label(head)
         self.run(task.test)
         self.wait()
-        f.branch(self.read(task.condition), body, done)
+        holds = self.read(task.condition)
+        status = self.block.status
+        fails = status in touched(task)
+        if fails:
+            # What is computed from garbage need not end.
+            holds = f.binary("and", holds, f.compare("eq", f.load(I64, self.pointers[status]), index(0)))
+        f.branch(holds, body, done)
         f.label(body)
         self.hazards.note(task.condition)
+        if fails:
+            self.hazards.watch(status)
         self.run(task.tasks)
         self.wait()
         f.jump(head)
@@ -297,6 +305,10 @@ class _Hazards:
     def note(self, condition: Element) -> None:
         """Its memory is not written again before all threads have gone the way it tells."""
         self.seen.add((self._memory(condition.root), False, False))
+
+    def watch(self, status: Variable) -> None:
+        """It is not set before all threads have seen what it is."""
+        self.seen.add((self._memory(status), True, False))
 
     def clash(self, call: Call) -> bool:
         """Whether a thread may meet in this call what another one has not finished."""
