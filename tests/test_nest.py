@@ -51,7 +51,7 @@ def test_a_place_is_its_steps_times_its_indices() -> None:
         (lambda x: cr.linalg.cholesky(x), "not positive definite"),
     ],
 )
-def test_loops_that_are_silent_where_the_evaluation_raises_are_not_run_where_that_can_be_called(f: Any, says: str) -> None:
+def test_where_the_evaluation_raises_an_error_machine_code_does_too(f: Any, says: str) -> None:
     pytest.importorskip("llvmlite", reason="native code: pip install 'chainrule[cpu]'")
     step = cr.compile(lambda x: f(x) * 2.0, backend="native")
     assert np.isfinite(np.asarray(step(cr.tensor(np.eye(3))))).all()
