@@ -136,3 +136,9 @@ def test_what_is_behind_a_product_may_take_the_memory_of_what_it_reads() -> None
     assert len(made.donors) == len(made.gates) == 1
     # But not that of a factor, which is read elsewhere too.
     assert not program(lambda x, p: p - 0.1 * (x @ p), random(24, 24), random(24, 24), donate={0: 1}).donors
+
+
+def test_a_product_in_which_nothing_is_summed_runs_with_the_gates_beside_it() -> None:
+    f = lambda a, b: cr.sum(1.0 - cr.reshape(a, (5, 12, 1)) @ cr.reshape(b, (5, 1, 20)), axis=2)
+    same(f, random(5, 12), random(5, 20))
+    assert kernels(f, random(5, 12), random(5, 20)) == [{"multiply", "subtract", "sum"}]

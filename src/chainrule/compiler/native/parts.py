@@ -1,6 +1,7 @@
 """Gates in parts: the same values from elementwise gates and plain sums, which fuse with what stands beside them.
 
-Of gates that summarise, normalise or compare with labels. Where the parts would round worse, or there are none, a gate keeps its own loops.
+Of gates that summarise, normalise or compare with labels, and of products in which nothing is summed. Where the parts would round worse, or
+there are none, a gate keeps its own loops.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ def _inner(graph: Graph) -> Graph:
 def _rule(node: Operation) -> Callable[..., Any] | None:
     if not all(x.size for x in node.inputs):
         return None
+    if node.primitive is TABLE["matmul"]:
+        a, b = (x.shape for x in node.inputs)
+        return functions.multiply if min(len(a), len(b)) > 1 and a[-1] == 1 and node.output.dtype.kind in "fiu" else None
     floats = all(x.dtype.name in ("float32", "float64") for x in node.outputs)
     return MOVES.get(node.primitive) or (PARTS.get(node.primitive) if floats else None)
 
