@@ -5,7 +5,6 @@ Whatever a table of the library lists has to have a case here: what is new fails
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -55,13 +54,14 @@ def numbers(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def arrays(results: Any) -> list[Any]:
-    return [np.array(leaf.detach()) if isinstance(leaf, cr.Tensor) else leaf for leaf in tree.leaves(results)]
+    return [np.asarray(leaf.detach()) if isinstance(leaf, cr.Tensor) else leaf for leaf in tree.leaves(results)]
 
 
 def same(found: Any, expected: Any, tolerance: float) -> None:
     for one, other in zip(arrays(found), arrays(expected), strict=True):
         assert getattr(one, "dtype", None) == getattr(other, "dtype", None)
-        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+        if not np.array_equal(one, other):
+            np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
 # Layers
@@ -301,3 +301,59 @@ def test_clipped_gradients(clip: str, compiled: Compile) -> None:
     runs = [Regression(make, CLIPPING[clip]).after(3, run) for run in (compiled, eager)]
     for found, expected in zip(*runs, strict=True):
         same(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("name", test_schedules.CASES)
+def test_schedules_change_rates_and_compile_nothing_anew(name: str, compiled: Compile) -> None:
+    make, schedule = test_optim.made("adam"), test_schedules.CASES[name][0]
+    for found, expected in zip(Regression(make).after(6, compiled, schedule), Regression(make).after(6, eager, schedule), strict=True):
+        same(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("line_search", [None, "strong_wolfe"])
+def test_lbfgs_asks_a_compiled_closure(line_search: str | None, compiled: Compile) -> None:
+    x = cr.tensor(numbers(5, 4))
+    for found, expected in zip(*(searching(run, x, line_search) for run in (compiled, eager)), strict=True):
+        same(found, expected, 1e-9)
+
+
+def searching(run: Compile, x: cr.Tensor, line_search: str | None) -> Iterator[Any]:
+    problem = Regression(partial(optim.LBFGS, lr=0.1, max_iter=4, line_search_fn=line_search))
+    loss = run(problem.loss)
+    for _ in range(3):
+        yield problem.optimizer.step(lambda: loss(x)), problem.parameters
+
+
+def test_every_optimizer_has_a_case() -> None:
+    optimizers = {name for name in optim.__all__ if isinstance(getattr(optim, name), type) and issubclass(getattr(optim, name), optim.Optimizer)}
+    assert optimizers - {"Optimizer", "LBFGS"} == {name for name, _ in test_optim.CASES.values()}
+
+
+# Networks
+
+
+@test_models.every_model
+def test_three_steps_of_networks(name: str, compiled: Compile) -> None:
+    for found, expected in zip(training(name, compiled), training(name, eager), strict=True):
+        same(found, expected, 1e-9)
+
+
+def training(name: str, run: Compile) -> Iterator[Any]:
+    """Loss, gradients, parameters, averages and Adam's moments after every step."""
+    model, inputs = test_models.made(name)
+    model.astype("float64")
+    inputs = [cr.astype(x, "float64") if x.dtype.kind == "f" else x for x in inputs]
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+
+    def step(*inputs: cr.Tensor) -> Any:
+        optimizer.zero_grad()
+        loss = test_models.total(model(*inputs)) + model.penalty()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    run_step = run(step)
+    for seed in range(3):
+        cr.manual_seed(seed)
+        loss = run_step(*inputs)
+        yield loss, [parameter.grad for parameter in model.parameters()], model.state_dict(), optimizer.state_dict()
