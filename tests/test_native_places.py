@@ -142,3 +142,27 @@ def test_a_product_in_which_nothing_is_summed_runs_with_the_gates_beside_it() ->
     f = lambda a, b: cr.sum(1.0 - cr.reshape(a, (5, 12, 1)) @ cr.reshape(b, (5, 1, 20)), axis=2)
     same(f, random(5, 12), random(5, 20))
     assert kernels(f, random(5, 12), random(5, 20)) == [{"multiply", "subtract", "sum"}]
+
+
+def softmax(x: Any) -> Any:
+    e = cr.exp(x - cr.max(x, axis=-1, keepdims=True))
+    return e / cr.sum(e, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("shape", [(6, 50, 33), (3, 5), (1, 128), (70, 1), (1000, 7), (2, 5000)])
+def test_loops_over_rows_that_follow_one_another_are_one_kernel(shape: tuple[int, ...]) -> None:
+    f = lambda x, g: (softmax(x * 3.0) * g, cr.vjp(softmax, x)[1](g))
+    same(f, random(*shape), random(*shape))
+    forward = kernels(softmax, random(6, 50, 33))
+    assert len(forward) == 1, forward
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (300, 24), (24, 300)])
+def test_rows_of_others_wait_until_all_are_there(shape: tuple[int, int]) -> None:
+    def f(x: Any) -> Any:
+        e = cr.exp(x - cr.max(x, axis=-1, keepdims=True))
+        turned = e[::-1] / cr.sum(e, axis=-1, keepdims=True)
+        other = cr.reshape(turned, shape[::-1])
+        return turned * cr.sum(turned, axis=0), other - cr.max(other, axis=-1, keepdims=True), e * cr.sum(e[:, :1], axis=1, keepdims=True)[::-1]
+
+    same(f, random(*shape))

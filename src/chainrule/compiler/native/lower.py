@@ -23,7 +23,7 @@ from chainrule.compiler.native.epilogues import Fitting, epilogue, fitting, step
 from chainrule.compiler.native.fused import REDUCTIONS, Fused, write_fused
 from chainrule.compiler.native.gemm import Product, Written, write_product
 from chainrule.compiler.native.ir import I64, PTR, VOID, Module
-from chainrule.compiler.native.joint import side_by_side
+from chainrule.compiler.native.joint import Rows, row_by_row, rows_of, side_by_side
 from chainrule.compiler.native.kernel import Call
 from chainrule.compiler.native.loops import write_loops
 from chainrule.compiler.native.places import JOINING, parts_of, wishes
@@ -128,6 +128,8 @@ class Lowering:
         self.tasks: list[Task] = []
         self._wishes = wishes(graph)
         self._taken: set[Variable] = set()
+        self._nests: Rows | None = None
+        self._last: Task | None = None
 
     def run(self) -> Self:
         """Write all kernels."""
@@ -225,11 +227,26 @@ class Lowering:
             sets.setdefault(tuple(sorted(node.params["axis"])), []).append(node)
         nests = [Fused(region.shape, loops, stores if not number else (), found) for number, found in enumerate(sets.values() or [[]])]
         try:
-            calls = [call for fused in nests if fused.stores or fused.ends for call in self._write(fused)]
+            written = [(fused, self._write(fused)) for fused in nests if fused.stores or fused.ends]
         except NotLowered:
             return False
-        self.tasks += calls
+        for fused, calls in written:
+            self._follow(fused, calls)
         return True
+
+    def _follow(self, fused: Fused, calls: list[Call]) -> None:
+        """Run a nest; with the one before it row by row, if it goes on with what that made of each."""
+        code, before, own = self.code, self._nests, rows_of(fused, self.views, calls)
+        self._nests = own[0] if own else None
+        if own and before and before.shape == fused.shape and self.tasks and self.tasks[-1] is self._last:
+            self._nests = before.before(*own) or own[0]
+        if own and self._nests is not own[0] and self._nests:
+            last = self.tasks.pop()
+            assert isinstance(last, Call)
+            nodes = [node for call in (last, *calls) for node in code.gates.pop(call.kernel.name)]
+            calls = code.note([row_by_row(code.module, code.name(), self._nests)], nodes)
+        self.tasks += calls
+        self._last = self.tasks[-1] if self.tasks else None
 
     def _write(self, fused: Fused) -> list[Call]:
         self.code.work += max(1, len(fused.nodes) + len(fused.ends)) * math.prod(fused.shape)
