@@ -26,7 +26,7 @@ from chainrule.nn.initializers import Initializer
 from chainrule.nn.serial import CLASSES
 from chainrule.optim import schedules
 
-Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
+Compile = Callable[..., Callable[..., Any]]
 Make = Callable[[], nn.Layer]
 
 ROUNDING = {"float64": 1e-11, "float32": 2e-5}
@@ -106,6 +106,7 @@ LAYERS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "GlobalMaxPooling3D": (nn.GlobalMaxPooling3D, VOLUME),
     "GroupNormalization": (lambda: nn.GroupNormalization(2), IMAGE),
     "LSTM": (lambda: nn.LSTM(3), ROW),
+    "LSTM, masked": (lambda: nn.LSTM(3, return_sequences=True), ROW),
     "LSTM, backwards with its state": (lambda: nn.LSTM(3, return_sequences=True, return_state=True, go_backwards=True), ROW),
     "Lambda": (lambda: nn.Lambda(lambda x: cr.cumulative_sum(x, axis=-1)), (3, 4)),
     "LayerNormalization": (lambda: nn.LayerNormalization((-2, -1)), ROW),
@@ -115,6 +116,8 @@ LAYERS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "MaxPooling2D": (lambda: nn.MaxPooling2D(3, 1, "same"), IMAGE),
     "MaxPooling3D": (nn.MaxPooling3D, VOLUME),
     "MultiHeadAttention": (lambda: nn.MultiHeadAttention(2, 3, dropout=0.2), ROW),
+    "MultiHeadAttention, causal": (lambda: nn.MultiHeadAttention(2, 3), ROW),
+    "MultiHeadAttention, masked": (lambda: nn.MultiHeadAttention(2, 3), ROW),
     "Permute": (lambda: nn.Permute((3, 1, 2)), IMAGE),
     "PositionEmbedding": (lambda: nn.PositionEmbedding(9), ROW),
     "RMSNormalization": (nn.RMSNormalization, ROW),
@@ -134,6 +137,13 @@ LAYERS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "ZeroPadding3D": (nn.ZeroPadding3D, VOLUME),
 }
 """A layer, and the shape of what it takes; behind a comma, what is special about one of several."""
+STEPS = np.array([[True] * 7, [True, True, False, True, True, False, False]])
+OPTIONS: dict[str, dict[str, Any]] = {
+    "LSTM, masked": {"mask": STEPS, "initial_state": (numbers(2, 3), numbers(2, 3, seed=1))},
+    "MultiHeadAttention, causal": {"causal": True},
+    "MultiHeadAttention, masked": {"attention_mask": STEPS[:, np.newaxis]},
+}
+"""What some are called with besides."""
 
 
 def listed(kind: type) -> set[str]:
@@ -154,7 +164,7 @@ def made(name: str, dtype: str) -> tuple[nn.Layer, list[cr.Tensor]]:
     inputs = [cr.tensor(numbers(*shape, seed=seed), dtype=dtype) for seed in range(2)]
     if name == "Embedding":
         inputs = [cr.asarray(np.abs(x.numpy() * 9).astype(int) % 5) for x in inputs]
-    layer(inputs[0])
+    layer(inputs[0], **OPTIONS.get(name, {}))
     with cr.no_grad():
         for seed, parameter in enumerate(layer.parameters()):
             parameter.assign(parameter + cr.tensor(0.3 * numbers(*parameter.shape, seed=seed), dtype=dtype))
@@ -170,7 +180,7 @@ def test_layers_their_gradients_and_their_states(name: str, dtype: str, compiled
 
         def step(x: cr.Tensor, layer: nn.Layer = layer) -> Any:
             x = cr.tensor(x, requires_grad=x.dtype.kind == "f")
-            outputs = layer(x)
+            outputs = layer(x, **OPTIONS.get(name, {}))
             wanted = [x for x in (x, *layer.parameters()) if x.requires_grad]
             return tree.map(cr.Tensor.detach, outputs), cr.autograd.grad(test_models.total(outputs), wanted, allow_unused=True)
 
@@ -187,7 +197,7 @@ def test_gradients_flow_through_a_compiled_layer(name: str, compiled: Compile) -
     for run in (eager, compiled):
         layer, (x, _) = made(name, "float64")
         x = cr.tensor(x, requires_grad=x.dtype.kind == "f")
-        test_models.total(run(layer)(x)).backward()
+        test_models.total(run(layer)(x, **OPTIONS.get(name, {}))).backward()
         results.append([leaf.grad for leaf in (x, *layer.parameters())])
     same(results[1], results[0], ROUNDING["float64"])
 
@@ -335,6 +345,12 @@ def test_every_optimizer_has_a_case() -> None:
 @test_models.every_model
 def test_three_steps_of_networks(name: str, compiled: Compile) -> None:
     for found, expected in zip(training(name, compiled), training(name, eager), strict=True):
+        same(found, expected, 1e-9)
+
+
+@pytest.mark.parametrize(("name", "budget"), [("mlp", "3KB"), ("transformer", "36KB")])
+def test_networks_that_recompute_under_a_budget(name: str, budget: str, compiled: Compile) -> None:
+    for found, expected in zip(training(name, partial(compiled, memory_budget=budget)), training(name, eager), strict=True):
         same(found, expected, 1e-9)
 
 
