@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n auto
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo test examples bench bench-all bench-eager bench-compiled bench-memory torch-test test-browser format clean
+.PHONY: demo test examples bench bench-all bench-kernels bench-eager bench-compiled bench-memory torch-test test-browser format clean
 
 demo: $(VENV)/.train-extra ## train the digits network and leave its report in runs/
 	$(BIN)/chainrule train digits
@@ -32,7 +32,12 @@ examples: $(VENV)/.train-extra ## train every named network, and write what they
 bench: $(VENV)/.cpu-extra $(VENV)/.torch-extra $(VENV)/.xla-extra ## measure whole steps beside PyTorch and JAX; BENCH_ARGS=--torch-compile takes minutes more
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS) --output docs/performance.md
 
-bench-all: bench bench-eager bench-compiled bench-memory ## and single operations, compiling, memory against time
+bench-all: bench bench-kernels bench-eager bench-compiled bench-memory ## and kernels, single operations, compiling, memory against time
+
+bench-kernels: $(VENV)/.cpu-extra $(VENV)/.torch-extra
+	$(BIN)/python benchmarks/ulp.py --output docs/performance.md
+	$(BIN)/python benchmarks/conv.py --output docs/performance.md
+	$(BIN)/python benchmarks/gemm.py --output docs/performance.md
 
 bench-eager: $(VENV)/.train-extra $(VENV)/.torch-extra
 	$(BIN)/python benchmarks/eager.py --output docs/performance.md

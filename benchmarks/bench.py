@@ -367,7 +367,9 @@ with the minimum in brackets.
   PyTorch with `channels_last`; *times as fast* compares medians with it, and *aim* is what that should be at least.
 - *Floor*: the larger of the FLOPs of all products at the peak of fused multiplications ({flops:.0f} GFLOP/s, measured in the same run), and of
   the bytes that a step reads from outside and leaves behind at the bandwidth of a copy of as many bytes (up to {fastest:.0f} GB/s in the
-  caches, {slowest:.0f} GB/s from memory). Where it is below what a call takes, there is none. *Share*: the floor's of the native step's median.
+  caches, {slowest:.0f} GB/s from memory). Where it is below what a call takes, there is none. What elementwise gates compute is not counted, so
+  that it says little of a chain of them, and what one call leaves in the caches for the next may be read faster. *Share*: the floor's of the
+  native step's median.
 - *First call*: traced, compiled and run, without anything on disk, and in a second process that finds the machine code there.
 - *MB*: the peak of the process's resident memory (VmHWM) while stepping, from the third step on, libraries and all.
 

@@ -13,6 +13,7 @@ import ctypes
 import math
 import platform
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from time import perf_counter, sleep, thread_time
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from chainrule.compiler.native.ir import F32, I64, PTR, VOID, Function, Module, 
 from chainrule.compiler.native.kernel import Kernel
 from chainrule.core.aval import Aval
 from chainrule.core.primitive import TABLE
+from pages import write_section
 
 GATES = {"forward": "conv", "input gradient": "conv_transpose", "weight gradient": "conv_weight"}
 
@@ -174,13 +176,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--only", nargs="*", default=[""])
     parser.add_argument("--without-torch", action="store_true")
+    parser.add_argument("--output", type=Path, help="a page that gets the table as a section")
     options = parser.parse_args()
     engine.pool().resize(options.threads)
     clock = thread_time if options.threads == 1 else perf_counter
     rng = np.random.default_rng(0)
     host = engine.host()
-    print(f"{host.cpu}, vectors of {host.bits} bits, {options.threads} threads, Python {platform.python_version()}")
-    print(f"| GFLOP/s: ours (share of peak) / PyTorch | {' | '.join(GATES)} | |")
+    lines = [
+        "GFLOP/s: ours (share of the peak of fused products of registers) / PyTorch.",
+        f"{host.cpu}, vectors of {host.bits} bits, {options.threads} threads, Python {platform.python_version()}.",
+        "",
+        f"| convolution | {' | '.join(GATES)} | peak |",
+        "|---|---|---|---|---|",
+    ]
+    print("\n".join(lines))
     fma, lanes = peak(), Target.of(host).nbytes // 4
     flops = 2 * 10_000 * lanes * (28 if Target.of(host).registers == 32 else 12) * options.threads
     for name, shape in SHAPES.items():
@@ -212,7 +221,10 @@ def main() -> None:
             rate = shape.flops / min(times["ours", label]) / 1e9
             peer = f" / {shape.flops / min(times['torch', label]) / 1e9:4.0f}" if peers else ""
             cells.append(f"{rate:4.0f} ({rate / highest:3.0%}){peer}")
-        print(f"| {name} | {' | '.join(cells)} | peak {highest:.0f} |", flush=True)
+        lines.append(f"| {name} | {' | '.join(cells)} | {highest:.0f} |")
+        print(lines[-1], flush=True)
+    if options.output:
+        write_section(options.output, "Convolutions", "\n".join(lines))
 
 
 def check(shape: Shape, ours: dict[str, tuple[Callable[[], None], np.ndarray]], arrays: Sequence[np.ndarray]) -> None:

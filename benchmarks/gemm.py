@@ -25,6 +25,7 @@ import numpy as np
 from chainrule.compiler.native import engine
 from chainrule.compiler.native.gemm import Product, write_product
 from chainrule.compiler.native.ir import I64, PTR, VOID, Function, Module, Value, index, kind_of, literal
+from pages import write_section
 
 KEPT: list[Any] = []
 """What machine code needs as long as it may be called."""
@@ -223,7 +224,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", default="", help="cases whose names contain this")
-    parser.add_argument("--output", type=Path, help="a file for the table")
+    parser.add_argument("--output", type=Path, help="a page that gets the table as a section")
     options = parser.parse_args()
     names = [name for name in MAKERS if "bits" not in name or int(name.split()[0]) <= engine.host().bits]
     names = [name for name in names if name != "PyTorch" or importlib.util.find_spec("torch")]
@@ -237,7 +238,7 @@ def main() -> None:
     for threads in options.threads:
         lines += measure(threads, names, options.rounds, [case for case in CASES if options.only in case.name])
     if options.output:
-        options.output.write_text("\n".join(lines) + "\n")
+        write_section(options.output, "Matrix products", "\n".join(lines))
 
 
 if __name__ == "__main__":

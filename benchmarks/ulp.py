@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import ctypes
 import math
-import platform
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ import numpy as np
 from chainrule.compiler.native import elements, engine
 from chainrule.compiler.native.ir import I64, PTR, Function, Module
 from chainrule.compiler.native.scalars import Builder
+from pages import write_section
 
 LANES = {np.dtype(np.float32): 32, np.dtype(np.float64): 64}
 """Bits of a dtype, by which a vector's lanes are counted."""
@@ -129,11 +130,17 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EXACT)}")
     parser.add_argument("--points", type=int, default=1 << 20)
     parser.add_argument("--all", action="store_true", help="all 2**32 numbers of float32; a quarter of an hour for each function")
+    parser.add_argument("--output", type=Path, help="a page that gets the table as a section")
     options = parser.parse_args()
     dtypes = [np.dtype(np.float32)] if options.all else [np.dtype(np.float32), np.dtype(np.float64)]
-    print(f"{platform.machine()}, {engine.host().cpu}, vectors of {engine.host().bits} bits; NumPy {np.__version__}\n", flush=True)
-    print("| function |" + "".join(f" {dtype}: ULP | at | wrong | ns |" for dtype in dtypes))
-    print("|---|" + "---|---|---|---|" * len(dtypes), flush=True)
+    lines = [
+        "The largest error in units in the last place, where it is, infinities and NaN that are wrong, and nanoseconds per element on one thread;",
+        f"{options.points} points over all finite numbers; {engine.host().cpu}, vectors of {engine.host().bits} bits; NumPy {np.__version__}.",
+        "",
+        "| function |" + "".join(f" {dtype}: ULP | at | wrong | ns |" for dtype in dtypes),
+        "|---|" + "---|---|---|---|" * len(dtypes),
+    ]
+    print("\n".join(lines), flush=True)
     for name in options.names or EXACT:
         cells: list[str] = []
         for dtype in dtypes:
@@ -141,7 +148,10 @@ def main() -> None:
             # Whole vectors, in the quarters too.
             found = worst(name, dtype, -(-points // 64) * 64, everything=options.all)
             cells += [f"{found.apart:.2f}", ", ".join(f"{x:.9g}" for x in found.at), str(found.wrong), f"{nanoseconds(name, dtype):.2f}"]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    if options.output:
+        write_section(options.output, "Elementary functions", "\n".join(lines))
 
 
 if __name__ == "__main__":
