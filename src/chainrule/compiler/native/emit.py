@@ -103,9 +103,7 @@ def emit(graph: Graph, target: Target, *, donate: Mapping[int, int] = MappingPro
     return Program(text, loops, code.constants, parts, slots, places, size, unplanned, views, results, shapes, code.gates, donors)
 
 
-def _donors(
-    graph: Graph, results: Sequence[Variable], shapes: Mapping[Variable, Shape], donate: Mapping[int, int]
-) -> Mapping[Variable, Variable]:
+def _donors(graph: Graph, results: Sequence[Variable], shapes: Mapping[Variable, Shape], donate: Mapping[int, int]) -> Mapping[Variable, Variable]:
     """Per result the input whose array it could be; values without axes have none."""
     pairs = {results[out]: graph.inputs[given] for out, given in donate.items() if results[out] in shapes}
     return {out: x for out, x in pairs.items() if x.shape and x not in results and Aval(shapes[out], out.dtype) == x.aval}
