@@ -87,13 +87,11 @@ def contend(name: str, contender: str, pipe: Any) -> None:
         began = perf_counter()
         results = step()
         seconds = perf_counter() - began
-        told = {"first": seconds, "norms": norms(results) + norms(step())}
-        del results
-        machine.forget_peak()
-        return told
+        return {"first": seconds, "norms": norms(results) + norms(step())}
 
     def turn(seconds: float) -> dict[str, Any]:
         nonlocal repeat
+        machine.forget_peak()
         began = perf_counter()
         step()
         once = perf_counter() - began
@@ -371,7 +369,7 @@ with the minimum in brackets.
   that it says little of a chain of them, and what one call leaves in the caches for the next may be read faster. *Share*: the floor's of the
   native step's median.
 - *First call*: traced, compiled and run, without anything on disk, and in a second process that finds the machine code there.
-- *MB*: the peak of the process's resident memory (VmHWM) while stepping, from the third step on, libraries and all.
+- *MB*: the peak of the process's resident memory (VmHWM) while stepping, in the last round, libraries and all.
 
 Time of a step:
 

@@ -71,8 +71,8 @@ class Array(IntEnum):
     END = auto()
 
 
-IDLE = 64
-"""Calls after which arrays that none of them needed are dropped."""
+IDLE = 3
+"""Calls in a row after which arrays that none of them needed are dropped."""
 
 
 class Result(IntEnum):
