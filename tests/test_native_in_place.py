@@ -191,3 +191,23 @@ def test_large_results_that_no_call_needed_lately_are_dropped() -> None:
     assert len(rings[0]) == 1
     np.testing.assert_array_equal(f(x).numpy(), np.ones((200, 200)))
     assert len(places) == 1
+
+
+@pytest.mark.parametrize("shape", [(33_000,), (100, 333), (3, 40_001)])
+def test_an_update_whose_result_is_summed_too_happens_once_everywhere(shape: tuple[int, ...]) -> None:
+    # Sums of so many are made in parts, and no vector ends where a row does.
+    first, change = RNG.normal(size=shape).astype("float32"), RNG.normal(size=shape).astype("float32")
+    sides: list[tuple[np.ndarray, ...]] = []
+    for compiled in (True, False):
+        parameter = cr.tensor(first)
+
+        def update(gradient: Any, parameter: Any = parameter) -> Any:
+            parameter.assign(0.9 * parameter - gradient)
+            return cr.sum(parameter * parameter), cr.sum(parameter * parameter, axis=-1)
+
+        step: Callable[..., Any] = cr.compile(update, backend="native") if compiled else update
+        for _ in range(3):
+            total, rows = step(change)
+        sides.append((parameter.numpy(), total.numpy(), rows.numpy()))
+    for mine, eager in zip(*sides, strict=True):
+        np.testing.assert_allclose(mine, eager, rtol=1e-4, atol=1e-5)

@@ -378,10 +378,11 @@ class _Writer:
                 first = loop.results
             if rest:
                 mask = first_lanes(rest, self.vector)
-                further = self._totals([{**at, last: width - rest}], mask, first)
                 if self.parts > 1 and self.cut == last:
+                    # Of the last part alone: what is stored may replace what is read.
                     here = f.compare("eq", index(part), index(self.parts - 1))
                     mask = f.binary("and", mask, f.splat(here, self.vector))
+                further = self._totals([{**at, last: width - rest}], mask, first)
                 first = [f.select(mask, new, old) for new, old in zip(further, first, strict=True)]
             return [*first, *others]
 
