@@ -311,7 +311,7 @@ def test_clipped_gradients(clip: str, compiled: Compile) -> None:
 
 
 @pytest.mark.parametrize("name", test_schedules.CASES)
-def test_schedules_change_rates_and_compile_nothing_anew(name: str, compiled: Compile) -> None:
+def test_optimizers_with_schedules(name: str, compiled: Compile) -> None:
     make, schedule = test_optim.made("adam"), test_schedules.CASES[name][0]
     for found, expected in zip(Regression(make).after(6, compiled, schedule), Regression(make).after(6, eager, schedule), strict=True):
         same(found, expected, 1e-12)
