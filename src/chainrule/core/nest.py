@@ -69,6 +69,11 @@ class Nest(ABC):
         """Say that the gate's evaluation has a better way than so many operations, one after the other, which is what the rule writes.
 
         A target that can call the evaluation does so instead, where they are many.
+
+        Parameters
+        ----------
+        operations : int
+            About how many; said before anything is written.
         """
 
     # Arrays.
@@ -118,7 +123,20 @@ class Nest(ABC):
 
     @contextmanager
     def runs(self, rows: int, columns: int) -> Generator[tuple[Value, Callable[[], AbstractContextManager[Value]]]]:
-        """Do what is written inside for every row and run of columns, none of which needs another: the row, and what loops over those columns."""
+        """Do what is written inside for every row and run of columns, none of which needs another.
+
+        A target may do several at once, and cut a row's columns into runs, so that what lies side by side in memory is done together.
+
+        Parameters
+        ----------
+        rows, columns : int
+
+        Yields
+        ------
+        row : Value
+        columns : callable
+            Loops over the columns of the run, as often as it is called.
+        """
         with self.share([rows]) as (row,):
             yield row, lambda: self.loop(columns)
 
@@ -127,7 +145,13 @@ class Nest(ABC):
         return place
 
     def refuse(self, condition: Value, error: type[Exception]) -> None:  # noqa: B027, source code cannot fail
-        """Where the condition holds, the gate's evaluation raises such an error: a target that can fail does, others go on."""
+        """Say that the gate's evaluation raises an error where a condition holds: a target that can fail does, others go on.
+
+        Parameters
+        ----------
+        condition : Value
+        error : type of Exception
+        """
 
     def load(self, x: Array, at: Sequence[Value] = ()) -> Value:
         """The element at a place; of a smaller array the one that broadcasting repeats there."""

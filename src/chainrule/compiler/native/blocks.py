@@ -72,7 +72,7 @@ _KEPT = 128 << 10
 
 
 class Writer(NamedTuple):
-    """Writes one product's functions. ``down``: it is the transposed product, whose columns are rows of C. ``calls``: C comes from memory."""
+    """Writes one product's functions. ``down``: it is the transposed product, whose columns are rows of C. ``far``: C comes from memory."""
 
     module: Module
     name: str
@@ -81,7 +81,7 @@ class Writer(NamedTuple):
     epilogue: Epilogue | None
     down: bool = False
     multiply: Multiply = fused
-    calls: bool = False
+    far: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -206,7 +206,7 @@ class Writer(NamedTuple):
         ways = ways_of(rows * len(widths), p.k)
         nest = nest_of(p.k, ways, a.along, kind.lanes * len(widths) if b.panels else b.along)
 
-        start = partial(self.call_ahead, a, rows, kind.lanes * len(widths)) if a.ahead or self.calls else None
+        start = partial(self.call_ahead, a, rows, kind.lanes * len(widths)) if a.ahead or self.far else None
         finish = partial(self.results, rows, widths)
         write_microkernel(self.module, name, block, nest, finish, parameters=self.parameters()[2:], start=start, ways=ways, multiply=self.multiply)
 
@@ -214,7 +214,7 @@ class Writer(NamedTuple):
         """Call what the block will write into the cache, and its share of rows of A that are read later on: the blocks beside it call the others."""
         p, kind = self.product, self.kind
         line = 64 // kind.wide(1).nbytes
-        for i in range(rows if self.calls else 0):
+        for i in range(rows if self.far else 0):
             for at in range(0, columns, line):
                 fetch(f, f.at(f.parameters[2], i * p.c + at, kind), write=True)
         if a.ahead:

@@ -215,7 +215,7 @@ def _driven(writer: Writer, cuts: Cuts, a: Side, b: Side) -> Work:
     if p.k > 2 * depth and p.m > 2 * tiles.size:
         return writer.drive_deep(cuts, a, b, cut(p.k, depth))
     if not writer.down:
-        writer = writer._replace(calls=prod(p.batch) * p.m * p.n * writer.kind.wide(1).nbytes > _FAR)
+        writer = writer._replace(far=prod(p.batch) * p.m * p.n * writer.kind.wide(1).nbytes > _FAR)
         a = a._replace(ahead=high * tiles.size * a.across if 1 < high < tiles.pieces and a.along == 1 else 0)
     return writer.drive(cuts, a, b, partial(writer.block, a, b))
 

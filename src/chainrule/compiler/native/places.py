@@ -53,7 +53,7 @@ def parts_of(node: Operation, view: View) -> list[View | None]:
     found: list[View | None] = []
     for x in node.inputs:
         strides, size = view.strides, 1
-        if node.primitive is JOINING[0]:
+        if node.primitive is TABLE["concat"]:
             size = x.shape[axis]
             strides = (*strides[:axis], strides[axis] if size != 1 else 0, *strides[axis + 1 :])
         else:
@@ -83,3 +83,4 @@ def _back(node: Operation) -> Operation | None:
 
 
 JOINING = (TABLE["concat"], TABLE["stack"])
+"""Gates that put values together, along an axis that they have or a new one."""
