@@ -1,13 +1,10 @@
-"""Machine code: every gate and its gradient, networks and steps, beside what runs gate by gate."""
+"""Machine code: every gate and its gradient, beside what runs gate by gate."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import pytest
 
-import chainrule as cr
 from chainrule.compiler.pipeline import build
 from chainrule.core.primitive import TABLE
 from listings import close, expected_of, samples
@@ -31,7 +28,3 @@ def test_every_gate_and_its_gradient_are_what_they_are_without_compiling(gate: s
                 assert (np.shape(out), np.asarray(out).dtype) == (want.shape, want.dtype)
             close([np.asarray(out) for out in got], expected)
             assert executable.stats["called_back"].keys() <= IN_PYTHON
-
-
-def native(f: Any, *args: Any) -> Any:
-    return build(cr.trace(f, *args), backend="native")

@@ -16,11 +16,13 @@ from chainrule.core.errors import ArgumentError
 pytest.importorskip("llvmlite", reason="native code: pip install 'chainrule[cpu]'")
 
 from chainrule.compiler.native import engine, gemm, halves
+from chainrule.compiler.native.conv_shape import Target
 from chainrule.compiler.native.gemm import write_product
+from chainrule.compiler.native.host import Host
 from chainrule.compiler.native.ir import Module
 from test_native_gemm import Case, operands, product_of, run, with_edges
 
-pytestmark = pytest.mark.skipif(not engine.host().has("avx512bf16"), reason="products of bfloat16: run on a processor with AVX-512 BF16")
+multiplies = pytest.mark.skipif(not engine.host().has("avx512bf16"), reason="products of bfloat16: run on a processor with AVX-512 BF16")
 
 cases = st.builds(
     Case,
@@ -44,6 +46,7 @@ def rounded(x: np.ndarray) -> np.ndarray:
     return ((bits + (0x7FFF + (bits >> 16 & 1))) & np.uint32(0xFFFF0000)).view(np.float32).astype("float64")
 
 
+@multiplies
 @settings(max_examples=80)
 @given(cases, st.booleans(), st.booleans())
 def test_products_are_those_of_rounded_operands(case: Case, deep: bool, conflict: bool) -> None:
@@ -80,6 +83,7 @@ def test_infinities_and_nan_stay_what_they_are() -> None:
     assert np.isfinite(np.delete(out, [3, 7], 0)).all()
 
 
+@multiplies
 def test_a_network_trains_as_well_and_its_values_stay_float32() -> None:
     def trained(precision: str) -> tuple[list[float], list[np.dtype]]:
         cr.manual_seed(0)
@@ -107,6 +111,15 @@ def test_a_network_trains_as_well_and_its_values_stay_float32() -> None:
     assert rough[-1] < 0.05 * rough[0]
     np.testing.assert_allclose(rough, exact, rtol=0.05)
     assert set(dtypes) == {np.dtype("float32")}
+
+
+def test_where_the_processor_does_not_multiply_bfloat16_nothing_is_rounded() -> None:
+    plain = Host("", "+avx,+avx512f", 512)
+    assert Target.of(plain, halves=True) == Target.of(plain)
+    assert Target.of(plain._replace(features="+avx,+avx512f,+avx512bf16"), halves=True).halves
+    x = np.random.default_rng(0).normal(size=(128, 128)).astype("float32")
+    rough, exact = (cr.compile(lambda a: a @ a, backend="numpy", matmul_precision=precision)(x) for precision in ("bfloat16", "float32"))
+    np.testing.assert_array_equal(rough.numpy(), exact.numpy())
 
 
 def test_other_precisions_are_refused() -> None:
