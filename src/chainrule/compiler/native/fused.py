@@ -145,7 +145,7 @@ def write_fused(module: Module, name: str, fused: Fused, views: Mapping[Variable
     module : Module
     name : str
         Of the kernel; parts of it have more names.
-    nest : Fused
+    fused : Fused
     views : Mapping of Variable to View
         Where what it reads lies, and what it writes; memory of its own where nothing is said.
     lanes : int
@@ -201,7 +201,7 @@ class _Writer:
         self.vector = self.lanes if width > 1 else 1
         outer = [i for i in range(last) if not self.marks[i]]
         self.inner = [i for i in range(last) if self.marks[i]]
-        columns = -(-width // self._block(outer)) if not self.marks[last] else 1
+        columns = -(-width // self._block()) if not self.marks[last] else 1
         units = math.prod(self.sizes[i] for i in outer) * columns
         self.parts = self._parts(units, total)
         views = {**self.views, **self.partial}
@@ -233,7 +233,7 @@ class _Writer:
         ends = [(self.views[node.output].root, node) for node in self.fused.ends]
         return meeting(map(at, self.leaves), [*map(at, self.fused.stores), *ends])
 
-    def _block(self, outer: Sequence[int]) -> int:
+    def _block(self) -> int:
         """How many elements along the vector axis a unit has, where that axis is kept."""
         width = self.sizes[-1]
         if not self.fused.ends:
@@ -280,7 +280,7 @@ class _Writer:
         if self.marks[last]:
             self._along(part)
             return
-        block = self._block(())
+        block = self._block()
         start = f.mul(column, block)
         stop = f.least(width, f.add(start, block)) if width % block else f.add(start, block)
         rest = width % self.vector
