@@ -143,7 +143,7 @@ def _take_in(graph: Graph, groups: Sequence[_Group]) -> None:
         if not _spreads(group, reader) or any(maker[x].primitive.kernel in PRODUCTS for x in alone):
             continue
         longer = sum(_source(x, maker).nbytes for x in given if all(other.root().last < reader.last for other in readers[x]))
-        if longer <= sum(x.nbytes for x in made if any(other.root() is reader for other in readers[x])):
+        if longer <= sum(x.nbytes for x in made if any(other.root() is reader for other in readers.get(x, ()))):
             group.into = reader
             reader.nodes += group.nodes
 
