@@ -71,7 +71,7 @@ class Array(IntEnum):
     END = auto()
 
 
-IDLE = 3
+IDLE = 2
 """Calls in a row after which arrays that none of them needed are dropped."""
 
 
