@@ -275,7 +275,8 @@ class _Entry:
         aval, ring = self.outputs[k], self.rings[k]
         for x in ring:
             if getrefcount(x) <= _unheld() and x.shape == aval.shape and x.dtype is aval.dtype and x.flags.writeable:
-                if self.records[k][Array.FIRST] >= IDLE:
+                # The fast way stops at the first output that reaches the count; the others are one short of it.
+                if self.records[k][Array.FIRST] >= IDLE - 1:
                     self._keep(k, [x])
                 return x
         made = _aligned(aval)
