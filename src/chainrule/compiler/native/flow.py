@@ -154,6 +154,7 @@ class Flow(Lowering):
         """One of two graphs; its results are copied to the memory of the gate's."""
         condition = self._element(node.inputs[0])
         branches: list[Lowering] = []
+        work = self.code.work
         try:
             for name in ("true", "false"):
                 graph: Graph = node.params[name]
@@ -162,6 +163,7 @@ class Flow(Lowering):
                 for out, x in zip(node.outputs, graph.outputs, strict=True):
                     inside.store_as(out, x, inside.views[x])
         except NotLowered:
+            self.code.work = work
             return False
         self.tasks.append(Choice(condition, branches[0].tasks, branches[1].tasks))
         self.views.update((x, whole(x)) for x in node.outputs)
@@ -171,7 +173,7 @@ class Flow(Lowering):
         """A loop as long as its condition holds; what is carried lies in memory of its own, and is replaced at the end of each round."""
         test, body, carried = node.params["cond"], node.params["body"], node.params["carried"]
         states = [Variable(x.aval, x.name) for x in node.outputs]
-        mark = len(self.tasks)
+        mark, work = len(self.tasks), self.code.work
         for state, x in zip(states, node.inputs, strict=False):
             self.store_as(state, x, self.views[x])
         places = [*(View(x, x.shape, 0, contiguous(x.shape)) for x in states), *(self.views[x] for x in node.inputs[carried:])]
@@ -179,6 +181,7 @@ class Flow(Lowering):
             looked, inside = (self._inside(graph, dict(zip(graph.inputs, places, strict=True))).run() for graph in (test, body))
         except NotLowered:
             del self.tasks[mark:]
+            self.code.work = work
             return False
         condition = looked._element(test.outputs[0])
         inside._replace_states(states, body.outputs)
