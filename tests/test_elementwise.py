@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -425,3 +426,32 @@ def test_extended_precision_is_refused(dtype: Any) -> None:
     for make in makers:
         with pytest.raises(DtypeError, match=r"(?s)long.*mend|float128.*mend|complex256.*mend"):
             make(x)
+
+
+COMPARISONS = (operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne)
+
+
+@pytest.mark.parametrize("backend", [None, "numpy", "native"])
+@pytest.mark.parametrize("dtype", ["int8", "int64", "uint8", "uint32", "uint64"])
+def test_comparisons_with_numbers_that_a_dtype_does_not_hold_are_exact(dtype: str, backend: str | None) -> None:
+    if backend == "native":
+        pytest.importorskip("llvmlite", reason="native code: pip install 'chainrule[cpu]'")
+    limits = np.iinfo(dtype)
+    x = np.array([limits.min, 0, 1, limits.max - 1, limits.max], dtype)
+    numbers = (limits.min - 1, limits.min, -1, limits.max, limits.max + 1, 10**30)
+
+    def compare(x: Any) -> list[Any]:
+        return [comparison(*pair) for comparison in COMPARISONS for number in numbers for pair in ((x, number), (number, x))]
+
+    found = compare(cr.tensor(x)) if backend is None else cr.compile(compare, backend=backend)(x)
+    np.testing.assert_array_equal(np.array(found), np.array(compare(x)))
+
+
+def test_a_number_that_a_dtype_does_not_hold_may_stand_first() -> None:
+    x = cr.tensor([0, 255], dtype=cr.uint8)
+    assert cr.less(-1, x).tolist() == [True, True]
+    assert cr.vmap(lambda x: cr.greater(x, 256))(x).tolist() == [False, False]
+    with pytest.raises(DtypeError, match=r"256 does not fit uint8"):
+        x + 256
+    with pytest.raises(DtypeError, match=r"logical_and takes boolean values"):
+        cr.logical_and(x, 256)

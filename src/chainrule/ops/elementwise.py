@@ -6,6 +6,7 @@ programs on small arrays spend their time. No gate is defined here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,7 +16,7 @@ from chainrule.core.aval import float32, float64
 from chainrule.core.errors import DtypeError, ShapeError
 from chainrule.core.interp import ARRAYS, BASE, Tag, current
 from chainrule.core.node import NO_PARAMS, Node, next_order
-from chainrule.core.primitive import Partial, Primitive, Refusal, Rule, Sample, public, register
+from chainrule.core.primitive import Partial, Primitive, Refusal, Rule, Sample, functions, public, register
 from chainrule.ops.gate import BARE, KINDS, batch_elementwise, elementwise_aval, operands
 from chainrule.tape import bind
 from chainrule.tensor import Tensor, new
@@ -283,9 +284,21 @@ def comparison_function(primitive: Primitive, kinds: str) -> Binary:
                 return new(out)
         elif isinstance(x1, BARE) and isinstance(x2, BARE) and mode is ARRAYS and x1.dtype is x2.dtype and x1.dtype.kind in direct:
             return compute(x1, x2)
+        if "i" in direct:
+            x1, x2 = _unbounded(x1, x2)
+            x2, x1 = _unbounded(x2, x1)
         return bind(primitive, operands(name, kinds, x1, x2))
 
     return function
+
+
+def _unbounded(x: Any, beside: Any) -> tuple[Any, Any]:
+    """Operands of a comparison: a Python integer that is beyond all integers beside it compares as an infinity does."""
+    dtype = getattr(beside, "dtype", None)
+    if x.__class__ is not int or not isinstance(dtype, np.dtype) or dtype.kind not in "iu":
+        return x, beside
+    limits = np.iinfo(dtype)
+    return (x, beside) if limits.min <= x <= limits.max else (math.copysign(math.inf, x), functions.astype(beside, float32))
 
 
 def _weak(number: float, beside: Any) -> Any:
