@@ -361,6 +361,43 @@ def test_state_is_assigned_and_what_others_hold_stays():
     assert total[0].item() == 2
 
 
+@pytest.mark.parametrize("compiling", [lambda f: f, cr.compile], ids=["eager", "compiled"])
+def test_what_is_assigned_a_parameter_is_another_name_for_it(compiling):
+    w, state = cr.tensor([1.0, 2.0], requires_grad=True), cr.tensor([0.0, 0.0])
+
+    @compiling
+    def remember(x, y):
+        before = state * x
+        with cr.no_grad():
+            state.assign(w)
+            y.assign(w)
+        return before
+
+    for tracked in (False, True, True):
+        y = cr.zeros(2)
+        assert remember(cr.tensor([3.0, 4.0]), y).requires_grad is tracked
+        assert state.requires_grad
+        assert y.requires_grad
+    (state * y).sum().backward()
+    np.testing.assert_array_equal(w.grad, [2, 4])
+
+
+@pytest.mark.parametrize("compiling", [lambda f: f, cr.compile], ids=["eager", "compiled"])
+def test_an_argument_that_requires_a_gradient_may_be_assigned_to_inside_no_grad(compiling):
+    w = cr.tensor([1.0, 2.0], requires_grad=True)
+
+    @compiling
+    def double(x):
+        with cr.no_grad():
+            x.assign(2 * x)
+
+    for factor in (2, 4):
+        double(w)
+        np.testing.assert_array_equal(w.detach(), [factor, 2 * factor])
+        assert w.is_leaf
+        assert w.requires_grad
+
+
 def test_gradients_accumulate_as_they_do_without():
     w = cr.tensor(2.0, requires_grad=True)
 

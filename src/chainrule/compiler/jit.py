@@ -56,7 +56,7 @@ class Entry:
         self.executable = executable
         self.names = names
         self.attributes = [Attributes(owner, label) for owner, label in tracer.owners]
-        self.required = [source.tensor.requires_grad for source in graph.captured]
+        self.required = self._requires()
         self.live = tracer.live
         self.measured: dict[str, float] = {}
         self._hooks = [dict(_hooks(tensor)) for tensor in self._captured()]
@@ -90,6 +90,9 @@ class Entry:
     def _captured(self) -> list[Tensor]:
         return [source.tensor for source in self.graph.captured]
 
+    def _requires(self) -> list[bool]:
+        return [source.tensor.requires_grad for source in self.graph.captured]
+
     def refresh(self) -> None:
         """Take what is outside as it is now: it was found right."""
         self._nodes[:] = state_nodes(self.graph)
@@ -114,9 +117,13 @@ class Entry:
                 x.grad = None
             outs = [new(value) for value in self.executable.run(*(x._value for x in (*given, *captured)))]
         count = len(self.graph.returned)
-        self.graph.write([x.detach() for x in outs[count:]], arguments)
-        # What the step itself assigned has new nodes, and is as right as before.
-        self._nodes[:] = state_nodes(self.graph)
+        # What is assigned has no history of this call; a tensor that is assigned as it is has its own.
+        nodes = {x: tensor._node for x, tensor in zip(self.graph.inputs, (*given, *captured), strict=True)}
+        assigned = [new(out._value, nodes.get(x)) for x, out in zip(self.graph.outputs[count:], outs[count:], strict=True)]
+        self.graph.write(assigned, arguments)
+        if self._requires() == self.required:
+            # What the step itself assigned has new nodes, and is as right as before.
+            self._nodes[:] = state_nodes(self.graph)
         return self.graph.rebuild(outs[:count])
 
 
@@ -394,7 +401,7 @@ def compile(
     Also a decorator, with or without arguments. The function is traced when it is first called with arguments of new
     shapes or dtypes; a whole training step may stand in it, with ``loss.backward()``, ``optimizer.step()``, dropout and
     running statistics. Tensors that it finds outside (parameters, state) are read anew at every call, and what it
-    assigns to them is assigned. Results are the same as without compiling. NumPy arrays from outside are part of the
+    assigns to them is assigned, without a history of the call. Results are the same as without compiling. NumPy arrays from outside are part of the
     program: pass those that change as arguments, or keep them in tensors.
 
     Parameters

@@ -265,9 +265,13 @@ def _release(writer: _Writer, graph: Graph) -> None:
 
 
 def _write_state(writer: _Writer, graph: Graph, arguments: Sequence[str], values: Sequence[str]) -> None:
-    for target, value in zip(graph.updated, values, strict=True):
+    outside = {x: source.tensor for source, x in zip(graph.captured, graph.inputs[len(graph.parameters) :], strict=True) if isinstance(source, State)}
+    for target, value, x in zip(graph.updated, values, graph.outputs[len(graph.returned) :], strict=True):
         if isinstance(target, Argument):
             writer.line(f"{arguments[target.position]}._value = {value}")
+            if x in outside:
+                # It is another name for that tensor now; states keep the nodes that they were found to have.
+                writer.line(f"{arguments[target.position]}._node = {writer.constant(outside[x], 'state')}._node")
             continue
         tensor = writer.constant(target.tensor, "state")
         if isinstance(target, State):

@@ -301,7 +301,8 @@ class Graph:
             if not isinstance(target, Argument):
                 target.write(value)
             elif isinstance(arguments[target.position], Tensor):
-                arguments[target.position].assign(value)
+                with no_grad():
+                    arguments[target.position].assign(value)
         for target in self.cleared:
             target.write(None)
 
