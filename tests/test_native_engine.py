@@ -88,6 +88,69 @@ sleep:
 """
 """All threads but the first come so many microseconds late."""
 
+# args: rounds, microseconds that all threads but the first sleep over each of their units, then for each unit how often it was done and by whom last.
+# In a round two works of as many units lie between two waits.
+TAKEN = """
+declare void @pool_barrier(i64, i64)
+declare { i64, i64 } @pool_take(i64, i64, i64, i64, i64, i64)
+declare i32 @usleep(i32)
+define internal void @work(ptr %args, i64 %number, i64 %thread, i64 %threads, i64 %units, i64 %least) nounwind {
+entry:
+  %sleep.place = getelementptr i64, ptr %args, i64 1
+  %sleep = load i32, ptr %sleep.place
+  %counts = getelementptr i64, ptr %args, i64 2
+  %late = icmp ugt i64 %thread, 0
+  br label %take
+take:
+  %done = phi i64 [ 0, %entry ], [ %last, %unit.end ]
+  %pair = call { i64, i64 } @pool_take(i64 %number, i64 %thread, i64 %threads, i64 %units, i64 %least, i64 %done)
+  %first = extractvalue { i64, i64 } %pair, 0
+  %last = extractvalue { i64, i64 } %pair, 1
+  %some = icmp ult i64 %first, %last
+  br i1 %some, label %unit, label %end
+unit:
+  %i = phi i64 [ %first, %take ], [ %next, %unit.end ]
+  br i1 %late, label %wait, label %count
+wait:
+  %ignored = call i32 @usleep(i32 %sleep)
+  br label %count
+count:
+  %row = mul i64 %number, %units
+  %at.i = add i64 %row, %i
+  %at.two = shl i64 %at.i, 1
+  %at = getelementptr i64, ptr %counts, i64 %at.two
+  %old = load i64, ptr %at
+  %new = add i64 %old, 1
+  store i64 %new, ptr %at
+  %who = getelementptr i64, ptr %at, i64 1
+  store i64 %thread, ptr %who
+  br label %unit.end
+unit.end:
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, %last
+  br i1 %more, label %unit, label %take
+end:
+  ret void
+}
+define void @taken(ptr %args, i64 %thread, i64 %threads) nounwind {
+entry:
+  %rounds = load i64, ptr %args
+  br label %round
+round:
+  %i = phi i64 [ 0, %entry ], [ %next, %wait ]
+  call void @work(ptr %args, i64 0, i64 %thread, i64 %threads, i64 UNITS, i64 1)
+  call void @work(ptr %args, i64 1, i64 %thread, i64 %threads, i64 UNITS, i64 5)
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, %rounds
+  br i1 %more, label %wait, label %done
+wait:
+  call void @pool_barrier(i64 %thread, i64 %threads)
+  br label %round
+done:
+  ret void
+}
+"""
+
 PLACES = {"first": 0, "checksum": 15, "first of the code": 44, "middle": 500, "last": -1}
 
 
@@ -323,6 +386,34 @@ def test_threads_of_a_pool_wait_for_each_other(count: int) -> None:
             assert relay(engine.pool(), code) == (0, list(range(count)))
 
 
+def take(pool: threads.Pool, units: int, rounds: int, sleep: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """How often each unit of two works was done, and by which thread last."""
+    code = engine.load(TAKEN.replace("UNITS", str(units)), symbols=pool.symbols)
+    args = np.zeros(2 + 4 * units, np.int64)
+    args[:2] = rounds, sleep
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(pool.symbols["pool_run"])(code.address("taken"), args.ctypes.data)
+    counts, who = args[2:].reshape(2 * units, 2).T
+    return counts, who
+
+
+@pytest.mark.parametrize("units", [0, 1, 7, 64, 1000])
+@pytest.mark.parametrize("count", [1, 2, 4, 9])
+def test_threads_take_every_unit_once(count: int, units: int) -> None:
+    with engine.pool().using(count):
+        for rounds in (1, 40, 2):
+            counts, who = take(engine.pool(), units, rounds)
+            assert (counts == rounds).all()
+            assert (who < count).all()
+
+
+def test_a_thread_takes_what_slow_ones_have_not_begun() -> None:
+    with engine.pool().using(3):
+        counts, who = take(engine.pool(), 300, 1, sleep=5_000)
+    assert (counts == 1).all()
+    # Its own share is a third, and the others take a quarter of theirs at a time.
+    assert (who == 0).sum() > 300
+
+
 def test_the_number_of_threads_may_change_between_steps() -> None:
     code, pool = engine.load(RELAY), engine.pool()
     for count in (4, 1, 2, 3, 1, 4, 2):
@@ -360,11 +451,15 @@ def test_the_pool_works_without_the_linux_kernels_help() -> None:
     pool = threads.Pool(module.address, 3)
     code = engine.load(RELAY, symbols=pool.symbols)
     assert relay(pool, code, 200) == (0, [0, 1, 2])
+    assert (take(pool, 50, 20)[0] == 20).all()
 
 
 def test_without_threads_of_the_system_the_caller_runs_alone() -> None:
     pool = threads.Pool(engine.load(threads.text("win32"), permanent=True).address, 4)
     assert relay(pool, engine.load(RELAY, symbols=pool.symbols)) == (0, [0])
+    counts, who = take(pool, 50, 3)
+    assert (counts == 3).all()
+    assert (who == 0).all()
 
 
 def test_many_python_threads_may_run_steps_at_once() -> None:

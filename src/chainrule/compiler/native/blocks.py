@@ -149,16 +149,17 @@ class Writer(NamedTuple):
                 for size, widths in self.shapes(f, cuts, spot):
                     f.call(self.once("", self.ending, size, widths), VOID, sums, *others)
         f.close()
-        return self.work(cuts, a, b)
+        return self.work(cuts, a, b, together=most)
 
     def kernel(self) -> Function:
         """It begins."""
         further = [(f"given_{word}", PTR) for word in self.words]
         return Function(self.module, self.name, [("a", PTR), ("b", PTR), ("c", PTR), *further, ("first", I64), ("last", I64)])
 
-    def work(self, cuts: Cuts, a: Side, b: Side) -> Work:
+    def work(self, cuts: Cuts, a: Side, b: Side, *, together: int = 1) -> Work:
         """A kernel whose units are blocks."""
-        return Work(Kernel(self.name, cuts.rows.pieces * cuts.panels.pieces * prod(self.product.batch)), (a.role, b.role, "c", *self.words))
+        units = cuts.rows.pieces * cuts.panels.pieces * prod(self.product.batch)
+        return Work(Kernel(self.name, units, together), (a.role, b.role, "c", *self.words))
 
     def spot(self, f: Function, cuts: Cuts, unit: Index) -> Spot:
         """Of the block that is this unit."""

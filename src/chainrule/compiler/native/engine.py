@@ -24,7 +24,7 @@ from chainrule.core.errors import MissingExtraError, TraceError
 
 _DEFINED = re.compile(r"^define (?!internal |private )[^@\n]*@([\w.$]+)\(", re.MULTILINE)
 _FUNCTION = re.compile(r"^define [^@\n]*@([\w.$]+)\(")
-_POOLED = re.compile(r"^declare void @pool_", re.MULTILINE)
+_POOLED = re.compile(r"^declare .*@pool_", re.MULTILINE)
 _LINE = re.compile(r":(\d+):\d+: ")
 _REPORT = "this is a mistake of the library: please report it with this message"
 _numbers = count()

@@ -18,10 +18,13 @@ class Kernel(NamedTuple):
     ----------
     name : str
     units : int
+    together : int
+        So many units at once are quicker than one after the other.
     """
 
     name: str
     units: int
+    together: int = 1
 
 
 class Call(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 
 from chainrule.compiler.native.ir import I32, I64, PTR, Function, Kind, Module, Value, index, literal
 from chainrule.compiler.native.kernel import Call
-from chainrule.compiler.native.step import Block, Step, alone
+from chainrule.compiler.native.step import Block, Step, alone, taken
 from chainrule.core.aval import Aval
 from chainrule.core.variable import Variable
 
@@ -74,10 +74,10 @@ class Stamps:
                 yield Stamp(thread, what, at)
 
     def shares(self, number: int, thread: int, threads: int) -> bool:
-        """Whether a thread has anything to do in a kernel."""
+        """Whether a thread may have anything to do in a kernel."""
         call = self.calls[number]
         units = call.kernel.units
-        return thread == 0 if alone(call) else thread * units // threads < (thread + 1) * units // threads
+        return thread == 0 if alone(call) else taken(call) or thread * units // threads < (thread + 1) * units // threads
 
 
 def now() -> int:

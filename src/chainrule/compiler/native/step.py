@@ -1,6 +1,7 @@
 """Tasks as functions that all threads run: where values lie, who does what, and where threads wait for each other.
 
-Threads wait where a kernel reads what another has written, or writes where another has read. A gate that is called back ends a function,
+A thread has its share of each kernel's units, and takes what others have not begun of theirs when it is done. Threads wait where a kernel reads
+what another has written, or writes where another has read. A gate that is called back ends a function,
 and another begins after it.
 """
 
@@ -12,17 +13,21 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from chainrule.compiler.memory import Buffer
-from chainrule.compiler.native.ir import I1, I8, I64, PTR, VOID, Function, Module, Value, index, literal
-from chainrule.compiler.native.kernel import Call
+from chainrule.compiler.native.ir import I1, I8, I64, PTR, VOID, Function, Kind, Module, Value, index, literal
+from chainrule.compiler.native.kernel import Call, Kernel
 from chainrule.compiler.native.tasks import Again, CallBack, Check, Choice, Element, Rounds, Task, calls_of, touched
+from chainrule.compiler.native.threads import WORKS
 from chainrule.compiler.native.views import View
 from chainrule.core.variable import Variable
 
-__all__ = ["Block", "Segment", "Step", "alone", "lifetimes", "write_steps"]
+__all__ = ["Block", "Segment", "Step", "alone", "lifetimes", "taken", "write_steps"]
 
 
 SMALL = 8192
 """Bytes up to which a kernel's values are one thread's work."""
+LARGE = 128 << 10
+"""Bytes from which on threads take units from each other, so that nobody waits for one that the machine slows down."""
+PAIR = Kind("{ i64, i64 }")
 
 
 class Segment(NamedTuple):
@@ -145,8 +150,11 @@ class Step:
         slots = block.slots
         self.arena = f.load(PTR, f.at(self.args, len(slots), PTR)) if block.places else self.args
         self.pointers = {block.status: f.load(PTR, f.at(self.args, len(slots) + 1, PTR))}
+        self.works = 0
+        """That have been shared out since threads last waited for each other."""
         if shared:
             module.declare("pool_barrier", VOID, [I64, I64])
+            module.declare("pool_take", PAIR, [I64] * 6)
 
     def write(self, tasks: Sequence[Task]) -> Segment:
         self.shares = {share: self.share(*share) for share in dict.fromkeys((call.kernel.units, alone(call)) for call in calls_of(tasks))}
@@ -190,6 +198,7 @@ class Step:
         if self.shared and self.hazards.seen:
             self.barrier()
         self.hazards.clear()
+        self.works = 0
 
     def barrier(self) -> None:
         self.f.call("pool_barrier", VOID, self.thread, self.threads)
@@ -207,7 +216,29 @@ class Step:
         f = self.f
         offsets = call.offsets or (0,) * len(call.arguments)
         given = [f.at(self.pointer(x), offset, I8) for x, offset in zip(call.arguments, offsets, strict=True)]
-        f.call(call.kernel.name, VOID, *given, *self.shares[call.kernel.units, alone(call)])
+        if self.shared and self.works < WORKS and taken(call):
+            self.take(call.kernel, given)
+        else:
+            f.call(call.kernel.name, VOID, *given, *self.shares[call.kernel.units, alone(call)])
+
+    def take(self, kernel: Kernel, given: Sequence[Value]) -> None:
+        """Each thread takes some units after the other, of others' shares too when its own is done."""
+        f = self.f
+        done = f.allocate(I64)
+        f.store(index(0), done)
+        head, body, left = (f.fresh(stem) for stem in ("take", "do", "left"))
+        f.jump(head)
+        f.label(head)
+        work = (index(self.works), self.thread, self.threads, index(kernel.units), index(kernel.together))
+        units = f.call("pool_take", PAIR, *work, f.load(I64, done))
+        first, last = (f.value(I64, f"extractvalue {units}, {i}") for i in range(2))
+        f.branch(f.compare("ult", first, last), body, left)
+        f.label(body)
+        f.store(last, done)
+        f.call(kernel.name, VOID, *given, first, last)
+        f.jump(head)
+        f.label(left)
+        self.works += 1
 
     def share(self, units: int, solitary: bool) -> tuple[Value, Value]:
         """The units of a thread; the first has all that are not shared."""
@@ -283,6 +314,11 @@ class Step:
 def alone(call: Call) -> bool:
     """Whether one thread does it all: there is but one unit, or waiting for another thread would take longer than its share."""
     return call.kernel.units == 1 or sum(x.nbytes for x in call.arguments) <= SMALL
+
+
+def taken(call: Call) -> bool:
+    """Whether threads take units of what is another's share."""
+    return not alone(call) and sum(x.nbytes for x in call.arguments) >= LARGE
 
 
 _Memory = tuple[Variable | None, int, int]

@@ -18,9 +18,14 @@ from chainrule.core.errors import ArgumentError
 MOST = 256
 """Threads of a pool: a job's word has eight bits for how many take part."""
 
-SYMBOLS = ("pool_run", "pool_turn", "pool_barrier")
+SYMBOLS = ("pool_run", "pool_turn", "pool_barrier", "pool_take")
 """Functions for other modules: ``void pool_run(ptr step, ptr args)``; ``void pool_turn(ptr step, ptr args, ptr mood)``, the same for a step that
-runs again and again, with two i32 of its own that are 0 at first; ``void pool_barrier(i64 thread, i64 threads)``."""
+runs again and again, with two i32 of its own that are 0 at first; ``void pool_barrier(i64 thread, i64 threads)``; ``{ i64, i64 } pool_take(i64 work,
+i64 thread, i64 threads, i64 units, i64 least, i64 done)``, from which to which unit of a work a thread goes on, no unit if nothing is left: ``done``
+is where it ended last, 0 at first."""
+
+WORKS = 8
+"""How many works, counted from 0, may be shared out by `pool_take` between two barriers."""
 
 # Rounds of looking (about 15 ns each) before the processor is offered to others, few where threads wait for a processor
 # themselves, and offers (0.4 us if nobody takes them) before sleeping; waking costs 20 to 60 us. Where other processes want all
@@ -32,6 +37,8 @@ _SPIN, _SPIN_CROWDED, _OFFERS = 2_000, 32, 500
 _ALONE_FIRST, _ALONE_MOST = 16, 512
 
 _FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}
+# A thread takes the 2**-_PART of what is left of a share at a time: when it is slow, most of the rest is there for others.
+_PART = 2
 _PAUSE = {
     "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
     "aarch64": ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)"),
@@ -50,6 +57,10 @@ _POOL = """
 @workers = internal global i32 0
 @wanted = internal global i32 1
 @rounds = internal global i32 0
+; Counts the stretches between waits. How many units of a thread's shares have been taken stands in the low halves of its line, one for each
+; work, and in the high halves since which stretch: no count is ever set back.
+@stretch = internal global i64 1, align 64
+@shares = internal global [MOST x [WORKS x i64]] zeroinitializer, align 64
 ; Nanoseconds of waits inside of steps that took more than the rounds.
 @lost = internal global i64 0, align 64
 
@@ -215,6 +226,7 @@ go:
   store ptr %step, ptr @step
   store ptr %args, ptr @args
   store atomic i32 %others, ptr @left monotonic, align 4
+  call void @advance()
   ; The job's number and the last thread that takes part in one word: who has no part in it reads nothing else of the job.
   %before = load atomic i32, ptr @job monotonic, align 4
   %bare = and i32 %before, -256
@@ -295,6 +307,7 @@ arrive:
   br i1 %is.last, label %open, label %stay
 open:
   store atomic i32 0, ptr @arrived monotonic, align 4
+  call void @advance()
   %opened = atomicrmw add ptr @phase, i32 1 seq_cst
   call void @wake(ptr @phase)
   ret void
@@ -304,6 +317,76 @@ stay:
 done:
   ret void
 }
+
+; By one thread, while all others wait.
+define internal void @advance() nounwind {
+  %stretch = load i64, ptr @stretch
+  %next = add i64 %stretch, 1
+  store i64 %next, ptr @stretch
+  ret void
+}
+
+; First of the thread's own share, then of those of the threads after it.
+define { i64, i64 } @pool_take(i64 %work, i64 %thread, i64 %threads, i64 %units, i64 %least, i64 %done) nounwind {
+entry:
+  %alone = icmp eq i64 %threads, 1
+  br i1 %alone, label %all, label %several
+all:
+  %all.first = insertvalue { i64, i64 } undef, i64 %done, 0
+  %all.both = insertvalue { i64, i64 } %all.first, i64 %units, 1
+  ret { i64, i64 } %all.both
+several:
+  %now = load i64, ptr @stretch
+  %mark = shl i64 %now, 32
+  br label %owner
+owner:
+  %step = phi i64 [ 0, %several ], [ %step.next, %further ]
+  %beyond = add i64 %thread, %step
+  %round = icmp uge i64 %beyond, %threads
+  %back = select i1 %round, i64 %threads, i64 0
+  %whose = sub i64 %beyond, %back
+  %from.wide = mul i64 %whose, %units
+  %from = udiv i64 %from.wide, %threads
+  %until.wide = add i64 %from.wide, %units
+  %until = udiv i64 %until.wide, %threads
+  %share = sub i64 %until, %from
+  %place = getelementptr [MOST x [WORKS x i64]], ptr @shares, i64 0, i64 %whose, i64 %work
+  %found = load atomic i64, ptr %place monotonic, align 8
+  br label %look
+look:
+  %old = phi i64 [ %found, %owner ], [ %other, %try ]
+  %since = and i64 %old, -4294967296
+  %current = icmp eq i64 %since, %mark
+  %count = and i64 %old, 4294967295
+  %taken = select i1 %current, i64 %count, i64 0
+  %some = icmp ult i64 %taken, %share
+  br i1 %some, label %try, label %further
+try:
+  %left = sub i64 %share, %taken
+  %part = lshr i64 %left, PART
+  %enough = call i64 @llvm.umax.i64(i64 %part, i64 %least)
+  %size = call i64 @llvm.umin.i64(i64 %enough, i64 %left)
+  %more = add i64 %taken, %size
+  %new = or i64 %mark, %more
+  %pair = cmpxchg ptr %place, i64 %old, i64 %new monotonic monotonic
+  %other = extractvalue { i64, i1 } %pair, 0
+  %mine = extractvalue { i64, i1 } %pair, 1
+  br i1 %mine, label %go, label %look
+go:
+  %first = add i64 %from, %taken
+  %last = add i64 %first, %size
+  %go.first = insertvalue { i64, i64 } undef, i64 %first, 0
+  %go.both = insertvalue { i64, i64 } %go.first, i64 %last, 1
+  ret { i64, i64 } %go.both
+further:
+  %step.next = add i64 %step, 1
+  %others = icmp ult i64 %step.next, %threads
+  br i1 %others, label %owner, label %none
+none:
+  ret { i64, i64 } zeroinitializer
+}
+declare i64 @llvm.umax.i64(i64, i64)
+declare i64 @llvm.umin.i64(i64, i64)
 
 define void @pool_resize(i32 %threads, i32 %rounds) nounwind {
   store atomic i32 %threads, ptr @wanted monotonic, align 4
@@ -389,6 +472,11 @@ define void @pool_turn(ptr %step, ptr %args, ptr %mood) nounwind {
 define void @pool_barrier(i64 %thread, i64 %threads) nounwind {
   ret void
 }
+define { i64, i64 } @pool_take(i64 %work, i64 %thread, i64 %threads, i64 %units, i64 %least, i64 %done) nounwind {
+  %first = insertvalue { i64, i64 } undef, i64 %done, 0
+  %both = insertvalue { i64, i64 } %first, i64 %units, 1
+  ret { i64, i64 } %both
+}
 define void @pool_resize(i32 %threads, i32 %rounds) nounwind {
   ret void
 }
@@ -415,6 +503,7 @@ def text(system: str = sys.platform, machine: str = "") -> str:
     declared, pause = _PAUSE.get(family, ("", ""))
     sleep = _POSIX if futex is None else _LINUX.replace("FUTEX", str(futex))
     numbers = {"OFFERS": _OFFERS, "ALONE_FIRST": _ALONE_FIRST, "ALONE_MOST": _ALONE_MOST, "CLOCK": 1 if system == "linux" else 6}
+    numbers |= {"PART": _PART, "MOST": MOST, "WORKS": WORKS}
     pool = _POOL.replace("PAUSE", pause)
     for word, number in numbers.items():
         pool = pool.replace(word, str(number))
