@@ -144,6 +144,26 @@ def test_a_product_in_which_nothing_is_summed_runs_with_the_gates_beside_it() ->
     assert kernels(f, random(5, 12), random(5, 20)) == [{"multiply", "subtract", "sum"}]
 
 
+TURNED: dict[str, Any] = {
+    "heads": lambda x: cr.reshape(cr.permute_dims(x @ cr.permute_dims(x, (0, 2, 1)), (1, 0, 2)), (x.shape[1], -1)),
+    "columns as rows": lambda x: cr.reshape(cr.permute_dims(x @ cr.permute_dims(x, (0, 2, 1)), (2, 0, 1)), (-1, x.shape[1])),
+    "twice": lambda x: cr.reshape(cr.permute_dims(cr.reshape(cr.permute_dims(cr.exp(x), (2, 0, 1)), (-1, x.shape[1])), (1, 0)), (-1,)),
+    "gates": lambda x: cr.reshape(cr.permute_dims(cr.tanh(x @ cr.permute_dims(x, (0, 2, 1))), (1, 0, 2)), (-1,)),
+    "a sum": lambda x: cr.reshape(cr.permute_dims(cr.sum(cr.exp(x), axis=2), (1, 0)), (-1,)),
+}
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 24), (5, 33, 17), (2, 3, 5)])
+@pytest.mark.parametrize("name", TURNED)
+def test_what_is_turned_and_then_laid_out_anew_is_made_there(name: str, shape: tuple[int, ...]) -> None:
+    f = lambda x: cr.exp(0.01 * TURNED[name](x))
+    same(f, random(*shape))
+    # A loop does not write across memory.
+    assert name == "twice" or not any("copy" in found for found in kernels(f, random(*shape)))
+    # It may be a result itself.
+    same(TURNED[name], random(*shape))
+
+
 def softmax(x: Any) -> Any:
     e = cr.exp(x - cr.max(x, axis=-1, keepdims=True))
     return e / cr.sum(e, axis=-1, keepdims=True)

@@ -28,6 +28,11 @@ class Contraction(NamedTuple):
     b: Labels
     out: Labels
 
+    @property
+    def turned(self) -> Contraction:
+        """Of the same operands in the other order, whose rows are columns."""
+        return Contraction(self.b, self.a, self.out)
+
 
 class Matched(NamedTuple):
     """A contraction as a product.

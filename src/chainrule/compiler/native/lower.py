@@ -16,7 +16,7 @@ import numpy as np
 from chainrule.autodiff.cost import floating_operations
 from chainrule.compiler.fusion import PRODUCTS, Region, is_elementwise, regions
 from chainrule.compiler.native.alike import Alike
-from chainrule.compiler.native.contractions import Labels, Matched, labelled, matched, placed
+from chainrule.compiler.native.contractions import Contraction, Labels, Matched, labelled, matched, placed
 from chainrule.compiler.native.conv import write_conv
 from chainrule.compiler.native.conv_shape import Target
 from chainrule.compiler.native.epilogues import Fitting, epilogue, fitting, steps_of
@@ -360,9 +360,9 @@ class Lowering:
             ending, behind, kept = epilogue(fitted), fitted.nodes, fitted.kept
             operands.update(fitted.operands)
             self.views.update((x, fitted.views[x]) for x in fitted.stores)
-        elif (wish := self._wishes.get(node.output)) and (steps := steps_of(wish.strides, contraction.out, found)) and steps.column == 1:
-            found = found._replace(product=found.product._replace(c=steps.row, c_batch=steps.batch))
-            self.views[node.output] = operands["c"] = wish
+        elif wished := self._wished(node, contraction, a, b):
+            found, operands = wished
+            self.views[node.output] = operands["c"]
             kept = ["c"]
         else:
             shape, strides = placed(contraction, found.order, node.output.shape)
@@ -379,6 +379,19 @@ class Lowering:
         self.code.note(self._product(written, operands, kept, fitted), [node, *behind])
         self.code.work += found.product.m * found.product.k * found.product.n * math.prod(found.product.batch)
         return True
+
+    def _wished(self, node: Operation, contraction: Contraction, a: View, b: View) -> tuple[Matched, dict[str, View]] | None:
+        """The product that writes its result where that is best, and its operands: of one turned over if rows are to be columns."""
+        wish = self._wishes.get(node.output)
+        if wish is None:
+            return None
+        for labels, first, second in ((contraction, a, b), (contraction.turned, b, a)):
+            found = matched(labels, first, second)
+            steps = steps_of(wish.strides, labels.out, found) if found else None
+            if found and steps and steps.column == 1:
+                product = found.product._replace(c=steps.row, c_batch=steps.batch)
+                return found._replace(product=product), {"a": first, "b": second, "c": wish}
+        return None
 
     def _product(self, written: Written, operands: Mapping[str, View], kept: Sequence[str], fitted: Fitting | None) -> list[Call]:
         """The calls of kernels whose pointers have roles."""

@@ -1,4 +1,4 @@
-"""Where values are best written: right in the memory of what they are put together to.
+"""Where values are best written: right in the memory of what they are put together to, or in the order in which they are read.
 
 These are wishes: what makes a value may not be able to write it there; who puts it together copies it then.
 """
@@ -24,14 +24,14 @@ RUN = 16
 
 
 def wishes(graph: Graph) -> dict[Variable, View]:
-    """Per value that is put together with others the part of that memory which is its own."""
-    made = {x for node in graph.nodes for x in node.outputs}
+    """Per value that is put together with others the part of that memory which is its own; per value that would be copied to another order, that."""
+    made = {x: node for node in graph.nodes for x in node.outputs}
     # What is given out has memory of its own.
     given_out = {*graph.outputs}
     found: dict[Variable, View] = {}
 
     def wish(x: Variable, view: View | None) -> None:
-        if view is not None and x in made and x not in given_out and _dense(view):
+        if view is not None and x in made and x not in given_out and (_dense(view) or (made[x].primitive.kernel == "gemm" and _dense(_turned(view)))):
             found.setdefault(x, view)
 
     for node in reversed(graph.nodes):
@@ -41,8 +41,8 @@ def wishes(graph: Graph) -> dict[Variable, View]:
         elif (back := _back(node)) is not None:
             if node.output in given_out:
                 given_out.update(node.inputs)
-            if node.output in found:
-                wish(node.inputs[0], (moved(back, found[node.output]) or [None])[0])
+            if node.output in found or _copies(node, made.get(node.inputs[0])):
+                wish(node.inputs[0], (moved(back, found.get(node.output) or whole(node.output)) or [None])[0])
     return found
 
 
@@ -64,12 +64,26 @@ def parts_of(node: Operation, view: View) -> list[View | None]:
     return found
 
 
+def _copies(node: Operation, before: Operation | None) -> bool:
+    """Whether a gate would have to copy what the one before it only turned."""
+    if before is None or before.primitive is not TABLE["permute_dims"] or not node.output.size:
+        return False
+    (turned,) = moved(before, whole(before.inputs[0])) or [None]
+    return turned is not None and moved(node, turned) is None
+
+
 def _dense(view: View) -> bool:
     """Whether it does not take longer to write there than to memory without gaps, and copy that."""
     if math.prod(view.shape) <= SMALL:
         return True
     axes = collapsed(view.shape, [view.strides])
     return axes.strides[0][-1] == 1 and axes.sizes[-1] >= RUN
+
+
+def _turned(view: View) -> View:
+    """Columns of matrices as rows: a product gives either."""
+    turn = lambda axes: (*axes[:-2], *axes[:-3:-1])
+    return View(view.root, turn(view.shape), view.offset, turn(view.strides))
 
 
 def _back(node: Operation) -> Operation | None:
