@@ -435,7 +435,7 @@ def test_a_step_whose_threads_only_wait_runs_alone_for_a_while() -> None:
         return found
 
     with pool.using(2):
-        assert threads_of_turns(51, 20_000) == [2, *[1] * 16, 2, *[1] * 32, 2]
+        assert threads_of_turns(51, 100_000) == [2, *[1] * 16, 2, *[1] * 32, 2]
         assert threads_of_turns(64, 0) == [1] * 64
         assert mood.tolist() == [0, 64]
         # A turn on all threads that is not late is not sure on a busy machine, but sooner or later there is one.
