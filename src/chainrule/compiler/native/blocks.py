@@ -67,7 +67,7 @@ class Spot(NamedTuple):
 WriteBlock = Callable[[str, int, tuple[int, ...]], None]
 """Defines the function of a block: its name, its rows, and how many lanes of each of its vectors count."""
 
-_KEPT = 128 << 10
+_KEPT = 256 << 10
 """Bytes of the stack for sums of blocks."""
 
 
