@@ -52,6 +52,24 @@ def test_sqrt_has_an_infinite_derivative_at_0() -> None:
     assert x.grad.tolist() == [INF, 0.25]
 
 
+@pytest.mark.parametrize("backend", [None, "numpy", "native"])
+@pytest.mark.parametrize("shape", [(), (2,), (2000,), (6000,)])
+def test_zeros_that_are_chosen_keep_their_signs(shape: tuple[int, ...], backend: str | None) -> None:
+    if backend == "native":
+        pytest.importorskip("llvmlite", reason="native code: pip install 'chainrule[cpu]'")
+    high = cr.zeros(shape)
+    low = -high
+
+    def choose(x: cr.Tensor) -> list[cr.Tensor]:
+        return [1 / cr.clip(x, -0.0, 0.0), 1 / cr.clip(x, 0.0, -0.0), 1 / cr.clip(x, low, high), 1 / cr.relu(x)]
+
+    chosen = choose if backend is None else cr.compile(choose, backend=backend)
+    for x in (low, high):
+        with np.errstate(divide="ignore"):
+            for found in chosen(x):
+                np.testing.assert_array_equal(np.signbit(np.asarray(found)), np.signbit(np.asarray(x)))
+
+
 @pytest.mark.parametrize("choose", [cr.maximum, cr.minimum])
 def test_ties_share_the_gradient(choose: Callable[..., cr.Tensor]) -> None:
     first, second = gradient(choose, values(1.0, 2.0, 3.0), values(2.0, 2.0, 2.0))

@@ -36,18 +36,18 @@ ZERO, _ONE, _LIMIT = in_each(0.0), in_each(1.0), in_each(40.0)
 
 
 def rectified(x: Any) -> Any:
-    """max(x, 0) on arrays."""
+    """max(0, x) on arrays; of two zeros, x."""
     if not x.shape:
-        return x.dtype.type(0) if x <= 0 else x
-    return np.clip(x, 0.0, np.inf) if x.size > _MANY and x.dtype.kind == "f" else np.maximum(x, ZERO.get(x.dtype, 0))
+        return x.dtype.type(0) if x < 0 else x
+    return np.clip(x, 0.0, np.inf) if x.size > _MANY and x.dtype.kind == "f" else np.maximum(ZERO.get(x.dtype, 0), x)
 
 
 def _rectified_source(x: Any, out: str) -> str:
     if not x.shape:
-        return f"{x.number(0)} if {x} <= {x.number(0)} else {x}"
+        return f"{x.number(0)} if {x} < {x.number(0)} else {x}"
     if x.size > _MANY and x.dtype.kind == "f":
         return f"np.clip({x}, {x.number(0.0)}, {x.number(np.inf)}{out})"
-    return f"np.maximum({x}, {x.number(0)}{out})"
+    return f"np.maximum({x.number(0)}, {x}{out})"
 
 
 relu = unary(

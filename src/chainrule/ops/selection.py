@@ -184,11 +184,16 @@ def _at_max(ct: Any, x: Any, min: Any, max: Any) -> Any:
     return where((x > max) | (min > max), ct, 0.0)
 
 
+def _many(x: Any, min: Any, max: Any) -> bool:
+    """Whether NumPy's clip is quickest: with numbers as bounds. Then a zero between zeros keeps its sign, as it does in the other way."""
+    return x.size > _MANY and not min.shape and not max.shape
+
+
 CLIP = Primitive(
     name="clip",
     inputs=("x", "min", "max"),
     aval=elementwise_aval("clip", "real"),
-    eval=lambda x, min, max: np.clip(x, min, max) if x.size > _MANY else np.minimum(np.maximum(x, min), max),
+    eval=lambda x, min, max: np.clip(x, min, max) if _many(x, min, max) else np.minimum(max, np.maximum(min, x)),
     vjp=(_inside, _at_min, _at_max),
     jvp=(
         lambda t, x, min, max: _inside(t, x, min, max),
@@ -197,8 +202,8 @@ CLIP = Primitive(
     ),
     batch=batch_elementwise,
     masks=True,
-    scalar=lambda k, x, min, max: k.minimum(k.maximum(x, min), max),
-    numpy=lambda x, min, max, out: None if x.size > _MANY else f"np.minimum(np.maximum({x}, {min}), {max}{out})",
+    scalar=lambda k, x, min, max: k.minimum(max, k.maximum(min, x)),
+    numpy=lambda x, min, max, out: None if _many(x, min, max) else f"np.minimum({max}, np.maximum({min}, {x}){out})",
     onnx="Clip",
     samples=lambda rng: [
         Sample((rng.normal(size=(3, 4)), -0.5, 0.5)),
