@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import weakref
@@ -336,6 +337,56 @@ def test_an_interrupt_breaks_nothing(scale: Run) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+# Says that it failed, and waits until its input is no longer 0.
+WAIT = """
+define void @wait(ptr %args, i64 %thread, i64 %threads) nounwind {
+entry:
+  %x = load ptr, ptr %args, align 8
+  %p = getelementptr ptr, ptr %args, i64 2
+  %status = load ptr, ptr %p, align 8
+  store i64 1, ptr %status, align 8
+  br label %loop
+loop:
+  %value = load volatile i64, ptr %x, align 8
+  %more = icmp eq i64 %value, 0
+  br i1 %more, label %loop, label %done
+done:
+  store i64 0, ptr %status, align 8
+  ret void
+}
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork: run on Unix")
+def test_a_forked_child_takes_the_fast_way_into_a_step_that_another_thread_was_in() -> None:
+    body = """
+        import ctypes, os, threading, time
+        import numpy as np
+        from chainrule.compiler.native import engine
+        from chainrule.compiler.native.entry import enter
+        from chainrule.compiler.native.fastcall import Word
+        from test_native_entry import I64, WAIT, Aval, entry_of
+        code = engine.load(WAIT)
+        run = enter(code.address("wait"), [Aval((1,), I64)], [], scratch_bytes=8, keep=code)
+        entry, x = entry_of(run), np.zeros(1, np.int64)
+        waiting = threading.Thread(target=run, args=(x,))
+        waiting.start()
+        status = ctypes.c_int64.from_address(entry._status(entry.frame))
+        while not status.value:
+            time.sleep(0.001)
+        assert entry.table[Word.BUSY]
+        child = os.fork()
+        if child == 0:
+            assert not entry.table[Word.BUSY]
+            assert not status.value
+            os._exit(run(np.ones(1, np.int64)) != ())
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        x[0] = 1
+        waiting.join()
+    """
+    assert in_process(body) == "0"
 
 
 def test_a_call_inside_a_call_has_memory_of_its_own(scale: Run) -> None:

@@ -26,6 +26,7 @@ The difference between `direct` and the pool (of one thread here) is the release
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -33,6 +34,7 @@ from itertools import chain
 from sys import getrefcount
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -156,6 +158,7 @@ class _Entry:
             pooled = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(engine.pool().symbols["pool_turn"])
             step, mood = self.step, address(self.table) + 8 * Word.MOOD
             self.run = lambda block: pooled(step, block, mood)
+        _entries().add(self)
 
     # The table that the fast way reads.
 
@@ -254,6 +257,10 @@ class _Entry:
             else:
                 self.spare.append(frame)
 
+    def let_go(self) -> None:
+        """Nobody is in the step."""
+        self.table[Word.BUSY] = ctypes.c_int64.from_address(self._status(self.frame)).value = 0
+
     def _spare_frame(self) -> np.ndarray:
         try:
             return self.spare.pop()
@@ -291,6 +298,20 @@ class _Entry:
         self.pointers[start : start + slots] = [*map(id, arrays), *[0] * (slots - len(arrays))]
         self.records[k][Array.FIRST] = 0 if len(arrays) > 1 and slots == _FEW else _NEVER
         del before
+
+
+@cache
+def _entries() -> WeakSet[_Entry]:
+    """All that live. A forked child has none of the threads that may have been in their steps."""
+    entries = WeakSet[_Entry]()
+
+    def let_go() -> None:
+        for entry in entries:
+            entry.let_go()
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=let_go)
+    return entries
 
 
 def _slots(aval: Aval) -> int:
