@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import chainrule as cr
-from chainrule.compiler.native import emit
+from chainrule.compiler.native import emit, step
 from chainrule.compiler.pipeline import build
 from fuzzed import Fuzz, differences, gradient, scale_of
 
@@ -35,13 +35,14 @@ class Finding:
 
 @contextmanager
 def shared(always: bool) -> Generator[None]:
-    """Whether several threads share even what is small."""
-    before = emit.SMALL
-    emit.SMALL = -1 if always else before
+    """Whether several threads share even what is small, and take units of it from each other."""
+    before = emit.SMALL, step.SMALL, step.LARGE
+    if always:
+        emit.SMALL, step.SMALL, step.LARGE = -1, 0, 0
     try:
         yield
     finally:
-        emit.SMALL = before
+        emit.SMALL, step.SMALL, step.LARGE = before
 
 
 def wrong(programs: Sequence[Fuzz], *, gradients: bool, threads: bool) -> str:
