@@ -20,6 +20,7 @@ from chainrule.compiler.native.parts import in_parts
 from chainrule.compiler.numpy_code import Source, load, print_source
 from chainrule.compiler.remat import Report, rematerialize
 from chainrule.compiler.simplify import simplify
+from chainrule.compiler.slopes import slopes
 from chainrule.core.errors import ArgumentError, CompileWarning
 from chainrule.graph.ir import Graph
 
@@ -85,6 +86,7 @@ def build(
     if native:
         # Before anything is computed twice: what is alike is merged.
         graph = watch.rewrite("parts", lambda graph: simplify(in_parts(graph)), graph)
+        graph = watch.rewrite("slopes", slopes, graph)
     reports: list[Report] = []
 
     def fit(graph: Graph) -> Graph:
