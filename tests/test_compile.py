@@ -3,6 +3,7 @@
 import copy
 import gc
 import threading
+import tracemalloc
 import warnings
 import weakref
 from functools import partial
@@ -438,6 +439,49 @@ def test_transforms_of_a_compiled_function():
     np.testing.assert_allclose(cr.vmap(g)(xs), cr.vmap(f)(xs), rtol=1e-12)
     np.testing.assert_allclose(cr.vmap(cr.grad(g))(xs), cr.vmap(cr.grad(f))(xs), rtol=1e-12)
     np.testing.assert_allclose(cr.compile(cr.grad(g))(x), cr.grad(f)(x), rtol=1e-12)
+
+
+def test_a_memory_budget_is_kept_by_derivatives_from_outside():
+    weights = [cr.tensor(np.full((8, 8), 0.1 + 0.01 * i)) for i in range(24)]
+    x = cr.tensor(np.linspace(-1, 1, 8 * 4096).reshape(4096, 8))
+
+    def f(x):
+        for w in weights:
+            x = cr.tanh(x @ w)
+        return cr.sum(x * x)
+
+    large = 8 * x.size
+
+    def peak(budget):
+        gradient = cr.grad(cr.compile(f, backend="numpy", memory_budget=budget))
+        gradient(x)
+        tracemalloc.start()
+        found = gradient(x)
+        taken = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return taken, found
+
+    free, expected = peak(None)
+    for layers in (40, 12):
+        taken, found = peak(layers * large)
+        assert taken <= 1.05 * min(free, layers * large)
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ArgumentError, match="the least possible is"):
+        peak(2 * large)
+
+
+def test_transforms_of_a_function_within_a_memory_budget():
+    def f(x):
+        for _ in range(6):
+            x = cr.sin(x * x + 0.1)
+        return cr.sum(x)
+
+    # Too little for what a backward pass reads, enough for one that computes it again.
+    g = cr.compile(f, memory_budget=14_000)
+    x, v = cr.tensor(np.linspace(0.1, 1.0, 200)), cr.tensor(np.linspace(-1.0, 1.0, 200))
+    np.testing.assert_allclose(cr.grad(g)(x), cr.grad(f)(x), rtol=1e-12)
+    np.testing.assert_allclose(cr.jvp(g, (x,), (v,))[1], cr.jvp(f, (x,), (v,))[1], rtol=1e-12)
+    np.testing.assert_allclose(cr.hvp(g, (x,), (v,)), cr.hvp(f, (x,), (v,)), rtol=1e-12)
 
 
 def test_a_compiled_function_inside_a_traced_one_is_part_of_it():

@@ -1,20 +1,24 @@
 """A compiled graph as one gate, so that what is compiled can be differentiated, pushed forward and mapped.
 
 Where a gradient will be asked for, the graph that runs forward also gives out what the graph that runs backward
-reads (`graph.split`): both are compiled, and nothing is computed twice. Derivatives of derivatives do the same again.
+reads (`graph.split`): both are compiled, and nothing is computed twice, unless a memory budget asks for it. Derivatives of
+derivatives do the same again.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from chainrule.autodiff.checkpoint import reached
+from chainrule.autodiff.checkpoint import opened, reached
 from chainrule.autodiff.linearize import Linear, forward, reverse
 from chainrule.compiler.pipeline import build
+from chainrule.compiler.remat import rematerialize
 from chainrule.core.interp import current
 from chainrule.core.primitive import Primitive, Same, functions
 from chainrule.graph.derived import masked
+from chainrule.graph.inner import flat
 from chainrule.graph.ir import Graph
 from chainrule.graph.split import without
 from chainrule.tape import bind
@@ -29,6 +33,7 @@ class How(NamedTuple):
 
     backend: str
     halves: bool
+    memory_budget: int | None
 
 
 def call(graph: Graph, how: How, inputs: Values) -> list[Any]:
@@ -40,7 +45,7 @@ def call(graph: Graph, how: How, inputs: Values) -> list[Any]:
     if not any(wants):
         return [new(value) for value in executable(graph, how)(*(x._value for x in inputs))]
     count = len(graph.outputs)
-    linear = _linear(graph, reverse, _chosen(wants), _floating(graph.outputs))
+    linear = _linear(graph, how, reverse, _chosen(wants), _floating(graph.outputs))
     flows = _cached(graph, ("flows", wants), lambda: reached(graph, (graph.inputs[i] for i in _chosen(wants)), differentiably=True))
     outs = bind(CALL, inputs, {"graph": linear.early, "back": linear.late, "count": count, "wants": wants, "how": how})
     # As without compiling, what no derivative flows through has no history.
@@ -53,8 +58,9 @@ def executable(graph: Graph, how: How) -> Callable[..., tuple[Any, ...]]:
 
 
 def _evaluated(graph: Graph, how: How, values: Sequence[Any]) -> tuple[Any, ...]:
+    run = executable(graph, how)
     try:
-        return executable(graph, how)(*values)
+        return run(*values)
     except (IndexError, ValueError):
         # Machine code says that something is wrong, such as a position out of range; the gates themselves say where.
         graph.apply([functions.asarray(x) for x in values])
@@ -68,9 +74,35 @@ def _cached(graph: Graph, key: Any, make: Callable[[], Any]) -> Any:
     return cache[key]
 
 
-def _linear(graph: Graph, of: Callable[..., Linear], wrt: Sequence[int], ends: Sequence[int]) -> Linear:
+def _linear(graph: Graph, how: How, of: Callable[..., Linear], wrt: Sequence[int], ends: Sequence[int]) -> Linear:
     """The derivative (`forward` or `reverse`) of some outputs by some inputs, traced once."""
-    return _cached(graph, (of, tuple(wrt), tuple(ends)), lambda: of(graph, wrt, ends))
+
+    def make() -> Linear:
+        linear = of(graph, wrt, ends)
+        return linear if how.memory_budget is None or _fits(linear, how.memory_budget) else _keeping_nothing(linear)
+
+    return _cached(graph, (of, tuple(wrt), tuple(ends), how.memory_budget), make)
+
+
+def _fits(linear: Linear, budget: int) -> bool:
+    """Whether there is room for what one half keeps for the other, beside what either needs."""
+    kept = {*linear.late.inputs[: linear.residuals]}.difference(linear.early.inputs)
+    early, late = (rematerialize(opened(half), sys.maxsize)[1].before for half in (linear.early, linear.late))
+    return max(early, late + sum(x.nbytes for x in kept)) <= budget
+
+
+def _keeping_nothing(linear: Linear) -> Linear:
+    """The same where the second half begins at the inputs, and computes again what it reads, as its own budget allows."""
+    early, late = linear.early, linear.late
+    given, seeds = early.outputs[: len(early.outputs) - linear.residuals], late.inputs[linear.residuals :]
+    first = flat(early.name, early.inputs, early.nodes, (*given, *early.inputs), early.constants)
+    # Each of the second half's nodes as soon as it can: tangents beside the values, cotangents behind them all.
+    ready = {x: i for i, node in enumerate(early.nodes) for x in node.outputs}
+    for node in late.nodes:
+        ready.update(dict.fromkeys(node.outputs, max((ready.get(x, -1) for x in node.inputs), default=-1)))
+    nodes = sorted((*early.nodes, *late.nodes), key=lambda node: ready[node.outputs[0]])
+    second = flat(late.name, (*early.inputs, *seeds), nodes, late.outputs, {**early.constants, **late.constants})
+    return Linear(first, second, linear.seeds)
 
 
 def _floating(variables: Sequence[Any]) -> list[int]:
@@ -104,7 +136,7 @@ def _masked_pull(
 def _pull_again(ct: tuple[Any, ...], xs: Values, graph: Graph, wants: tuple[bool, ...], how: How) -> list[Any]:
     """The backward pass from whichever outputs, after a forward pass of its own."""
     ends = _chosen([x is not None for x in ct])
-    linear = _linear(graph, reverse, _chosen(wants), ends)
+    linear = _linear(graph, how, reverse, _chosen(wants), ends)
     return _shares(linear.early, linear.late, wants, how, ends, ct, _apply(linear.early, how, xs)[len(graph.outputs) :])
 
 
@@ -140,7 +172,7 @@ def _going_back(graph: Graph, back: Graph, wanted: Sequence[int], ends: Sequence
 
 def _push(t: tuple[Any, ...], xs: Values, graph: Graph, back: Graph, count: int, wants: tuple[bool, ...], how: How) -> tuple[Any, ...]:
     present, ends = _chosen([one is not None for one in t]), _floating(graph.outputs)
-    linear = _linear(graph, forward, present, ends)
+    linear = _linear(graph, how, forward, present, ends)
     residuals = _apply(linear.early, how, xs)[len(graph.outputs) :]
     found = dict(zip(ends, _apply(linear.late, how, [*residuals, *(t[i] for i in present)]), strict=True))
     return tuple(found.get(i) for i in range(len(graph.outputs)))

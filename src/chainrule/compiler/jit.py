@@ -247,8 +247,8 @@ class Compiled:
             assigns=True,
         )
         seconds = time.perf_counter() - began
-        how = How(self.backend, self.matmul_precision == "bfloat16")
-        executable = build(graph, **how._asdict(), memory_budget=self.memory_budget, donate=_donations(graph))
+        how = How(self.backend, self.matmul_precision == "bfloat16", self.memory_budget)
+        executable = build(graph, **how._asdict(), donate=_donations(graph))
         # As the trace left them.
         given = [x for x, leaf in zip(leaves, signature.leaves, strict=True) if isinstance(leaf, Fixed)]
         entry = Entry(signature, graph, executable, tracer, names_of(self.function, given, tracer.owners), how)
