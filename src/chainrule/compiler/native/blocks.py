@@ -268,13 +268,13 @@ class Writer(NamedTuple):
                 store_lanes(f, x, f.at(f.parameters[2], v * lanes, kind), widths[v])
             return
         kept = f.value(PTR, f"alloca [{len(widths) * lanes * apart} x {kind.element}], align {kind.nbytes}")
-        zero = literal(0, kind)
+        nobodys = Value("poison", kind)
         for v in range(len(widths)):
             if rows == 1:
                 f.store(sums[0, v], f.at(kept, v * lanes, kind))
                 continue
             for begin in range(0, rows, lanes):
-                square = [sums.get((begin + i, v), zero) for i in range(lanes)]
+                square = [sums.get((begin + i, v), nobodys) for i in range(lanes)]
                 for i, x in enumerate(transposed(f, square)[: widths[v]]):
                     f.store(x, f.at(kept, (v * lanes + i) * apart + begin, kind))
         with f.loop(0, sum(widths)) as loop:

@@ -202,10 +202,20 @@ class Function:
     result : Kind
     linkage : str
         ``"internal"`` unless it is called from outside.
+    hasty : bool
+        Whether compiling it shall be quick rather than its code good: it only calls what does the work.
     """
 
     def __init__(
-        self, module: Module, name: str, parameters: Sequence[tuple[str, Kind]], result: Kind = VOID, *, linkage: str = "", noalias: bool = False
+        self,
+        module: Module,
+        name: str,
+        parameters: Sequence[tuple[str, Kind]],
+        result: Kind = VOID,
+        *,
+        linkage: str = "",
+        noalias: bool = False,
+        hasty: bool = False,
     ) -> None:
         self.module = module
         self.name = name
@@ -213,7 +223,7 @@ class Function:
         self.parameters = [Value(f"%{word}", kind) for word, kind in parameters]
         self.lines = ["", "entry:"]
         self.block = "entry"
-        self._linkage, self._noalias = linkage, noalias
+        self._linkage, self._noalias, self._hasty = linkage, noalias, hasty
         self._allocated: list[str] = []
         self._count = 0
 
@@ -223,7 +233,8 @@ class Function:
         self.lines.append("}")
         marks = {PTR: " noalias"} if self._noalias else {}
         words = ", ".join(f"{x.kind}{marks.get(x.kind, '')} {x.text}" for x in self.parameters)
-        self.lines[0] = f"define {self._linkage}{' ' if self._linkage else ''}{self.result} @{self.name}({words}) nounwind {{"
+        attributes = "nounwind optnone noinline" if self._hasty else "nounwind"
+        self.lines[0] = f"define {self._linkage}{' ' if self._linkage else ''}{self.result} @{self.name}({words}) {attributes} {{"
         self.lines[2:2] = self._allocated
         self.module.functions[self.name] = self.lines
 

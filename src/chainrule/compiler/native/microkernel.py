@@ -246,6 +246,8 @@ def shuffle(f: Function, x: Value, y: Value, which: Sequence[int]) -> Value:
     if len(which) == 1:
         source, lane = (x, which[0]) if which[0] < x.kind.lanes else (y, which[0] - x.kind.lanes)
         return f.value(x.kind.wide(1), f"extractelement {source}, i64 {lane}")
+    if x.text == y.text == "poison":
+        return Value("poison", x.kind.wide(len(which)))
     mask = ", ".join(f"i32 {i}" for i in which)
     return f.value(x.kind.wide(len(which)), f"shufflevector {x}, {y}, <{len(which)} x i32> <{mask}>")
 

@@ -143,7 +143,7 @@ class Step:
     """Writes a function. Who wants more in it than the tasks overrides `begin`, `kernel`, `barrier` or `end`."""
 
     def __init__(self, module: Module, name: str, block: Block, *, shared: bool) -> None:
-        self.f = f = Function(module, name, [("args", PTR), ("thread", I64), ("threads", I64)])
+        self.f = f = Function(module, name, [("args", PTR), ("thread", I64), ("threads", I64)], hasty=True)
         self.args, self.thread, self.threads = f.parameters
         self.block, self.shared = block, shared
         self.hazards = _Hazards(block)
