@@ -1,22 +1,37 @@
-"""Kernels that become one: several side by side, or one after the other on the same rows while these are near."""
+"""Kernels that become one: several side by side, or taking turns at the same places while what they hand on is near."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from chainrule.compiler.native.fused import BLOCK, Fused
+from chainrule.compiler.native.fused import BLOCK
 from chainrule.compiler.native.ir import I8, I64, PTR, VOID, Function, Index, Module, Value, index
 from chainrule.compiler.native.kernel import Call, Kernel
-from chainrule.compiler.native.views import Strides, View
-from chainrule.core.aval import Shape
+from chainrule.compiler.native.tasks import Task, touched
+from chainrule.compiler.native.walks import Reach, Walk
 from chainrule.core.variable import Variable
 
-__all__ = ["Rows", "row_by_row", "rows_of", "side_by_side"]
+__all__ = ["Turns", "side_by_side", "take_turns", "taking_turns"]
 
 NEAR = BLOCK // 8
-"""Elements of the rows that all kernels go through before the next ones: some such pieces stay in the first cache."""
+"""Elements at the places that all calls go through before the next ones: some such pieces stay in the first cache."""
+
+CACHE = 512 << 10
+"""Bytes that all of them touch at one place, up to which they stay in the second cache."""
+
+FAR = 512 << 10
+"""Bytes handed on at all places, from which on they would not stay there if each call went through all of them first."""
+
+FEW = 8
+"""Places below which threads would not get equal shares."""
+
+LINE = I64.wide(8)
+"""As memory on the stack is aligned."""
+
+STACK = 256 << 10
+"""Bytes of what nobody else wants that lie on a thread's stack."""
 
 
 def side_by_side(module: Module, name: str, calls: Sequence[Call]) -> Call:
@@ -33,70 +48,168 @@ def side_by_side(module: Module, name: str, calls: Sequence[Call]) -> Call:
     return joint.close(start)
 
 
-class Rows(NamedTuple):
-    """Loop nests whose units are the rows of one shape, each alone in reading and writing what a later one reads of it.
+class Turns(NamedTuple):
+    """Walks that go together, all of them at one place before the next: what one reads of another was made at the same place.
 
     Attributes
     ----------
-    shape : tuple of int
-    calls : tuple of Call
-    written : Mapping of Variable to (int, tuple of int)
-        Where rows of what they write begin: an offset, and strides along the shape.
+    walks : tuple of Walk
+    places : int
+        How many there are.
     """
 
-    shape: Shape
-    calls: tuple[Call, ...]
-    written: Mapping[Variable, tuple[int, Strides]]
+    walks: tuple[Walk, ...]
+    places: int
 
-    def before(self, other: Rows, reads: Sequence[tuple[Variable, tuple[int, Strides]]]) -> Rows | None:
-        """With another nest behind them that reads of each row what they made of it; None if it reads nothing of theirs, or anything else."""
-        met = [self.written[x] == place for x, place in reads if x in self.written]
-        again = any(x in self.written for x in other.written)
-        return Rows(self.shape, (*self.calls, *other.calls), {**self.written, **other.written}) if met and all(met) and not again else None
+    @property
+    def calls(self) -> list[Call]:
+        return [call for walk in self.walks for call in walk.calls]
+
+    def reaches(self, *, written: bool) -> list[tuple[Variable, Reach]]:
+        """What they read, or write, at each place."""
+        found: list[tuple[Variable, Reach]] = []
+        for walk in self.walks:
+            depth = walk.depth(self.places)
+            assert depth is not None
+            found += [(access.root, access.reach(walk.sizes, depth)) for access in (walk.writes if written else walk.reads)]
+        return found
+
+    def and_then(self, walk: Walk) -> Turns | None:
+        """With another one behind them; None if it cannot take turns with them, or has nothing to do with them."""
+        both = Turns((*self.walks, walk), min(self.places, walk.places))
+        if any(walk.depth(both.places) is None for walk in both.walks):
+            return None
+        before, own = Turns(self.walks, both.places), Turns((walk,), both.places)
+        made, read, writes = dict(before.reaches(written=True)), own.reaches(written=False), dict(own.reaches(written=True))
+        known = {*made, *(x for x, _ in before.reaches(written=False))}
+        if not any(x in known for x, _ in read) or any(x in made and made[x] != reach for x, reach in read):
+            return None
+        return None if any(x in made for x in writes) or both.nbytes > CACHE else both
+
+    @property
+    def together(self) -> int:
+        """How many places at a time."""
+        return max(NEAR // max(reach.size for _, reach in self.reaches(written=False)), 1)
+
+    @property
+    def nbytes(self) -> int:
+        """That they touch at one place."""
+        sizes: dict[Variable, int] = {}
+        for x, reach in (*self.reaches(written=False), *self.reaches(written=True)):
+            sizes[x] = max(reach.size * x.dtype.itemsize, sizes.get(x, 0))
+        return sum(sizes.values())
+
+    @property
+    def pays(self) -> bool:
+        """Whether threads have as much to share as before, or enough, and what is handed on would go far."""
+        if len(self.walks) == 1:
+            return False
+        read = {x for x, _ in self.reaches(written=False)}
+        handed = sum(reach.size * self.places * x.dtype.itemsize for x, reach in self.reaches(written=True) if x in read)
+        return all(call.kernel.units <= self.places for call in self.calls) or (self.places >= FEW and handed >= FAR)
 
 
-def rows_of(fused: Fused, views: Mapping[Variable, View], calls: Sequence[Call]) -> tuple[Rows, list[tuple[Variable, tuple[int, Strides]]]] | None:
-    """A nest whose units are rows, along the last axis, and what it reads where; None if they are not."""
-    shape, last = fused.shape, len(fused.shape) - 1
-    if len(calls) > 1 or not 1 < math.prod(shape[last:]) <= BLOCK or calls[0].kernel.units != math.prod(shape[:-1]):
-        return None
-    leaves = fused.needed()[1]
-    steps = {x: views[x].along(shape) for x in (*leaves, *fused.stores)}
-    # What is the same throughout a row keeps rows apart.
-    apart = any(
-        not steps[x][last] and next((step for step, size in zip(steps[x][-2::-1], shape[-2::-1], strict=True) if size > 1), 0) for x in leaves
-    )
-    if fused.axes != frozenset({last}) and (fused.axes or not apart):
-        return None
-    for node in fused.ends:
-        strides = views[node.output].strides
-        steps[node.output] = (*strides[:last], 0)
-    place = lambda x: (views[x].root, (views[x].offset, steps[x]))
-    written = [place(x) for x in (*fused.stores, *(node.output for node in fused.ends))]
-    if len({root for root, _ in written}) < len(written):
-        return None
-    return Rows(shape, tuple(calls), dict(written)), [place(x) for x in leaves]
+def taking_turns(
+    tasks: Sequence[Task], walks: Mapping[str, Walk], elsewhere: Iterable[Variable], write: Callable[[Turns, frozenset[Variable]], Call]
+) -> list[Task]:
+    """Tasks of which those that can take turns are one.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+    walks : Mapping of str to Walk
+        Calls that go through places, by the name of the first one's kernel.
+    elsewhere : iterable of Variable
+        What is read by others than the tasks.
+    write : callable
+        ``write(turns, alone)`` gives the call of a kernel that takes turns; ``alone`` is what nobody else touches.
+    """
+    found: list[Task | Walk] = []
+    left = iter(tasks)
+    for task in left:
+        walk = walks.get(task.kernel.name) if isinstance(task, Call) else None
+        found.append(walk or task)
+        for _ in walk.calls[1:] if walk else ():
+            next(left)
+    # Rows with rows first, these then with matrices.
+    found = _grouped(found, lambda turns, walk: turns.walks[0].sizes == walk.sizes, elsewhere, write)
+    found = _grouped(found, lambda turns, walk: True, elsewhere, write)
+    return [task for x in found for task in (x.calls if isinstance(x, Walk) else (x,))]
 
 
-def row_by_row(module: Module, name: str, rows: Rows) -> Call:
-    """One kernel that takes some rows at a time through all nests."""
-    count, together = math.prod(rows.shape[:-1]), max(NEAR // rows.shape[-1], 1)
-    joint = _Joint(module, name, rows.calls)
+def _grouped(
+    tasks: Sequence[Task | Walk],
+    fit: Callable[[Turns, Walk], bool],
+    elsewhere: Iterable[Variable],
+    write: Callable[[Turns, frozenset[Variable]], Call],
+) -> list[Task | Walk]:
+    """Walks that follow one another, fit and can take turns, as one."""
+    users = Counter(x for task in tasks for call in (task.calls if isinstance(task, Walk) else (task,)) for x in touched(call))
+    users.update(elsewhere)
+    found: list[Task | Walk] = []
+    turns: Turns | None = None
+
+    def close() -> None:
+        if turns is None or not turns.pays:
+            found.extend(turns.walks if turns else ())
+            return
+        own = Counter(x for call in turns.calls for x in call.arguments)
+        alone = frozenset(x for x, count in own.items() if count == users[x])
+        found.append(_as_one(turns, write(turns, alone)))
+
+    for task in tasks:
+        walk = task if isinstance(task, Walk) else None
+        both = turns.and_then(walk) if turns and walk and fit(turns, walk) else None
+        if both is None:
+            close()
+            both = Turns((walk,), walk.places) if walk else None
+            if walk is None:
+                found.append(task)
+        turns = both
+    close()
+    return found
+
+
+def _as_one(turns: Turns, call: Call) -> Walk | Call:
+    """What takes turns, as a walk itself where all have the same axes."""
+    sizes = turns.walks[0].sizes
+    if any(walk.sizes != sizes for walk in turns.walks):
+        return call
+    reads = [access for walk in turns.walks for access in walk.reads]
+    writes = [access for walk in turns.walks for access in walk.writes]
+    made = {access.root for access in writes}
+    outside = tuple(access for access in reads if access.root not in made)
+    return Walk((call,), sizes, outside, tuple(access for access in writes if access.root in call.writes))
+
+
+def take_turns(module: Module, name: str, turns: Turns, alone: frozenset[Variable]) -> Call:
+    """One kernel that takes some places at a time through all calls; what is ``alone`` theirs lies on the stack, as far as there is room."""
+    count, together, room = turns.places, turns.together, STACK
+    steps: dict[Variable, int] = {}
+    for x, reach in turns.reaches(written=True):
+        nbytes = together * reach.step * x.dtype.itemsize
+        if x in alone and 0 < nbytes <= room:
+            steps[x] = reach.step * x.dtype.itemsize
+            room -= nbytes
+    joint = _Joint(module, name, turns.calls, steps)
     f = joint.f
-    with f.loop(f.parameters[-2], f.parameters[-1]) as loop:
-        first = f.mul(loop.index, together)
-        last = f.least(f.add(first, together), count)
-        for call in rows.calls:
-            joint.call(call, first, last)
-    return joint.close(-(-count // together))
+    near = {x: f.allocate(LINE, -(-together * step // LINE.nbytes)) for x, step in steps.items()}
+    with f.loop(f.parameters[-2], f.parameters[-1], together) as loop:
+        first, last = loop.index, f.least(f.add(loop.index, together), f.parameters[-1])
+        # Calls look for a place where it would lie among all.
+        joint.pointers.update((x, f.at(memory, f.mul(first, -steps[x]), I8)) for x, memory in near.items())
+        for call in turns.calls:
+            units = call.kernel.units // count
+            joint.call(call, f.mul(first, units), f.mul(last, units))
+    return joint.close(count, together)
 
 
 class _Joint:
-    """Writes a kernel that calls others."""
+    """Writes a kernel that calls others; what is ``inside`` has no pointer from without."""
 
-    def __init__(self, module: Module, name: str, calls: Sequence[Call]) -> None:
-        self.calls = calls
-        self.arguments = tuple(dict.fromkeys(x for call in calls for x in call.arguments))
+    def __init__(self, module: Module, name: str, calls: Sequence[Call], inside: Collection[Variable] = ()) -> None:
+        self.calls, self.inside = calls, inside
+        self.arguments = tuple(dict.fromkeys(x for call in calls for x in call.arguments if x not in inside))
         parameters = [*((f"p{i}", PTR) for i in range(len(self.arguments))), ("first", I64), ("last", I64)]
         self.f = Function(module, name, parameters, linkage="internal")
         self.pointers: dict[Variable, Value] = dict(zip(self.arguments, self.f.parameters, strict=False))
@@ -106,10 +219,10 @@ class _Joint:
         given = [self.f.at(self.pointers[x], offset, I8) for x, offset in zip(call.arguments, offsets, strict=True)]
         self.f.call(call.kernel.name, VOID, *given, index(first), index(last))
 
-    def close(self, units: int) -> Call:
+    def close(self, units: int, together: int = 1) -> Call:
         self.f.close()
         # What only one of them touches may still lie in the memory of what it replaces.
         touched = [x for call in self.calls for x in dict.fromkeys(call.arguments)]
         alone = frozenset(pair for call in self.calls for pair in call.meeting if all(touched.count(x) == 1 for x in pair))
-        writes = tuple(dict.fromkeys(x for call in self.calls for x in call.writes))
-        return Call(Kernel(self.f.name, units), self.arguments, writes, meeting=alone)
+        writes = tuple(dict.fromkeys(x for call in self.calls for x in call.writes if x not in self.inside))
+        return Call(Kernel(self.f.name, units, together), self.arguments, writes, meeting=alone)

@@ -23,7 +23,7 @@ from chainrule.compiler.native.epilogues import Fitting, epilogue, fitting, step
 from chainrule.compiler.native.fused import REDUCTIONS, Fused, write_fused
 from chainrule.compiler.native.gemm import Product, Written, write_product
 from chainrule.compiler.native.ir import I64, PTR, VOID, Module
-from chainrule.compiler.native.joint import Rows, row_by_row, rows_of, side_by_side
+from chainrule.compiler.native.joint import Turns, side_by_side, take_turns, taking_turns
 from chainrule.compiler.native.kernel import Call
 from chainrule.compiler.native.loops import write_loops
 from chainrule.compiler.native.places import JOINING, parts_of, wishes
@@ -32,6 +32,7 @@ from chainrule.compiler.native.scalars import NotLowered
 from chainrule.compiler.native.tasks import CallBack, Task
 from chainrule.compiler.native.turning import is_turned, write_turned_copy
 from chainrule.compiler.native.views import View, contiguous, copied, moved, whole
+from chainrule.compiler.native.walks import Walk, of_nest, of_product
 from chainrule.core.aval import Aval
 from chainrule.core.primitive import TABLE
 from chainrule.core.variable import Variable
@@ -128,8 +129,7 @@ class Lowering:
         self.tasks: list[Task] = []
         self._wishes = wishes(graph)
         self._taken: set[Variable] = set()
-        self._nests: Rows | None = None
-        self._last: Task | None = None
+        self._walks: dict[str, Walk] = {}
 
     def run(self) -> Self:
         """Write all kernels."""
@@ -138,6 +138,7 @@ class Lowering:
         for place, region in enumerate(order):
             if place not in hosts:
                 self._region(region, [order[i].nodes[0] for i, host in hosts.items() if host == place])
+        self.tasks = self._turns()
         return self
 
     # Kernels.
@@ -231,22 +232,25 @@ class Lowering:
         except NotLowered:
             return False
         for fused, calls in written:
-            self._follow(fused, calls)
+            self._walk(of_nest(fused, self.views, calls))
+            self.tasks += calls
         return True
 
-    def _follow(self, fused: Fused, calls: list[Call]) -> None:
-        """Run a nest; with the one before it row by row, if it goes on with what that made of each."""
-        code, before, own = self.code, self._nests, rows_of(fused, self.views, calls)
-        self._nests = own[0] if own else None
-        if own and before and before.shape == fused.shape and self.tasks and self.tasks[-1] is self._last:
-            self._nests = before.before(*own) or own[0]
-        if own and self._nests is not own[0] and self._nests:
-            last = self.tasks.pop()
-            assert isinstance(last, Call)
-            nodes = [node for call in (last, *calls) for node in code.gates.pop(call.kernel.name)]
-            calls = code.note([row_by_row(code.module, code.name(), self._nests)], nodes)
-        self.tasks += calls
-        self._last = self.tasks[-1] if self.tasks else None
+    def _walk(self, walk: Walk | None) -> None:
+        """Keep in mind which places calls go through."""
+        if walk:
+            self._walks[walk.calls[0].kernel.name] = walk
+
+    def _turns(self) -> list[Task]:
+        """The tasks, of which those that take turns at the same places are one."""
+        code, seen = self.code, [x for task in self.tasks if isinstance(task, CallBack) for x in task.node.inputs]
+
+        def write(turns: Turns, alone: frozenset[Variable]) -> Call:
+            nodes = [node for call in turns.calls for node in code.gates.pop(call.kernel.name)]
+            (call,) = code.note([take_turns(code.module, code.name(), turns, alone)], dict.fromkeys(nodes))
+            return call
+
+        return taking_turns(self.tasks, self._walks, [self.views[x].root for x in (*self.graph.outputs, *seen)], write)
 
     def _write(self, fused: Fused) -> list[Call]:
         self.code.work += max(1, len(fused.nodes) + len(fused.ends)) * math.prod(fused.shape)
@@ -376,7 +380,8 @@ class Lowering:
             (product, fitted),
             lambda name: write_product(module, name, product, bits=bits, registers=registers, epilogue=ending, halves=halves),
         )
-        self.code.note(self._product(written, operands, kept, fitted), [node, *behind])
+        calls = self.code.note(self._product(written, operands, kept, fitted), [node, *behind])
+        self._walk(of_product(product, operands, fitted, calls))
         self.code.work += found.product.m * found.product.k * found.product.n * math.prod(found.product.batch)
         return True
 
