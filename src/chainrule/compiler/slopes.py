@@ -46,8 +46,9 @@ def slopes(graph: Graph) -> Graph:
     -----
     ``g * a * b`` becomes ``g * (a * b)``, and ``g * a + g * b`` becomes ``g * (a + b)``: the same gates in the same order, so that every value on
     the way is what it was, divided by g. A factor that is 0, infinite or NaN does to a slope what it did to a finite g other than 0, and
-    no slope that is finite does otherwise to 0. The values differ by more than rounding only where a number on the way is beyond the range of
-    its dtype with g and not without it, or the reverse: with factors that multiply to more than 1e38 in float32, or with an infinite g.
+    no slope that is finite does otherwise to 0; ``g / b`` becomes ``g * (1 / b)``, for b = 0 as infinite or NaN as it was. The values differ by
+    more than rounding only where a number on the way is beyond the range of its dtype with g and not without it, or the reverse: with factors
+    that multiply to more than 1e38 in float32, with a quotient by a denormal number, or with an infinite g.
     Gates to which 0 or a sign means something of its own (where, abs, masked_multiply) are not looked through.
 
     Nothing moves across a barrier: what is computed again behind one is made of what the barrier gives, and so is its slope.
