@@ -1,6 +1,7 @@
 """Vectors with Python's operators, which write exactly the instructions they stand for; and what is exact: signs, bits, whole parts.
 
-Nothing is contracted or moved, nothing here is an approximation, and nothing knows a dtype: there are floats, doubles and whole numbers.
+Nothing is moved, nothing is contracted (but in polynomials), nothing here is an approximation, and nothing knows a dtype: there are floats, doubles and
+whole numbers.
 """
 
 from __future__ import annotations
@@ -119,10 +120,10 @@ class Lanes:
         return self.cast("bitcast", _NUMBERS[self.kind.element])
 
     def poly(self, coefficients: Poly) -> Lanes:
-        """A polynomial, by Horner's rule."""
+        """A polynomial, by Horner's rule; each step is rounded once where the processor can, as calling the C library for that takes long."""
         total: Any = coefficients[0]
         for coefficient in coefficients[1:]:
-            total = self.fma(total, coefficient)
+            total = self.intrinsic("fmuladd", total, coefficient)
         return total
 
 

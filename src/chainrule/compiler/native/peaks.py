@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured: fused multiplications in registers, and copying of memory, by all threads of the pool.
+"""What the machine can do at most, measured: multiplications with additions in registers, and copying of memory, by all threads of the pool.
 
 Every thread is timed by itself: where other processes want the processors, hardly ever are all of them undisturbed at once.
 """
@@ -42,7 +42,7 @@ def flops(dtype: str) -> float:
 
     def write(f: Function, memory: Value, thread: Value, threads: Value) -> None:
         with f.loop(0, _ROUNDS, 1, [literal(0.1 * i, kind) for i in range(_SUMS)]) as loop:
-            loop.next(*(f.fma(x, literal(0.999, kind), literal(0.001, kind)) for x in loop.carried))
+            loop.next(*(f.intrinsic("fmuladd", x, literal(0.999, kind), literal(0.001, kind)) for x in loop.carried))
         for x in loop.results:
             f.store(x, f.at(memory, f.mul(thread, kind.lanes), kind), align=1)
 
