@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import chainrule as cr
-from chainrule.compiler.native import emit, step
+from chainrule.compiler.native import emit, engine, step
 from chainrule.compiler.pipeline import build
 from fuzzed import Fuzz, differences, gradient, scale_of
 
@@ -63,11 +63,16 @@ def wrong(programs: Sequence[Fuzz], *, gradients: bool, threads: bool) -> str:
             executable = build(cr.trace(everything, *given), backend="native")
         outs = list(executable.run(*given))
         again = executable.run(*given)
+        with engine.pool().using(1):
+            alone = executable.run(*given)
+        with engine.pool().using(5):
+            many = executable.run(*given)
     for x, old in zip(given, before, strict=True):
         if np.asarray(x).tobytes() != old.tobytes():
             return "an input was changed"
-    if any(np.asarray(x).tobytes() != np.asarray(y).tobytes() for x, y in zip(outs, again, strict=True)):
-        return "a second call gives other bits"
+    for which, others in (("a second call gives", again), ("one thread gives", alone), ("five threads give", many)):
+        if any(np.asarray(x).tobytes() != np.asarray(y).tobytes() for x, y in zip(outs, others, strict=True)):
+            return f"{which} other bits"
     for (_, program), expected in zip(fewer, wanted, strict=True):
         scale = 10.0 * scale_of([*program.values, *expected]) if gradients else scale_of(program.values)
         own, outs = outs[: len(expected)], outs[len(expected) :]

@@ -77,7 +77,12 @@ class _Cell(Scalar):
 
 
 class _Builder(Builder):
-    """The scalar builder where there are loops too."""
+    """The scalar builder where there are loops too.
+
+    LLVM makes vectors of some rounds and not of others: contracted, elements would be rounded as units happen to be shared.
+    """
+
+    contracted = ""
 
     def __init__(self, nest: Loops, function: Function, out: Dtype, *, half: bool) -> None:
         super().__init__(function, out, half=half)

@@ -114,6 +114,8 @@ class Builder(scalar.Builder):
         Whether what is wanted is about numbers of half precision.
     """
 
+    contracted = " contract"
+
     def __init__(self, function: Function, out: Dtype = _DOUBLE, *, half: bool = False) -> None:
         self.function = function
         self.out = out
@@ -185,7 +187,7 @@ class Builder(scalar.Builder):
         a, b = self._numbers(a, b)
         if a.dtype == _BOOL:
             return self.bitwise({"add": "or", "mul": "and", "sub": "xor"}[operation], a, b)
-        text = f"f{operation} contract" if a.dtype.kind == "f" else operation
+        text = f"f{operation}{self.contracted}" if a.dtype.kind == "f" else operation
         return self._made(self.function.binary(text, a.register, b.register), a.dtype)
 
     def divide(self, a: Any, b: Any) -> Scalar:
