@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 from chainrule.compiler.native.fused import BLOCK
 from chainrule.compiler.native.ir import I8, I64, PTR, VOID, Function, Index, Module, Value, index
 from chainrule.compiler.native.kernel import Call, Kernel
 from chainrule.compiler.native.tasks import Task, touched
-from chainrule.compiler.native.walks import Reach, Walk
+from chainrule.compiler.native.walks import Access, Reach, Walk
 from chainrule.core.variable import Variable
 
 __all__ = ["Turns", "side_by_side", "take_turns", "taking_turns"]
@@ -18,8 +19,8 @@ __all__ = ["Turns", "side_by_side", "take_turns", "taking_turns"]
 NEAR = BLOCK // 8
 """Elements at the places that all calls go through before the next ones: some such pieces stay in the first cache."""
 
-CACHE = 512 << 10
-"""Bytes that all of them touch at one place, up to which they stay in the second cache."""
+CACHE = 4 << 20
+"""Bytes that all of them touch at one place, up to which they stay in what a thread has of the second and third cache."""
 
 FAR = 512 << 10
 """Bytes handed on at all places, from which on they would not stay there if each call went through all of them first."""
@@ -48,7 +49,8 @@ def side_by_side(module: Module, name: str, calls: Sequence[Call]) -> Call:
     return joint.close(start)
 
 
-class Turns(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Turns:
     """Walks that go together, all of them at one place before the next: what one reads of another was made at the same place.
 
     Attributes
@@ -65,37 +67,40 @@ class Turns(NamedTuple):
     def calls(self) -> list[Call]:
         return [call for walk in self.walks for call in walk.calls]
 
-    def reaches(self, *, written: bool) -> list[tuple[Variable, Reach]]:
-        """What they read, or write, at each place."""
-        found: list[tuple[Variable, Reach]] = []
-        for walk in self.walks:
-            depth = walk.depth(self.places)
-            assert depth is not None
-            found += [(access.root, access.reach(walk.sizes, depth)) for access in (walk.writes if written else walk.reads)]
-        return found
+    @cached_property
+    def reads(self) -> list[tuple[Variable, Reach]]:
+        """Of what they read which elements at each place."""
+        return [(access.root, self._reach(walk, access)) for walk in self.walks for access in walk.reads]
+
+    @cached_property
+    def writes(self) -> dict[Variable, Reach]:
+        return {access.root: self._reach(walk, access) for walk in self.walks for access in walk.writes}
+
+    def _reach(self, walk: Walk, access: Access) -> Reach:
+        return access.reach(walk.sizes, walk.depth(self.places) or 0)
 
     def and_then(self, walk: Walk) -> Turns | None:
         """With another one behind them; None if it cannot take turns with them, or has nothing to do with them."""
         both = Turns((*self.walks, walk), min(self.places, walk.places))
-        if any(walk.depth(both.places) is None for walk in both.walks):
+        made = {access.root for one in self.walks for access in one.writes}
+        known = made.union(access.root for one in self.walks for access in one.reads)
+        if any(access.root in made for access in walk.writes) or not any(access.root in known for access in walk.reads):
             return None
-        before, own = Turns(self.walks, both.places), Turns((walk,), both.places)
-        made, read, writes = dict(before.reaches(written=True)), own.reaches(written=False), dict(own.reaches(written=True))
-        known = {*made, *(x for x, _ in before.reaches(written=False))}
-        if not any(x in known for x, _ in read) or any(x in made and made[x] != reach for x, reach in read):
+        if any(one.depth(both.places) is None for one in both.walks):
             return None
-        return None if any(x in made for x in writes) or both.nbytes > CACHE else both
+        own = all(both.writes.get(x, reach) == reach for x, reach in both.reads)
+        return both if own and both.nbytes <= CACHE else None
 
     @property
     def together(self) -> int:
         """How many places at a time."""
-        return max(NEAR // max(reach.size for _, reach in self.reaches(written=False)), 1)
+        return max(NEAR // max(reach.size for _, reach in self.reads), 1)
 
     @property
     def nbytes(self) -> int:
         """That they touch at one place."""
         sizes: dict[Variable, int] = {}
-        for x, reach in (*self.reaches(written=False), *self.reaches(written=True)):
+        for x, reach in (*self.reads, *self.writes.items()):
             sizes[x] = max(reach.size * x.dtype.itemsize, sizes.get(x, 0))
         return sum(sizes.values())
 
@@ -104,8 +109,8 @@ class Turns(NamedTuple):
         """Whether threads have as much to share as before, or enough, and what is handed on would go far."""
         if len(self.walks) == 1:
             return False
-        read = {x for x, _ in self.reaches(written=False)}
-        handed = sum(reach.size * self.places * x.dtype.itemsize for x, reach in self.reaches(written=True) if x in read)
+        read = {x for x, _ in self.reads}
+        handed = sum(reach.size * self.places * x.dtype.itemsize for x, reach in self.writes.items() if x in read)
         return all(call.kernel.units <= self.places for call in self.calls) or (self.places >= FEW and handed >= FAR)
 
 
@@ -186,7 +191,7 @@ def take_turns(module: Module, name: str, turns: Turns, alone: frozenset[Variabl
     """One kernel that takes some places at a time through all calls; what is ``alone`` theirs lies on the stack, as far as there is room."""
     count, together, room = turns.places, turns.together, STACK
     steps: dict[Variable, int] = {}
-    for x, reach in turns.reaches(written=True):
+    for x, reach in turns.writes.items():
         nbytes = together * reach.step * x.dtype.itemsize
         if x in alone and 0 < nbytes <= room:
             steps[x] = reach.step * x.dtype.itemsize
