@@ -14,7 +14,7 @@ from textwrap import dedent
 import numpy as np
 import pytest
 
-from chainrule.compiler.native import cache, engine, threads
+from chainrule.compiler.native import cache, engine, pool_code, threads
 from chainrule.compiler.native.host import describe
 from chainrule.compiler.native.threads import thread_count
 from chainrule.core.errors import ArgumentError, TraceError
@@ -447,7 +447,7 @@ def test_the_pool_works_without_the_linux_kernels_help() -> None:
     assert "pthread_cond_wait" in text
     assert "syscall" not in text
     # Asleep at once.
-    module = engine.load(text.replace(f"icmp ult i32 %offers.next, {threads._OFFERS}", "icmp ult i32 %offers.next, 0"), permanent=True)
+    module = engine.load(text.replace(f"icmp ult i32 %offers.next, {pool_code._OFFERS}", "icmp ult i32 %offers.next, 0"), permanent=True)
     pool = threads.Pool(module.address, 3)
     code = engine.load(RELAY, symbols=pool.symbols)
     assert relay(pool, code, 200) == (0, [0, 1, 2])

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from chainrule.compiler.memory import Buffer
 from chainrule.compiler.native.ir import I1, I8, I64, PTR, VOID, Function, Kind, Module, Value, index, literal
 from chainrule.compiler.native.kernel import Call, Kernel
+from chainrule.compiler.native.pool_code import WORKS
 from chainrule.compiler.native.tasks import Again, CallBack, Check, Choice, Element, Rounds, Task, calls_of, touched
-from chainrule.compiler.native.threads import WORKS
 from chainrule.compiler.native.views import View
 from chainrule.core.variable import Variable
 
