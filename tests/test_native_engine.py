@@ -238,6 +238,8 @@ def test_vectors_can_be_narrowed_by_a_setting() -> None:
     assert not narrow.has("avx512bf16")
     assert narrow.has("avx2")
     assert describe("cpu", features, {"CHAINRULE_NATIVE_FEATURES": "-avx512f"}).bits == 256
+    # What stands on a feature goes with it.
+    assert {describe("cpu", features, {"CHAINRULE_NATIVE_FEATURES": gone}).bits for gone in ("-avx", "-avx2")} == {128}
     assert describe("cpu", {"neon": True}, {}).bits == 128
     with pytest.raises(ArgumentError, match="CHAINRULE_NATIVE_WIDTH is '1024'"):
         describe("cpu", features, {"CHAINRULE_NATIVE_WIDTH": "1024"})

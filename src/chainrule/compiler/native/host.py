@@ -13,6 +13,9 @@ from chainrule.core.errors import ArgumentError
 
 WIDTHS = (512, 256, 128)
 
+# What vectors of so many bits stand on, each on those before it: LLVM switches them off together.
+_NEEDED = {512: {"avx", "avx2", "avx512f", "avx512vl"}, 256: {"avx", "avx2"}, 128: set[str]()}
+
 # What has to be switched off for vectors of at most so many bits; LLVM switches off what stands on it too.
 _NARROWER = {512: "", 256: "-avx512f", 128: "-avx"}
 
@@ -62,7 +65,7 @@ def describe(cpu: str, features: Mapping[str, bool], settings: Mapping[str, str]
     changes = [word.strip() for word in settings.get("CHAINRULE_NATIVE_FEATURES", "").split(",") if word.strip()]
     have = {name for name, there in features.items() if there} | {word[1:] for word in changes if word[0] == "+"}
     have -= {word[1:] for word in changes if word[0] == "-"}
-    widest = 512 if {"avx512f", "avx512vl"} <= have else 256 if "avx2" in have else 128
+    widest = next(bits for bits in WIDTHS if _NEEDED[bits] <= have)
     asked = settings.get("CHAINRULE_NATIVE_WIDTH", "") or str(widest)
     if asked not in map(str, WIDTHS):
         raise ArgumentError(f"CHAINRULE_NATIVE_WIDTH is {asked!r}", mend="set it to 512, 256 or 128, or leave it out")
