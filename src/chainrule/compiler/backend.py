@@ -32,8 +32,8 @@ class Executable:
         ``run(*arrays)``: one per input of the graph, positional, values without axes as NumPy scalars; a tuple with one per
         output. Results are new memory, views of it, fixed values, or inputs; no later call changes them. Several
         threads may call it at once.
-    text : str
-        What runs.
+    text : callable
+        ``text()`` is what runs.
     graph : Graph
         What came out of the passes, which is what runs.
     stats : Mapping
@@ -43,13 +43,13 @@ class Executable:
     """
 
     run: Run
-    text: str
+    text: Callable[[], str]
     graph: Graph
     stats: Mapping[str, Any]
 
     def source(self) -> str:
         """Exactly what runs."""
-        return self.text
+        return self.text()
 
 
 class _Slot:

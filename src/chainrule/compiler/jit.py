@@ -144,7 +144,7 @@ class Compiled:
         self._latest: list[Callable[[tuple[Any, ...], dict[str, Any]], Any]] = [_nothing, _nothing]
         self._lock = RLock()
         self._history: deque[dict[str, Any]] = deque(maxlen=_TOLD)
-        self._source = ""
+        self._source: Callable[[], str] | None = None
         update_wrapper(self, function, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -259,7 +259,7 @@ class Compiled:
         told = {"why": why, "milliseconds": milliseconds, "trace": 1e3 * seconds, "arguments": _describe(signature, names)}
         # Not the entry itself, which holds what it was compiled for.
         self._history.append({**told, **executable.stats, "measured": entry.measured})
-        self._source = executable.text
+        self._source = executable.source
         if len(self._history) == _MANY:
             warnings.warn(
                 f"{self.__name__} was compiled {_MANY} times; lately because of {why}. It keeps the {_MOST} latest."
@@ -301,9 +301,9 @@ class Compiled:
         ArgumentError
             Before the first call.
         """
-        if not self._source:
+        if self._source is None:
             raise ArgumentError(f"{self.__name__} is not compiled yet", mend="call it once: it is compiled for the arguments that it gets")
-        return self._source
+        return self._source()
 
     def __repr__(self) -> str:
         return f"<compiled {self.__name__}: {len(self._entries)} signatures>"

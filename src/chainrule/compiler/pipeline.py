@@ -12,11 +12,12 @@ from typing import TypeVar
 from chainrule.autodiff.checkpoint import opened, without_barriers
 from chainrule.compiler.backend import Executable
 from chainrule.compiler.memory import LARGE
-from chainrule.compiler.native.backend import caller
+from chainrule.compiler.native.backend import caller, recalled
 from chainrule.compiler.native.conv_shape import Target
-from chainrule.compiler.native.emit import emit
-from chainrule.compiler.native.engine import available, host
+from chainrule.compiler.native.emit import Program, emit
+from chainrule.compiler.native.engine import available, host, machine_kind
 from chainrule.compiler.native.parts import in_parts
+from chainrule.compiler.native.recall import key_of_graph, recall
 from chainrule.compiler.numpy_code import Source, load, print_source
 from chainrule.compiler.remat import Report, rematerialize
 from chainrule.compiler.simplify import simplify
@@ -111,20 +112,26 @@ def prefers_native() -> bool:
 
 
 def _native(graph: Graph, watch: _Watch, donate: Mapping[int, int], *, halves: bool) -> Executable:
-    """Machine code."""
+    """Machine code, as it was kept or written now."""
     target = Target.of(host(), halves=halves)
-    program = watch.timed("emit", lambda: emit(graph, target, donate=donate))
-    run = watch.timed("compile", lambda: caller(graph, program))
-    stats = {
-        "backend": "native",
-        "passes": watch.passes,
-        "arena_bytes": program.arena_bytes,
-        "unplanned_bytes": program.unplanned_bytes,
-        "called_back": program.called_back,
-    }
+
+    def written() -> Program:
+        return emit(graph, target, donate=donate)
+
+    key = watch.timed("emit", lambda: key_of_graph(graph, target, donate, machine_kind()))
+    kept = recall(key) if key else None
+    run = watch.timed("compile", lambda: recalled(graph, kept)) if kept else None
+    if kept and run:
+        text, arena, unplanned, called = (lambda: written().shown), kept.arena_bytes, kept.unplanned_bytes, dict[str, int]()
+    else:
+        program = watch.timed("emit", written)
+        run = watch.timed("compile", lambda: caller(graph, program, key=key))
+        shown = program.shown
+        text, arena, unplanned, called = (lambda: shown), program.arena_bytes, program.unplanned_bytes, program.called_back
+    stats = {"backend": "native", "passes": watch.passes, "arena_bytes": arena, "unplanned_bytes": unplanned, "called_back": called}
     if halves:
         stats["matmul_precision"] = "bfloat16" if target.halves else "float32"
-    return Executable(run, program.text + program.loops, graph, stats)
+    return Executable(run, text, graph, stats)
 
 
 def _numpy(graph: Graph, watch: _Watch, donate: Mapping[int, int], *, arena: bool) -> Executable:
@@ -139,7 +146,7 @@ def _numpy(graph: Graph, watch: _Watch, donate: Mapping[int, int], *, arena: boo
         "unplanned_bytes": plan.unplanned_bytes,
         "called_back": dict(source.called),
     }
-    return Executable(run, source.text(), graph, stats)
+    return Executable(run, source.text, graph, stats)
 
 
 class _Watch:

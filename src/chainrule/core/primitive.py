@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
+from time import time
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
@@ -257,6 +258,9 @@ class _Keeps(dict[int, tuple[bool, ...]]):
 
 TABLE: dict[str, Primitive] = {}
 """Every gate by name."""
+
+LOADED = time()
+"""When the library was loaded. What has changed in its files since is not what runs."""
 
 
 def _of_table(name: str) -> Primitive:

@@ -11,37 +11,64 @@ import numpy as np
 
 from chainrule.compiler.backend import Run
 from chainrule.compiler.native.emit import Program
-from chainrule.compiler.native.engine import Code, load, pool
+from chainrule.compiler.native.engine import Code, load, pool, reload
 from chainrule.compiler.native.entry import enter
 from chainrule.compiler.native.loops import failure
+from chainrule.compiler.native.recall import Launch, remember
 from chainrule.compiler.native.space import Fenced, Space, debugging
 from chainrule.compiler.native.step import Segment
 from chainrule.core.aval import Aval
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
 
-__all__ = ["Caller", "caller"]
+__all__ = ["Caller", "caller", "recalled"]
 
 _STEP = CFUNCTYPE(None, c_void_p, c_int64, c_int64)
 _RUN = CFUNCTYPE(None, c_void_p, c_void_p)
 
 
-def caller(graph: Graph, program: Program, *, parts: type[Caller] | None = None) -> Run:
-    """A function of arrays that runs a program; ``parts``, a `Caller` if not given, does so where gates are called back."""
+def caller(graph: Graph, program: Program, *, parts: type[Caller] | None = None, key: str | None = None) -> Run:
+    """A function of arrays that runs a program; ``parts``, a `Caller` if not given, does so where gates are called back. It is kept under ``key``."""
     loops = load(program.loops, optimize=2) if program.loops else None
     code = load(program.text, symbols={name: loops.address(name) for name in loops.names} if loops else {})
     inputs = {*graph.inputs}
     made = [x for x in program.slots if x not in inputs and x not in program.constants]
     part = program.parts[0] if len(program.parts) == 1 else None
     if isinstance(part, Segment) and not debugging():
-        places = [program.slots[x] for x in program.results]
         constants = [np.asarray(value) for value in program.constants.values()]
-        donors = {made.index(out): graph.inputs.index(x) for out, x in program.donors.items()}
-        return enter(
-            code.address(part.name), [x.aval for x in graph.inputs], [Aval(program.shapes[x], x.dtype) for x in made], constants, program.arena_bytes,
-            results=places, donors=donors, direct=not part.shared, failed=_failed, keep=(code, loops),
-        )  # fmt: skip
+        launch = Launch(
+            part.name,
+            not part.shared,
+            [(program.shapes[x], x.dtype.str) for x in made],
+            [(x.dtype.str, x.shape, x.tobytes()) for x in constants],
+            program.arena_bytes,
+            program.unplanned_bytes,
+            [program.slots[x] for x in program.results],
+            [(made.index(out), graph.inputs.index(x)) for out, x in program.donors.items()],
+            (code.key, code.names),
+            (loops.key, loops.names) if loops else None,
+        )
+        if key is not None:
+            remember(key, launch)
+        return _entered(graph, launch, code, loops)
     return (parts or Caller)(graph, program, code, loops)
+
+
+def recalled(graph: Graph, launch: Launch) -> Run | None:
+    """A function of arrays that runs a step which was kept; None if its machine code is not there any more."""
+    loops = reload(*launch.loops) if launch.loops else None
+    if launch.loops and loops is None:
+        return None
+    code = reload(*launch.code, symbols={name: loops.address(name) for name in loops.names} if loops else {}, pooled=not launch.direct)
+    return None if code is None else _entered(graph, launch, code, loops)
+
+
+def _entered(graph: Graph, launch: Launch, code: Code, loops: Code | None) -> Run:
+    constants = [np.frombuffer(elements, dtype).reshape(shape) for dtype, shape, elements in launch.constants]
+    return enter(
+        code.address(launch.step), [x.aval for x in graph.inputs], [Aval(shape, np.dtype(dtype)) for shape, dtype in launch.made], constants,
+        launch.arena_bytes, results=launch.results, donors=dict(launch.donors), direct=launch.direct, failed=_failed, keep=(code, loops),
+    )  # fmt: skip
 
 
 def _failed(status: int) -> None:

@@ -69,6 +69,11 @@ class Program(NamedTuple):
     donors: Mapping[Variable, Variable]
 
     @property
+    def shown(self) -> str:
+        """All that runs, as text."""
+        return self.text + self.loops
+
+    @property
     def called_back(self) -> dict[str, int]:
         """How often a call runs which gates in Python."""
         return dict(Counter(part.node.primitive.name for part in self.parts if isinstance(part, CallBack)))

@@ -41,13 +41,16 @@ class Code:
         Of the functions that can be called from outside.
     tracker : object
         Frees the memory when it is dropped.
+    key : str
+        Under which it is kept on disk.
     """
 
-    __slots__ = ("_addresses", "_tracker")
+    __slots__ = ("_addresses", "_tracker", "key")
 
-    def __init__(self, addresses: Mapping[str, int], tracker: Any) -> None:
+    def __init__(self, addresses: Mapping[str, int], tracker: Any, key: str) -> None:
         self._addresses = addresses
         self._tracker = tracker
+        self.key = key
 
     def address(self, name: str) -> int:
         """Of a function that the module defines."""
@@ -94,7 +97,7 @@ def load(text: str, *, symbols: Mapping[str, int] | None = None, optimize: int =
     with _working:
         given = {**pool().symbols, **(symbols or {})} if _POOLED.search(text) else symbols or {}
         names = _DEFINED.findall(text)
-        key = key_of(text, str(optimize), *_kind())
+        key = key_of(text, str(optimize), *machine_kind())
         tracker = _revive(key, names, given)
         if tracker is None:
             image = _compile(text, optimize)
@@ -102,7 +105,26 @@ def load(text: str, *, symbols: Mapping[str, int] | None = None, optimize: int =
             keep(key, image)
         if permanent:
             _kept.append(tracker)
-    return Code({name: tracker[name] for name in names}, tracker)
+    return Code({name: tracker[name] for name in names}, tracker, key)
+
+
+def reload(key: str, names: Iterable[str], *, symbols: Mapping[str, int] | None = None, pooled: bool = False) -> Code | None:
+    """What `load` has kept, without its text; None if it is not there any more.
+
+    Parameters
+    ----------
+    key : str
+        Of the code that was loaded.
+    names : iterable of str
+        Its functions.
+    symbols : Mapping, optional
+        As they were given to `load`.
+    pooled : bool
+        Whether it calls the pool's functions.
+    """
+    with _working:
+        tracker = _revive(key, names, {**(pool().symbols if pooled else {}), **(symbols or {})})
+    return None if tracker is None else Code({name: tracker[name] for name in names}, tracker, key)
 
 
 def assembly(text: str, *, optimize: int = 0) -> str:
@@ -171,7 +193,7 @@ def _jit() -> Any:
 
 
 @cache
-def _kind() -> tuple[str, ...]:
+def machine_kind() -> tuple[str, ...]:
     """What machine code depends on besides the IR."""
     llvm = _llvm()
     release = sys.modules["llvmlite"].__version__
