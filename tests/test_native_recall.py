@@ -176,10 +176,12 @@ def test_parameters_of_unknown_kinds_are_not_kept() -> None:
     assert recall.key_of_graph(graph.with_nodes(nodes, graph.outputs), Target(), {}, ()) is None
 
 
-def test_nothing_is_kept_where_it_is_switched_off(monkeypatch: pytest.MonkeyPatch, written: list[str]) -> None:
-    monkeypatch.setenv("CHAINRULE_CACHE_STEPS", "0")
-    assert native(mixed, X, Y) == native(mixed, X, Y)
-    assert written == ["mixed"] * 2
+@pytest.mark.parametrize(("name", "value"), [("CHAINRULE_CACHE_STEPS", "0"), ("CHAINRULE_CACHE_DIR", "0"), ("CHAINRULE_NATIVE_DEBUG", "1")])
+def test_no_kept_step_runs_where_that_is_switched_off(name: str, value: str, monkeypatch: pytest.MonkeyPatch, written: list[str]) -> None:
+    before = native(mixed, X, Y)
+    monkeypatch.setenv(name, value)
+    assert native(mixed, X, Y) == native(mixed, X, Y) == before
+    assert written == ["mixed"] * 3
 
 
 def test_a_library_that_changed_since_it_was_loaded_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from chainrule.compiler.native.cache import discard, fetch, folder, keep, key_of
 from chainrule.compiler.native.conv_shape import Target
+from chainrule.compiler.native.space import debugging
 from chainrule.core.aval import Shape
 from chainrule.core.primitive import LOADED, TABLE
 from chainrule.core.variable import Variable
@@ -87,9 +88,9 @@ def recall(key: str) -> Launch | None:
 def key_of_graph(graph: Graph, target: Target, donate: Mapping[int, int], kind: Sequence[str]) -> str | None:
     """The key of a graph's step on a machine of a ``kind``; None if it has none.
 
-    ``CHAINRULE_CACHE_STEPS=0``: none has, as where the library's functions are exchanged while it runs.
+    ``CHAINRULE_CACHE_STEPS=0``: none has, as where the library's functions are exchanged while it runs; nor has any in debug mode.
     """
-    if folder() is None or os.environ.get("CHAINRULE_CACHE_STEPS", "").strip() == "0":
+    if folder() is None or debugging() or os.environ.get("CHAINRULE_CACHE_STEPS", "").strip() == "0":
         return None
     library = _library()
     if library is None:
