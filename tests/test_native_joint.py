@@ -23,6 +23,8 @@ def eager_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls take turns however little they hand on, and however few places there are."""
     monkeypatch.setattr(joint, "FAR", 1)
     monkeypatch.setattr(joint, "FEW", 1)
+    # No code that was written otherwise.
+    monkeypatch.setenv("CHAINRULE_CACHE_DIR", "0")
 
 
 def attention(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
@@ -59,6 +61,25 @@ def test_small_attention_stays_in_parts() -> None:
     assert sum("matmul" in found for found in kernels(attention, *args)) > 1
     # As does one whose matrices are larger than the caches.
     assert sum("matmul" in found for found in kernels(attention, *[random(2, 4, 1100, 8)] * 3)) > 1
+
+
+@pytest.mark.usefixtures("eager_to_join")
+@pytest.mark.parametrize("of", ["something else", "the scores", "the sums", "what is written next"])
+def test_what_stands_between_runs_before_if_it_has_nothing_to_do_with_the_rest(of: str) -> None:
+    def f(x: Any, w: Any) -> Any:
+        scores = x @ cr.permute_dims(x, (0, 1, 3, 2))
+        e = cr.exp(scores - cr.max(scores, axis=-1, keepdims=True))
+        total = cr.sum(e, axis=-1, keepdims=True)
+        # A gate with loops of its own.
+        between = cr.cumulative_sum({"something else": w, "the scores": scores, "the sums": total, "what is written next": w}[of], axis=-1)
+        if of == "what is written next":
+            return cr.concat([(e / total) @ x, between[..., : x.shape[-1]]]) * 2.0
+        return (e / total * between) @ x
+
+    same(f, random(2, 3, 12, 9), random(2, 3, 12, 12))
+    assert (sum("matmul" in found for found in kernels(f, random(2, 3, 12, 9), random(2, 3, 12, 12))) == 1) == (
+        of in ("something else", "what is written next")
+    )
 
 
 MOVES: dict[str, Any] = {
@@ -140,13 +161,13 @@ BITS = """
 
 
 def test_bits_do_not_depend_on_who_takes_which_place() -> None:
-    assert len({in_process(BITS, CHAINRULE_NUM_THREADS=threads) for threads in ("1", "2", "3")}) == 1
+    assert len({in_process(BITS, CHAINRULE_NUM_THREADS=threads, CHAINRULE_CACHE_DIR="0") for threads in ("1", "2", "3")}) == 1
 
 
+@pytest.mark.usefixtures("eager_to_join")
 def test_what_lies_on_the_stack_may_lie_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """In debug mode nothing else is written either."""
     monkeypatch.setenv("CHAINRULE_NATIVE_DEBUG", "1")
-    monkeypatch.setattr(joint, "FAR", 1)
     for room in (0, 1 << 10, joint.STACK):
         monkeypatch.setattr(joint, "STACK", room)
         same(attention, random(3, 4, 20, 8), random(3, 4, 30, 8), random(3, 4, 30, 5))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +30,9 @@ FEW = 8
 
 LINE = I64.wide(8)
 """As memory on the stack is aligned."""
+
+AHEAD = 4
+"""Calls that are put before others, at most."""
 
 STACK = 256 << 10
 """Bytes of what nobody else wants that lie on a thread's stack."""
@@ -149,30 +152,49 @@ def _grouped(
     write: Callable[[Turns, frozenset[Variable]], Call],
 ) -> list[Task | Walk]:
     """Walks that follow one another, fit and can take turns, as one."""
-    users = Counter(x for task in tasks for call in (task.calls if isinstance(task, Walk) else (task,)) for x in touched(call))
-    users.update(elsewhere)
+    users = Counter(elsewhere)
+    for task in tasks:
+        users.update(x for call in task.calls for x in call.arguments) if isinstance(task, Walk) else users.update(touched(task))
     found: list[Task | Walk] = []
     turns: Turns | None = None
-
-    def close() -> None:
-        if turns is None or not turns.pays:
-            found.extend(turns.walks if turns else ())
-            return
-        own = Counter(x for call in turns.calls for x in call.arguments)
-        alone = frozenset(x for x, count in own.items() if count == users[x])
-        found.append(_as_one(turns, write(turns, alone)))
-
-    for task in tasks:
-        walk = task if isinstance(task, Walk) else None
-        both = turns.and_then(walk) if turns and walk and fit(turns, walk) else None
-        if both is None:
-            close()
-            both = Turns((walk,), walk.places) if walk else None
-            if walk is None:
-                found.append(task)
-        turns = both
-    close()
+    # What stands behind them and has nothing to do with them: it may run before them, if they go on.
+    apart: list[Task | Walk] = []
+    left = deque(tasks)
+    while left or turns:
+        task = left.popleft() if left else None
+        both = turns.and_then(task) if turns and isinstance(task, Walk) and fit(turns, task) else None
+        if turns and both and (not apart or turns.writes.keys() & {access.root for access in both.walks[-1].reads}):
+            found += apart
+            turns, apart = both, []
+        elif turns and task and len(apart) < AHEAD and _independent(turns, task):
+            apart.append(task)
+        elif turns:
+            found += _written(turns, users, write)
+            left.extendleft(reversed([*apart, task] if task else apart))
+            turns, apart = None, []
+        elif isinstance(task, Walk):
+            turns = Turns((task,), task.places)
+        elif task:
+            found.append(task)
     return found
+
+
+def _calls(task: Task | Walk) -> Sequence[Call]:
+    return task.calls if isinstance(task, Walk) else (task,) if isinstance(task, Call) else ()
+
+
+def _independent(turns: Turns, task: Task | Walk) -> bool:
+    """Whether a task may as well run before them."""
+    pairs = [(call, other) for call in _calls(task) for other in turns.calls]
+    return bool(pairs) and not any({*call.writes} & {*other.arguments} or {*other.writes} & {*call.arguments} for call, other in pairs)
+
+
+def _written(turns: Turns, users: Counter[Variable], write: Callable[[Turns, frozenset[Variable]], Call]) -> Sequence[Task | Walk]:
+    """As one kernel, if that pays."""
+    if not turns.pays:
+        return turns.walks
+    own = Counter(x for call in turns.calls for x in call.arguments)
+    return [_as_one(turns, write(turns, frozenset(x for x, count in own.items() if count == users[x])))]
 
 
 def _as_one(turns: Turns, call: Call) -> Walk | Call:
