@@ -88,6 +88,18 @@ sleep:
 """
 """All threads but the first come so many microseconds late."""
 
+DEEP = """
+define void @deep(ptr %args, i64 %thread, i64 %threads) nounwind {
+  %memory = alloca [MUCH x i8]
+  store volatile i8 1, ptr %memory
+  %place = getelementptr i8, ptr %args, i64 %thread
+  %kept = load volatile i8, ptr %memory
+  store i8 %kept, ptr %place
+  ret void
+}
+"""
+"""Each thread stores a 1, by way of the far end of so many bytes of its stack."""
+
 # args: rounds, microseconds that all threads but the first sleep over each of their units, then for each unit how often it was done and by whom last.
 # In a round two works of as many units lie between two waits.
 TAKEN = """
@@ -442,6 +454,26 @@ def test_a_step_whose_threads_only_wait_runs_alone_for_a_while() -> None:
         assert mood.tolist() == [0, 64]
         # A turn on all threads that is not late is not sure on a busy machine, but sooner or later there is one.
         assert 2 in threads_of_turns(2000, 0)
+
+
+def test_the_stacks_of_threads_do_not_depend_on_the_system() -> None:
+    body = """
+        import ctypes
+        from chainrule.compiler.native import engine, pool_code
+        from test_native_engine import DEEP
+        system = ctypes.CDLL(None)
+        if hasattr(system, "pthread_setattr_default_np"):
+            traits = (ctypes.c_int64 * 16)()
+            system.pthread_attr_init(traits)
+            system.pthread_attr_setstacksize(traits, ctypes.c_size_t(128 << 10))
+            assert system.pthread_setattr_default_np(traits) == 0
+        run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(engine.pool().symbols["pool_run"])
+        found = (ctypes.c_int8 * 3)()
+        code = engine.load(DEEP.replace("MUCH", str(pool_code._STACK // 2)))
+        run(code.address("deep"), found)
+        print(list(found))
+    """
+    assert in_process(body, CHAINRULE_NUM_THREADS="3") == "[1, 1, 1]"
 
 
 def test_the_pool_works_without_the_linux_kernels_help() -> None:

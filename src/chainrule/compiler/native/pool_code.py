@@ -30,6 +30,9 @@ _OFFERS = 500
 # processes want their processors: at first, and at most, as they double each time.
 _ALONE_FIRST, _ALONE_MOST = 16, 512
 
+# Bytes of a thread's stack: some systems give no more than what kernels keep on it.
+_STACK = 8 << 20
+
 _FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}
 # A thread takes the 2**-_PART of what is left of a share at a time: when it is slow, most of the rest is there for others.
 _PART = 2
@@ -70,6 +73,9 @@ define internal i64 @clock() nounwind {
   ret i64 %now
 }
 
+declare i32 @pthread_attr_init(ptr)
+declare i32 @pthread_attr_setstacksize(ptr, i64)
+declare i32 @pthread_attr_destroy(ptr)
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @sched_yield()
 
@@ -163,9 +169,10 @@ tell:
   br label %rest
 }
 
-; Workers up to this number. If the system refuses, there are fewer from now on.
-define internal void @start(i32 %need) nounwind {
+; Workers up to this number, with stacks of one size on every system; how many there are. If it refuses, there are fewer from now on.
+define internal i32 @start(i32 %need) nounwind {
   %handle = alloca i64, align 8
+  %traits = alloca [16 x i64], align 16
   br label %next
 next:
   %have = load i32, ptr @workers
@@ -179,7 +186,10 @@ create:
   %high = shl i64 %wide, 32
   %bits = or i64 %low, %high
   %packed = inttoptr i64 %bits to ptr
-  %refused = call i32 @pthread_create(ptr %handle, ptr null, ptr @worker, ptr %packed)
+  %begun = call i32 @pthread_attr_init(ptr %traits)
+  %sized = call i32 @pthread_attr_setstacksize(ptr %traits, i64 STACK)
+  %refused = call i32 @pthread_create(ptr %handle, ptr %traits, ptr @worker, ptr %packed)
+  %ended = call i32 @pthread_attr_destroy(ptr %traits)
   %fine = icmp eq i32 %refused, 0
   br i1 %fine, label %count, label %give.up
 count:
@@ -189,7 +199,8 @@ give.up:
   store atomic i32 %number, ptr @wanted monotonic, align 4
   br label %done
 done:
-  ret void
+  %ready = call i32 @llvm.umin.i32(i32 %have, i32 %need)
+  ret i32 %ready
 }
 
 define void @pool_run(ptr %step, ptr %args) nounwind {
@@ -206,15 +217,7 @@ alone:
   ret void
 gather:
   %need = sub i32 %wanted, 1
-  %there = load i32, ptr @workers
-  %enough = icmp uge i32 %there, %need
-  br i1 %enough, label %go, label %create
-create:
-  call void @start(i32 %need)
-  br label %go
-go:
-  %have = load i32, ptr @workers
-  %others = call i32 @llvm.umin.i32(i32 %have, i32 %need)
+  %others = call i32 @start(i32 %need)
   store ptr %step, ptr @step
   store ptr %args, ptr @args
   store atomic i32 %others, ptr @left monotonic, align 4
@@ -251,8 +254,7 @@ entry:
 rest:
   %fewer = sub i32 %alone, 1
   store i32 %fewer, ptr %mood
-  call void %step(ptr %args, i64 0, i64 1)
-  ret void
+  br label %single
 look:
   %wanted = load atomic i32, ptr @wanted monotonic, align 4
   %several = icmp ugt i32 %wanted, 1
@@ -407,9 +409,7 @@ define internal void @unpark(ptr %word) nounwind {
   %ignored = call i64 (i64, ...) @syscall(i64 FUTEX, ptr %word, i64 129, i32 2147483647, ptr null, ptr null, i32 0)
   ret void
 }
-define internal void @prepare() nounwind {
-  ret void
-}
+define internal void @prepare() nounwind { ret void }
 """
 
 _POSIX = """
@@ -458,20 +458,14 @@ define void @pool_turn(ptr %step, ptr %args, ptr %mood) nounwind {
   call void %step(ptr %args, i64 0, i64 1)
   ret void
 }
-define void @pool_barrier(i64 %thread, i64 %threads) nounwind {
-  ret void
-}
+define void @pool_barrier(i64 %thread, i64 %threads) nounwind { ret void }
 define { i64, i64 } @pool_take(i64 %work, i64 %thread, i64 %threads, i64 %units, i64 %least, i64 %done) nounwind {
   %first = insertvalue { i64, i64 } undef, i64 %done, 0
   %both = insertvalue { i64, i64 } %first, i64 %units, 1
   ret { i64, i64 } %both
 }
-define void @pool_resize(i32 %threads, i32 %rounds) nounwind {
-  ret void
-}
-define void @pool_reset() nounwind {
-  ret void
-}
+define void @pool_resize(i32 %threads, i32 %rounds) nounwind { ret void }
+define void @pool_reset() nounwind { ret void }
 """
 
 
@@ -492,7 +486,7 @@ def text(system: str = sys.platform, machine: str = "") -> str:
     declared, pause = _PAUSE.get(family, ("", ""))
     sleep = _POSIX if futex is None else _LINUX.replace("FUTEX", str(futex))
     numbers = {"OFFERS": _OFFERS, "ALONE_FIRST": _ALONE_FIRST, "ALONE_MOST": _ALONE_MOST, "CLOCK": 1 if system == "linux" else 6}
-    numbers |= {"PART": _PART, "MOST": MOST, "WORKS": WORKS}
+    numbers |= {"PART": _PART, "MOST": MOST, "WORKS": WORKS, "STACK": _STACK}
     pool = _POOL.replace("PAUSE", pause)
     for word, number in numbers.items():
         pool = pool.replace(word, str(number))
