@@ -212,7 +212,7 @@ class Step:
         self.kernel(call)
 
     def kernel(self, call: Call) -> None:
-        """Each thread does its share of the units."""
+        """Each thread does its share of the units, or takes some after the other where there is much to do."""
         f = self.f
         offsets = call.offsets or (0,) * len(call.arguments)
         given = [f.at(self.pointer(x), offset, I8) for x, offset in zip(call.arguments, offsets, strict=True)]
