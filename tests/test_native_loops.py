@@ -42,6 +42,7 @@ SHARED: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "slogdet": (lambda a: cr.linalg.slogdet(a)[1], (MATRICES,)),
     "adjugate": (cr.linalg.adjugate, (MATRICES,)),
     "sort": (cr.sort, (X[:, :, :20],)),
+    "random_bits": (lambda key: cr.random.random_bits(key, 2999), (np.array([7, 9], "uint64"),)),
     "soft_cross_entropy": (lambda x, p: cr.softmax_cross_entropy(x, p, reduction="none"), (LOGITS, SOFT)),
 }
 

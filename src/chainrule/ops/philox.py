@@ -154,7 +154,7 @@ def _bits_loops(w: Nest, out: Array, key: Array, shape: Shape, dtype: Dtype) -> 
     count, several = math.prod(shape), 16 // dtype.itemsize
     blocks = -(-count // several)
     # Not as many numbers as would need the upper half of the block's number have room in any memory.
-    with w.loop(key.size // 2) as row, w.loop(blocks) as block:
+    with w.runs(key.size // 2, blocks) as (row, run), run() as block:
         words = _scrambled(w, (w.k.convert(block, uint32), 0), w.at(key, row * 2 + 1), w.at(key, row * 2))
         for i, word in enumerate((words if dtype == uint32 else _paired(w.k, words))[: count or None]):
             place = block * several + i

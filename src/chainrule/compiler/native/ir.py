@@ -131,10 +131,18 @@ class Module:
     declarations: dict[str, str] = field(default_factory=dict[str, str])
     data: dict[str, str] = field(default_factory=dict[str, str])
     same: dict[str, str] = field(default_factory=dict[str, str])
+    _unrolled: int = 0
 
     def declare(self, name: str, result: Kind, arguments: Iterable[Kind | str]) -> None:
         """A function that is defined elsewhere."""
         self.declarations[name] = f"declare {result} @{name}({', '.join(map(str, arguments))})"
+
+    def unrolled(self) -> str:
+        """What marks the last branch of one more loop that shall be unrolled."""
+        self.data["unroll"] = '!0 = !{!"llvm.loop.unroll.full"}'
+        self._unrolled += 1
+        self.data[f"unroll{self._unrolled}"] = f"!{self._unrolled} = distinct !{{!{self._unrolled}, !0}}"
+        return f", !llvm.loop !{self._unrolled}"
 
     def text(self, *outside: str) -> str:
         """As LLVM reads it; functions are internal if they are not among those that are called from outside, where any are named."""
@@ -225,7 +233,7 @@ class Function:
         self.block = "entry"
         self._linkage, self._noalias, self._hasty = linkage, noalias, hasty
         self._allocated: list[str] = []
-        self._count = 0
+        self._count = self._loops = 0
 
     def close(self, value: Value | None = None) -> None:
         """Return, and enter the module."""
@@ -386,8 +394,11 @@ class Function:
         self.write(f"br {condition}, label %{yes}, label %{no}")
 
     @contextmanager
-    def loop(self, start: Index, stop: Index, step: Index = 1, carry: Sequence[Value] = ()) -> Generator[Loop]:
-        """``for index in range(start, stop, step)``, which may be empty; of rounds known to be none or one no loop is written."""
+    def loop(self, start: Index, stop: Index, step: Index = 1, carry: Sequence[Value] = (), *, unroll: bool = False) -> Generator[Loop]:
+        """``for index in range(start, stop, step)``, which may be empty; of rounds known to be none or one no loop is written.
+
+        ``unroll``: if there is no other loop inside, LLVM's passes shall write its rounds one after the other.
+        """
         known = len(range(start, stop, step)) if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int) else None
         if known == 1:
             loop = Loop(index(start), list(carry))
@@ -402,13 +413,15 @@ class Function:
         carried = [Value(f"%{self.fresh('c')}", x.kind) for x in carry]
         place = len(self.lines)
         loop = Loop(at, carried)
+        self._loops += 1
+        inside = self._loops
         self.branch(self.compare("slt", at, index(stop)), body, done)
         self.label(body)
         yield loop
         self.jump(latch)
         self.label(latch)
         further = self.binary("add nsw", at, index(step))
-        self.jump(head)
+        self.write(f"br label %{head}{self.module.unrolled() if unroll and self._loops == inside else ''}")
         firsts, nexts = [index(start), *carry], [further, *loop.following]
         self.lines[place:place] = [
             f"  {x.text} = phi {x.kind} [ {a.text}, %{before} ], [ {b.text}, %{latch} ]"

@@ -1,7 +1,7 @@
 """Vectors with Python's operators, which write exactly the instructions they stand for; and what is exact: signs, bits, whole parts.
 
-Nothing is moved, nothing is contracted (but in polynomials), nothing here is an approximation, and nothing knows a dtype: there are floats, doubles and
-whole numbers.
+Nothing is moved, nothing is contracted (but in polynomials), nothing here is an approximation, and nothing knows a dtype: there are floats, doubles
+and whole numbers.
 """
 
 from __future__ import annotations

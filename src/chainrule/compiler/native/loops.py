@@ -27,6 +27,8 @@ from chainrule.graph.ir import Operation
 
 __all__ = ["Loops", "failure", "write_loops"]
 
+_FEW = 16
+"""Rounds up to which the loop around theirs can be made vectors of, which it pays to write them all for."""
 _LONG = 8
 """Elements of a last axis from which on it is worth a loop."""
 _MANY = 60_000
@@ -206,7 +208,8 @@ class Loops(Nest):
     @contextmanager
     def loop(self, stop: Any, start: Any = 0) -> Generator[Any]:
         self._inside()
-        with self.f.loop(self._index(start), self._index(stop)) as loop:
+        first, last = self._index(start), self._index(stop)
+        with self.f.loop(first, last, unroll=isinstance(last, int) and last <= _FEW) as loop:
             yield self._position(loop.index)
 
     @contextmanager
