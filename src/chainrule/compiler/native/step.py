@@ -157,7 +157,8 @@ class Step:
             module.declare("pool_take", PAIR, [I64] * 6)
 
     def write(self, tasks: Sequence[Task]) -> Segment:
-        self.shares = {share: self.share(*share) for share in dict.fromkeys((call.kernel.units, alone(call)) for call in calls_of(tasks))}
+        fixed = dict.fromkeys((call.kernel.units, alone(call)) for call in calls_of(tasks) if not taken(call))
+        self.shares = {share: self.share(*share) for share in fixed}
         self.begin()
         self.run(tasks)
         self.end()
@@ -219,7 +220,8 @@ class Step:
         if self.shared and self.works < WORKS and taken(call):
             self.take(call.kernel, given)
         else:
-            f.call(call.kernel.name, VOID, *given, *self.shares[call.kernel.units, alone(call)])
+            share = call.kernel.units, alone(call)
+            f.call(call.kernel.name, VOID, *given, *(self.shares.get(share) or self.share(*share)))
 
     def take(self, kernel: Kernel, given: Sequence[Value]) -> None:
         """Each thread takes some units after the other, of others' shares too when its own is done."""
