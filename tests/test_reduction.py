@@ -37,6 +37,9 @@ def grad_of(f: Any, x: Any) -> np.ndarray:
 def test_reductions_agree_with_numpy(name: str, x: np.ndarray, data: st.DataObject) -> None:
     axis, keepdims = axes_of(data, x.ndim), data.draw(st.booleans())
     count = np.prod([x.shape[i] for i in (range(x.ndim) if axis is None else np.atleast_1d(np.asarray(axis, int)))])
+    if name == "prod":
+        # Of up to 256 factors: a product stays in range if none is beyond 10.
+        x = x / 10
     if not count and name in ("max", "min"):
         with pytest.raises(ShapeError, match="no elements"):
             getattr(cr, name)(x, axis=axis, keepdims=keepdims)
