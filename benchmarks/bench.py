@@ -184,7 +184,7 @@ class Contender:
 
 @dataclass
 class Row:
-    """What was found out about a workload; times in seconds, by contender."""
+    """What was found out about a workload; times in seconds, by contender, and what arithmetic and memory take at least, by round."""
 
     name: str
     title: str
@@ -192,6 +192,7 @@ class Row:
     flops: int
     nbytes: int
     times: dict[str, list[float]] = field(default_factory=dict)
+    floors: list[tuple[float, float]] = field(default_factory=list)
     first: dict[str, float] = field(default_factory=dict)
     warm: float | None = None
     growth: dict[str, int] = field(default_factory=dict)
@@ -205,18 +206,18 @@ class Row:
         return min(found, key=lambda name: median(self.times[name])) if found else ""
 
     @property
+    def floor(self) -> tuple[list[float], str]:
+        """The least time that the machine could take, round by round, and for what."""
+        by = dict(zip(("arithmetic", "memory"), map(list, zip(*self.floors, strict=True)), strict=True))
+        bound = max(by, key=lambda word: median(by[word]))
+        return by[bound], bound
+
+    @property
     def ratio(self) -> float | None:
         """How many times as fast as the best peer the native step is."""
         if not self.peer or NATIVE not in self.times:
             return None
         return median(self.times[self.peer]) / median(self.times[NATIVE])
-
-
-def floor_of(row: Row, floor: machine.Floor) -> tuple[float, str]:
-    """The least time that the machine could take, and for what."""
-    by = {"arithmetic": row.flops / floor.flops, "memory": row.nbytes / floor.bandwidth(row.nbytes)}
-    bound = max(by, key=lambda word: by[word])
-    return by[bound], bound
 
 
 def graph_of(work: Workload) -> Any:
@@ -285,10 +286,11 @@ def rounds(row: Row, started: Sequence[Contender], options: argparse.Namespace, 
     for number in range(options.rounds):
         if number >= min(3, options.rounds) and perf_counter() - began > options.seconds:
             break
-        floor.measure(row.nbytes)
         for one in started:
             # The last one's threads look for work for a while: OpenBLAS's for some 2**26 cycles.
             sleep(0.15)
+            if one.contender == NATIVE:
+                row.floors.append(floor.measure(row.flops, row.nbytes))
             told = one.ask("turn", options.turn)
             if told:
                 row.times.setdefault(one.contender, []).append(told["time"])
@@ -317,12 +319,13 @@ def table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, ["---"] * len(titles), *lines))
 
 
-def summary(rows: Sequence[Row], floor: machine.Floor) -> str:
+def summary(rows: Sequence[Row]) -> str:
     lines: list[list[str]] = []
     for row in rows:
         ratio, ours = row.ratio, row.times.get(NATIVE)
         least = min((row.peak[x] for x in row.peak if x in PEERS), default=None)
-        limit, bound = floor_of(row, floor)
+        floor, bound = row.floor if row.floors else ([0.0], "")
+        reached = ours and min(floor) >= CALL
         lines.append(
             [
                 row.title,
@@ -330,8 +333,8 @@ def summary(rows: Sequence[Row], floor: machine.Floor) -> str:
                 f"{pair(row.times[row.peer])} {row.peer}" if row.peer else "-",
                 "-" if ratio is None else f"{ratio:.2f}",
                 f"{row.aim:g}",
-                f"{shown(limit)} ({bound})" if limit >= CALL else "-",
-                f"{limit / median(ours):.0%}" if ours and limit >= CALL else "-",
+                f"{pair(floor)} {bound}" if reached else "-",
+                f"{median(floor) / median(ours):.0%} ({min(floor) / min(ours):.0%})" if reached else "-",
                 f"{shown(row.first[NATIVE])}, {shown(row.warm)}" if NATIVE in row.first and row.warm else "-",
                 f"{megabytes(row.peak[NATIVE])} / {megabytes(least)}" if NATIVE in row.peak and least is not None else "-",
             ]
@@ -363,11 +366,12 @@ with the minimum in brackets.
 
 - *Best peer*: the best of PyTorch eager, JAX jit{compiled}, both also with glibc's allocator tuned to keep what is freed, and for images
   PyTorch with `channels_last`; *times as fast* compares medians with it, and *aim* is what that should be at least.
-- *Floor*: the larger of the FLOPs of all products at the peak of fused multiplications ({flops:.0f} GFLOP/s, measured in the same run), and of
-  the bytes that a step reads from outside and leaves behind at the bandwidth of a copy of as many bytes (up to {fastest:.0f} GB/s in the
-  caches, {slowest:.0f} GB/s from memory). Where it is below what a call takes, there is none. What elementwise gates compute is not counted, so
-  that it says little of a chain of them, and what one call leaves in the caches for the next may be read faster. *Share*: the floor's of the
-  native step's median.
+- *Floor*: the larger of two times, the FLOPs of all products at the peak of fused multiplications (up to {flops:.0f} GFLOP/s), and the bytes
+  that a step reads from outside and leaves behind at the bandwidth of a copy of as many bytes (up to {fastest:.0f} GB/s in the caches,
+  {slowest:.0f} GB/s from memory). Both are measured in every round, right before the native step's turn, the best of three times: the machine
+  is not always as fast. Where it is below what a call takes, there is none. What elementwise gates compute is not counted, so that it says
+  little of a chain of them, and what one call leaves in the caches for the next may be read faster. *Share*: the median of the floor by the
+  median of the native step, in brackets the least of one by the least of the other.
 - *First call*: traced, compiled and run, without anything on disk, and in a second process that finds the machine code there.
 - *MB*: the peak of the process's resident memory (VmHWM) while stepping, in the last round, libraries and all.
 
@@ -403,7 +407,7 @@ def page(rows: Sequence[Row], options: argparse.Namespace, floor: machine.Floor,
         command=" ".join(["python", "benchmarks/bench.py", *sys.argv[1:]]),
         rounds=options.rounds,
         seconds=options.seconds,
-        summary=summary(rows, floor),
+        summary=summary(rows),
         compiled=", torch.compile" if options.torch_compile else "",
         flops=floor.flops / 1e9,
         fastest=max(floor.bandwidths.values()) / 1e9,
@@ -449,7 +453,7 @@ def main() -> None:
         row = measure(name, options, floor)
         rows.append(row)
         times = ", ".join(f"{x} {pair(t)}" for x, t in row.times.items())
-        print(f"{name} [{perf_counter() - began:.0f} s]: {times}; floor {shown(floor_of(row, floor)[0])}", flush=True)
+        print(f"{name} [{perf_counter() - began:.0f} s]: {times}; floor {pair(row.floor[0]) if row.floors else '-'}", flush=True)
         for contender, fault in row.faults.items():
             print(f"  {contender}: {fault}", flush=True)
         # What has been measured stays, whatever becomes of the rest.

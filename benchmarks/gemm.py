@@ -124,7 +124,7 @@ def native(case: Case, *, halves: bool = False) -> Call:
 ROUNDS, SUMS = 20_000, 12
 
 
-def peak(dtype: str) -> Call:
+def peak(dtype: str, rounds: int = ROUNDS) -> Call:
     """Fused products and sums of registers."""
     kind = kind_of(np.dtype(dtype))
     kind = kind.wide(engine.host().bits // kind.bits)
@@ -139,7 +139,7 @@ def peak(dtype: str) -> Call:
     code = engine.load(module.text())
     made = np.zeros(SUMS * kind.lanes, dtype)
     KEPT.append((code, made))
-    return partial(ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(code.address("peak")), made.ctypes.data, ROUNDS)
+    return partial(ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(code.address("peak")), made.ctypes.data, rounds)
 
 
 def numpy(case: Case) -> Call:
@@ -221,9 +221,9 @@ def measure(threads: int, names: list[str], rounds: int, cases: list[Case]) -> l
     return lines
 
 
-def operations(dtype: str, bits: int) -> float:
+def operations(dtype: str, bits: int, rounds: int = ROUNDS) -> float:
     """Of one call of `peak`."""
-    return 2.0 * SUMS * ROUNDS * bits / (8 * np.dtype(dtype).itemsize)
+    return 2.0 * SUMS * rounds * bits / (8 * np.dtype(dtype).itemsize)
 
 
 def main() -> None:

@@ -29,12 +29,15 @@ from gemm import operations, peak
 TUNED = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:glibc.malloc.top_pad=67108864"}
 """glibc's allocator told to keep what is freed: no mapping of its own for a large block, and nothing given back."""
 
+ROUNDS, COPIED = 6_000_000, 1 << 28
+"""How long the machine is measured: about 20 ms of products, and as many bytes."""
+
 LEAST, MOST = 1 << 20, 1 << 28
 """Of how many bytes a copy is measured: less fits into what a core has for itself, more makes no difference."""
 
 
 class Floor:
-    """How fast the machine is, measured again and again; the best counts.
+    """How fast the machine is, measured again and again, because it is not always as fast.
 
     Parameters
     ----------
@@ -43,38 +46,44 @@ class Floor:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._pool = ThreadPoolExecutor(threads)
-        self._work, self._flops = peak("float32"), operations("float32", engine.host().bits)
+        # Each has a processor of its own: two threads that wake on one share it for some milliseconds.
+        places = iter(processors())
+        self._pool = ThreadPoolExecutor(threads, initializer=lambda: settle(next(places)))
+        self._work, self._flops = peak("float32", ROUNDS), operations("float32", engine.host().bits, ROUNDS)
         self.flops = 0.0
         self.bandwidths: dict[int, float] = {}
 
-    def bandwidth(self, nbytes: int) -> float:
-        """Bytes per second of a copy that reads and writes so many bytes, rounded up to a power of two."""
-        return self.bandwidths[power(nbytes)]
+    def measure(self, flops: int, nbytes: int) -> tuple[float, float]:
+        """Seconds that so many operations take now, and copying so many bytes in all; of three times the best.
 
-    def measure(self, nbytes: int) -> None:
-        """Once more, for computations that read and write so many bytes."""
+        The speeds are kept, too: in `flops` and `bandwidths` (by bytes, rounded up to a power of two) the best so far.
+        """
         size = power(nbytes)
         part = size // 2 // self.threads
         pairs = [(np.ones(part, "uint8"), np.zeros(part, "uint8")) for _ in range(self.threads)]
-        times = max(1, (1 << 25) // size)
+        times = max(1, COPIED // size)
 
         def copy(pair: tuple[np.ndarray, np.ndarray]) -> None:
             for _ in range(times):
                 np.copyto(pair[1], pair[0])
 
-        def multiply(_: Any) -> None:
-            for _ in range(40):
-                self._work()
-
-        for _ in range(3):
-            self.flops = max(self.flops, self._flops * 40 * self.threads / self._timed(multiply, range(self.threads)))
-            self.bandwidths[size] = max(self.bandwidths.get(size, 0.0), size * times / self._timed(copy, pairs))
+        multiply = lambda _: self._work()
+        operated = max(self._flops * self.threads / self._timed(multiply, range(self.threads)) for _ in range(3))
+        copied = max(size * times / self._timed(copy, pairs) for _ in range(3))
+        self.flops = max(self.flops, operated)
+        self.bandwidths[size] = max(self.bandwidths.get(size, 0.0), copied)
+        return flops / operated, nbytes / copied
 
     def _timed(self, work: Callable[[Any], None], shares: Any) -> float:
         began = perf_counter()
         list(self._pool.map(work, shares))
         return perf_counter() - began
+
+
+def settle(processor: int) -> None:
+    """Let the thread that calls run there alone, if the system can say so."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {processor})
 
 
 def power(nbytes: int) -> int:
