@@ -157,6 +157,45 @@ def test_zeros_infinities_and_tiny_numbers_give_what_they_gave(name: str) -> Non
     np.testing.assert_allclose(b[fits], a[fits], rtol=1e-5, atol=1e-37)
 
 
+OUT_OF_RANGE: dict[str, Activation] = {
+    "exp of exp": lambda x: cr.exp(cr.exp(x)),
+    "cosh times sinh": lambda x: cr.cosh(x) * cr.sinh(x) * x,
+    "a cube, gated": lambda x: x * x * cr.sigmoid(x) * x,
+    "a power, waving": lambda x: x**5 * cr.sin(x),
+    "one over a square": lambda x: cr.sin(1.0 / (x * x)),
+    "log of a small number": lambda x: cr.log(x) / x,
+}
+"""Whose derivatives, in the order of their factors, are beyond the range of float32 for numbers whose factors are not."""
+
+
+@pytest.mark.parametrize("g", [0.0, 1e-20, -1e-30])
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_a_gradient_is_finite_where_it_was_whatever_its_factors_multiply_to(name: str, g: float) -> None:
+    rng = np.random.default_rng(0)
+    size = 2.0 ** np.r_[rng.uniform(-140.0, 127.0, 2000), rng.uniform(-3.0, 8.0, 2000)]
+    xs = (rng.choice([-1.0, 1.0], 4000) * size).astype(np.float32), np.full(4000, g, np.float32)
+    before, after = shortened(gradient_between(OUT_OF_RANGE[name], rng.permutation(4000)), *xs)
+    (a,), (b,) = values(before, *xs), values(after, *xs)
+    assert np.array_equal(np.isfinite(a), np.isfinite(b))
+    # What is added up may nearly cancel.
+    np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-30)
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu by tanh", "silu"])
+def test_a_factor_that_is_not_bounded_is_multiplied_first_and_the_rest_has_a_slope(name: str) -> None:
+    order = RNG.permutation(1000)
+    large, c = (RNG.choice([-1.0, 1.0], (2, 1000)) * 2.0 ** RNG.uniform(-10.0, 110.0, (2, 1000))).astype(np.float32), np.zeros(1000, np.float32)
+
+    def gated(x: Any, y: Any, c: Any) -> Any:
+        return cr.sum(cr.take(EVERY[name](cr.take(x, order)) * cr.take(y, order), np.argsort(order)) * c)
+
+    before, after = shortened(cr.grad(gated, argnums=(0, 1)), *large, c)
+    assert made(after)
+    assert max(waiting(after).values()) < max(waiting(before).values())
+    for a, b in zip(values(before, *large, c), values(after, *large, c), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 SMOOTH = ("negative", "tanh", "sigmoid", "square", "times", "of", "plus", "minus", "from", "over", "add", "subtract", "multiply", "divide", "above")
 INSTRUCTIONS = st.tuples(st.sampled_from(SMOOTH), st.integers(0, 5), st.integers(0, 5), st.sampled_from(NUMBERS))
 COMPOSITIONS = st.builds(Program, st.lists(INSTRUCTIONS, min_size=1, max_size=10), st.integers(1, 3))

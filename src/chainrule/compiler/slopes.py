@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from chainrule.autodiff.checkpoint import BARRIER
+from chainrule.compiler.bounds import Interval, bounds
 from chainrule.compiler.fusion import is_elementwise
 from chainrule.core.aval import Aval
 from chainrule.core.primitive import TABLE
@@ -27,6 +28,8 @@ _LINEAR = (TABLE["add"], TABLE["subtract"], TABLE["negative"])
 """In all of their inputs together."""
 _DTYPES = (np.dtype("float32"), np.dtype("float64"))
 """In fewer bits a product of factors alone would soon leave the range."""
+_TRIES = 16
+"""How often a way is begun further on, where its slopes leave the range."""
 
 
 def slopes(graph: Graph) -> Graph:
@@ -46,9 +49,11 @@ def slopes(graph: Graph) -> Graph:
     -----
     ``g * a * b`` becomes ``g * (a * b)``, and ``g * a + g * b`` becomes ``g * (a + b)``: the same gates in the same order, so that every value on
     the way is what it was, divided by g. A factor that is 0, infinite or NaN does to a slope what it did to a finite g other than 0, and
-    no slope that is finite does otherwise to 0; ``g / b`` becomes ``g * (1 / b)``, for b = 0 as infinite or NaN as it was. The values differ by
-    more than rounding only where a number on the way is beyond the range of its dtype with g and not without it, or the reverse: with factors
-    that multiply to more than 1e38 in float32, with a quotient by a denormal number, or with an infinite g.
+    no slope that is finite does otherwise to 0. A slope that is infinite though its factors are finite would make NaN of a g of 0, and an
+    infinity of a small one: it is written only where the bounds of its factors (`compiler.bounds`) exclude that, for all that these are made of up
+    to 2**-16 of the largest number of their dtype (5e33 in float32). Where they do not, what was multiplied first stays multiplied
+    first, and the way goes on from there: a slope of ``silu(a) * b`` is that of ``silu``, behind ``g * b``.
+    The values differ by more than rounding only where factors multiply to less than the least number, or where a large g alone left the range.
     Gates to which 0 or a sign means something of its own (where, abs, masked_multiply) are not looked through.
 
     Nothing moves across a barrier: what is computed again behind one is made of what the barrier gives, and so is its slope.
@@ -85,24 +90,31 @@ class _Writer:
     def written(self) -> Graph:
         """The graph with slopes where they pay."""
         # A value that is read elsewhere too is where the next way starts.
-        starts = self._starts(self._ends(self._starts(())))
-        ways: dict[Variable, list[int]] = {}
-        for x, start in starts.items():
-            ways.setdefault(start, []).append(self.maker[x])
+        ways = self._ways(self.linear, self._ends(self._starts(self.linear, ())))
         # The factors of a way may lie on one that starts earlier.
         for start in sorted(ways, key=self.since):
-            self._shorten(start, ways[start])
+            open_ = [(start, ways[start])]
+            for _ in range(_TRIES):
+                if open_:
+                    open_ += self._shorten(*open_.pop())
         order = sorted({*range(len(self.nodes))} - self.left_out, key=self.place.__getitem__)
         return self.graph.with_nodes([self.nodes[number] for number in order], self.graph.outputs, self.constants)
 
     # What is linear in what.
 
-    def _starts(self, ends: Iterable[Variable]) -> dict[Variable, Variable]:
+    def _ways(self, values: Iterable[Variable], ends: Iterable[Variable]) -> dict[Variable, list[int]]:
+        """The gates on the way from each start."""
+        ways: dict[Variable, list[int]] = {}
+        for x, start in self._starts(values, ends).items():
+            ways.setdefault(start, []).append(self.maker[x])
+        return ways
+
+    def _starts(self, values: Iterable[Variable], ends: Iterable[Variable]) -> dict[Variable, Variable]:
         """Per value that is another one multiplied by what is known before that: which one, an end or as early as possible."""
         starts: dict[Variable, Variable] = {}
         ends = set(ends)
-        for out, of in self.linear.items():
-            found = {x if x in ends else starts.get(x, x) for x in of}
+        for out in values:
+            found = {x if x in ends else starts.get(x, x) for x in self.linear[out]}
             if len(found) == 1:
                 starts[out] = found.pop()
         return starts
@@ -131,8 +143,8 @@ class _Writer:
 
     # Writing.
 
-    def _shorten(self, start: Variable, way: Sequence[int]) -> None:
-        """Write a way as products with slopes, if fewer bytes wait for its start then."""
+    def _shorten(self, start: Variable, way: Sequence[int]) -> Iterable[tuple[Variable, list[int]]]:
+        """Write a way as products with slopes, if fewer bytes wait for its start then; or give the shorter ways that slopes stay in range on."""
         now = self.since(start)
         late = self._late(way, now)
         gone = {*way, *late}
@@ -143,14 +155,16 @@ class _Writer:
         then = self.loops[bisect(self.loops, behind)]
         waiting = {x for x in given if self._waits(x, gone, then)}
         if not waiting:
-            return
+            return ()
         slope = _Slope(start)
         steps = {number: slope.follow(self.nodes[number]) for number in way}
         ends = {number: slope.of(self.nodes[number].output) for number in way if self.readers[self.nodes[number].output] - gone}
         instead = {x for x in ends.values() if x in waiting or x in made or x in slope.made}
         instead.update(x for number in late for x in self.nodes[number].outputs if self.readers[x] - gone)
         if sum(x.nbytes for x in instead) >= sum(x.nbytes for x in waiting):
-            return
+            return ()
+        if last := self._leaves_range(start, way):
+            return self._ways([self.nodes[number].output for number in way], last).items()
         at = self.place[way[0]][0]
         self.constants.update(slope.constants)
         self.readers.update((x, set()) for x in slope.constants)
@@ -162,6 +176,27 @@ class _Writer:
                 self._add(step, behind)
         for number in way:
             self._replace(number, start, ends.get(number), at)
+        return ()
+
+    def _leaves_range(self, start: Variable, way: Sequence[int]) -> list[Variable]:
+        """The last values on a way before a slope may be infinite though all that it is made of is finite; none if that cannot be."""
+        made = {start, *(self.nodes[number].output for number in way)}
+        factors = {x for number in way for x in self.nodes[number].inputs if x not in made}
+        lies = bounds(factors, self._gate, self.constants) if factors else {}
+        sizes: dict[Variable, Any] = {start: 1.0}
+        for number in way:
+            node = self.nodes[number]
+            size = _size(node, sizes, lies)
+            if not np.isfinite(size).all():
+                found = [x for x in node.inputs if x in sizes]
+                alone = np.isfinite(_size(node, dict.fromkeys(found, 1.0), lies)).all()
+                return found if alone else [*found, node.output]
+            sizes[node.output] = size
+        return []
+
+    def _gate(self, x: Variable) -> tuple[Any, Operation] | None:
+        number = self.maker.get(x)
+        return None if number is None else (self.place[number], self.nodes[number])
 
     def _late(self, way: Sequence[int], now: int) -> set[int]:
         """The gates that make the factors of a way, as far as they stand behind what it waits for."""
@@ -208,6 +243,14 @@ class _Writer:
         self.place[number] = (at, next(self._count))
         for x in (start, slope):
             self.readers[x].add(number)
+
+
+def _size(node: Operation, sizes: Mapping[Variable, Any], lies: Mapping[Variable, Interval]) -> Any:
+    """The most that a slope may be, per piece of the numbers that it is made of: the next one, from those before."""
+    factor = next((lies[x] for x in node.inputs if x in lies), None)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        size = sum(sizes[x] for x in node.inputs if x in sizes)
+        return size if factor is None else size / factor.least if node.primitive is _DIVIDE else size * factor.largest
 
 
 class _Slope:
