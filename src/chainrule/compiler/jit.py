@@ -13,7 +13,6 @@ import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial, update_wrapper
-from threading import RLock
 from types import MethodType
 from typing import Any, overload
 
@@ -27,6 +26,7 @@ from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, ChainruleError, CompileWarning
 from chainrule.core.interp import BASE, EVERYDAY, QUIET, current, evaluate, settings
+from chainrule.core.lock import Lock
 from chainrule.core.primitive import functions
 from chainrule.core.size import parse_bytes
 from chainrule.graph.ir import Graph, State
@@ -142,7 +142,7 @@ class Compiled:
         self._entries: OrderedDict[Signature, list[Entry]] = OrderedDict()
         # By what is tracked: nothing, or what requires a gradient.
         self._latest: list[Callable[[tuple[Any, ...], dict[str, Any]], Any]] = [_nothing, _nothing]
-        self._lock = RLock()
+        self._lock = Lock()
         self._history: deque[dict[str, Any]] = deque(maxlen=_TOLD)
         self._source: Callable[[], str] | None = None
         update_wrapper(self, function, updated=())
@@ -191,7 +191,7 @@ class Compiled:
         tracking = current().tracking & BASE
         leaves, structure = tree.flatten((args, kwargs))
         signature = Signature(structure, tuple(self._leaf(x, i, args, kwargs) for i, x in enumerate(leaves)), tracking)
-        with self._lock:
+        with self._lock.here:
             known = self._entries.get(signature, [])
             entry = next((entry for entry in known if not entry.change()), None)
             if entry is None:

@@ -12,13 +12,14 @@ confused with one another. The tracked set masks what results inherit: `no_grad`
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from chainrule.core.lock import Lock
 
 if TYPE_CHECKING:
     from chainrule.core.node import Node
@@ -276,14 +277,14 @@ class Tag:
 
     __slots__ = ("__weakref__", "bit")
 
-    _lock = threading.RLock()
+    _lock = Lock()
     _taken = BASE
     _forward: ClassVar[dict[int, weakref.ref[Tag]]] = {}
     forward_bits = 0
     """The union of the bits of living forward-mode tags."""
 
     def __init__(self, *, forward: bool = False) -> None:
-        with Tag._lock:
+        with Tag._lock.here:
             self.bit = ~Tag._taken & (Tag._taken + 1)
             Tag._taken |= self.bit
             if forward:
@@ -291,7 +292,7 @@ class Tag:
                 Tag._forward[self.bit] = weakref.ref(self)
 
     def __del__(self) -> None:
-        with Tag._lock:
+        with Tag._lock.here:
             Tag._taken &= ~self.bit
             Tag.forward_bits &= ~self.bit
             Tag._forward.pop(self.bit, None)

@@ -13,7 +13,6 @@ from functools import reduce
 from inspect import signature
 from operator import add
 from reprlib import recursive_repr
-from threading import RLock
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Self
 
@@ -23,6 +22,7 @@ from chainrule.core import tree
 from chainrule.core.aval import Aval, Dtype, Shape
 from chainrule.core.errors import ArgumentError, ChainruleError, LayerError
 from chainrule.core.interp import EVERYDAY, current, no_grad, settings, using
+from chainrule.core.lock import Lock
 from chainrule.nn.initializers import Initializer, fetch
 from chainrule.nn.regularizers import Regularizer
 from chainrule.nn.regularizers import fetch as fetch_regularizer
@@ -143,7 +143,7 @@ class Layer:
         if tracer is not None and type(self).build is not Layer.build:
             tracer.building()
         # Parameters are values even where the first call is being traced.
-        with _building, using(EVERYDAY):
+        with _building.here, using(EVERYDAY):
             if self.built:
                 # Another thread was quicker.
                 return
@@ -478,7 +478,7 @@ class Layer:
 _PLAIN = frozenset({bool, int, float, str, type(None), BuiltinFunctionType, FunctionType, np.dtype, InputSpec})
 """Types of attributes that hold no tensors and are not worth a look."""
 _RECORDS = frozenset({"_parameters", "_buffers", "_regularizers", "_first"})
-_building = RLock()
+_building = Lock()
 
 
 def _lifted(x: Any) -> Any:

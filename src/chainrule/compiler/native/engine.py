@@ -165,6 +165,9 @@ def _pool() -> Pool:
 @cache
 def _llvm() -> Any:
     """The binding to LLVM, which has no types. Importing it takes 60 ms."""
+    if hasattr(os, "register_at_fork"):
+        # A child must not begin with a compiler that was at work.
+        os.register_at_fork(before=_working.acquire, after_in_parent=_working.release, after_in_child=_working.release)
     try:
         import llvmlite.binding as llvm  # pyright: ignore[reportMissingTypeStubs] - llvmlite has none
     except ImportError:
@@ -185,9 +188,6 @@ def _machine() -> Any:
 
 @cache
 def _jit() -> Any:
-    if hasattr(os, "register_at_fork"):
-        # A child must not begin with a compiler that was at work.
-        os.register_at_fork(before=_working.acquire, after_in_parent=_working.release, after_in_child=_working.release)
     # JITLink keeps a module's code and constants together, as the small code model wants it.
     return _llvm().create_lljit_compiler(_machine(), use_jit_link=sys.platform != "win32")
 
