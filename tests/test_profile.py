@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import sys
+import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +17,9 @@ import pytest
 
 import chainrule as cr
 from chainrule import nn, optim
-from chainrule.compiler.native import engine
+from chainrule.compiler.native import backend as native_backend
+from chainrule.compiler.native import clock, engine, peaks
+from chainrule.compiler.native.ir import PTR, Function, Module
 from chainrule.compiler.native.space import debugging
 from chainrule.compiler.profile import Profile
 from chainrule.core.errors import ArgumentError
@@ -189,6 +196,101 @@ def test_debug_mode_has_other_memory_and_is_not_measured(monkeypatch: pytest.Mon
     monkeypatch.setenv("CHAINRULE_NATIVE_DEBUG", "1")
     with pytest.raises(ArgumentError, match="CHAINRULE_NATIVE_DEBUG"):
         cr.profile(cr.compile(network, backend="native"), *drawn((2, 2), (2, 2), (2, 2)))
+
+
+COUNTER = """
+declare i32 @clock_gettime(i32, ptr)
+define i32 @counter(ptr %count) {
+  %pair = alloca [2 x i64]
+  %ignored = call i32 @clock_gettime(i32 MONOTONIC, ptr %pair)
+  %seconds = load i64, ptr %pair
+  %place = getelementptr i64, ptr %pair, i64 1
+  %rest = load i64, ptr %place
+  %whole = mul i64 %seconds, 1000000000
+  %now = add i64 %whole, %rest
+  %ticks = udiv i64 %now, TICK
+  store i64 %ticks, ptr %count
+  ret i32 1
+}
+"""
+"""What Windows calls its performance counter, of a monotonic clock."""
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The clock of Windows, whose counter is one of 10 MHz, as it often is; the code that reads it."""
+    code = engine.load(COUNTER.replace("MONOTONIC", str(time.CLOCK_MONOTONIC)).replace("TICK", "100"))
+    counter = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(code.address("counter"))
+    load, clock_of = engine.load, clock.clock_of
+
+    def python() -> int:
+        ticks = ctypes.c_int64()
+        counter(ctypes.addressof(ticks))
+        return 100 * ticks.value
+
+    texts: list[str] = []
+
+    def linked(text: str, *, symbols: Any = None, **options: Any) -> Any:
+        texts.extend([text] if "@QueryPerformanceCounter(" in text else [])
+        return load(text, symbols={**(symbols or {}), "QueryPerformanceCounter": code.address("counter")}, **options)
+
+    monkeypatch.setattr(time, "perf_counter_ns", python)
+    monkeypatch.setattr(time, "get_clock_info", lambda _: SimpleNamespace(resolution=1e-7))
+    monkeypatch.setattr(clock, "clock_of", lambda: clock_of("win32"))
+    for module in (engine, native_backend):
+        monkeypatch.setattr(module, "load", linked)
+    peaks.flops.cache_clear()
+    yield texts
+    peaks.flops.cache_clear()
+
+
+@pytest.mark.skipif(not engine.available(), reason="native code: pip install 'chainrule[cpu]'")
+@pytest.mark.skipif(debugging(), reason="measures nothing in debug mode: unset CHAINRULE_NATIVE_DEBUG")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has its own counter, which the other tests read")
+def test_machine_code_is_measured_by_the_counter_of_windows_too(asked: list[str]) -> None:
+    began = clock.now()
+    measured = profiled("native")
+    assert 0 < measured.seconds <= 1e-9 * (clock.now() - began)
+    assert measured.peaks["float32"] > 0
+    assert any("call void @stamp(" in text for text in asked)
+    assert {gate for region in measured.regions for gate in region.gates} >= {"matmul", "relu", "sum"}
+    assert all(0 <= span.begin <= span.end <= 1e9 * measured.seconds for span in measured.spans if span.thread == 0)
+    spent = sum(region.seconds + region.waiting for region in measured.regions)
+    assert spent + measured.other == pytest.approx(measured.seconds)
+
+
+@pytest.mark.skipif(not engine.available(), reason="native code: pip install 'chainrule[cpu]'")
+@pytest.mark.parametrize("frequency", [10_000_000, 3_579_545, 1_000_000_000, 24_000_000])
+def test_a_counter_of_any_frequency_gives_nanoseconds(frequency: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "get_clock_info", lambda _: SimpleNamespace(resolution=1.0 / frequency))
+    ticks = 0
+
+    @ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.POINTER(ctypes.c_int64))
+    def counter(count: Any) -> int:
+        count[0] = ticks
+        return 1
+
+    f = Function(Module(), "read", [("to", PTR)])
+    (to,) = f.parameters
+    f.store(clock.clock_of("win32").write(f), to)
+    f.close()
+    address = ctypes.cast(counter, ctypes.c_void_p).value
+    assert address is not None
+    code = engine.load(f.module.text(), symbols={"QueryPerformanceCounter": address})
+    found = ctypes.c_int64()
+    # Up to a hundred years after the machine was started.
+    for seconds in (0.0, 1e-6, 0.37, 12345.678901, 3.2e9):
+        ticks = int(seconds * frequency)
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address("read"))(ctypes.addressof(found))
+        assert found.value == ticks * 1_000_000_000 // frequency
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no other clock")
+def test_python_and_machine_code_read_one_clock() -> None:
+    assert clock.clock_of("win32").now is time.perf_counter_ns
+    for system in ("linux", "darwin"):
+        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        assert before <= clock.clock_of(system).now() <= time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 
 def test_what_cannot_be_measured_is_said_with_the_mend() -> None:

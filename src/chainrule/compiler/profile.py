@@ -230,7 +230,7 @@ def profile(compiled: Callable[..., Any], /, *args: Any, rounds: int = 10, **kwa
     Raises
     ------
     ArgumentError
-        For a function that is not compiled, for layers without parameters, and for machine code on Windows or in debug mode.
+        For a function that is not compiled, for layers without parameters, and for machine code in debug mode.
 
     Notes
     -----

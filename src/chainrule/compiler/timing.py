@@ -5,7 +5,6 @@ The step that runs otherwise has no part in it. What the times say is the busine
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -15,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrule.compiler.backend import Executable, Run
-from chainrule.compiler.native import engine, stamps
+from chainrule.compiler.native import engine
 from chainrule.compiler.native.backend import Caller, caller
+from chainrule.compiler.native.clock import now
 from chainrule.compiler.native.conv_shape import Target
 from chainrule.compiler.native.emit import Program, emit
 from chainrule.compiler.native.space import debugging
@@ -68,8 +68,6 @@ class NativeTiming:
     """The step as machine code with time stamps."""
 
     def __init__(self, executable: Executable) -> None:
-        if sys.platform == "win32":
-            raise ArgumentError("machine code cannot be profiled on Windows yet", mend='cr.compile(f, backend="numpy")')
         if debugging():
             raise ArgumentError("in debug mode a step has other memory than otherwise", mend="profile it without CHAINRULE_NATIVE_DEBUG")
         self.graph = executable.graph
@@ -103,9 +101,9 @@ class NativeTiming:
 
     def __call__(self, arrays: Sequence[Any]) -> tuple[int, int, list[Span]]:
         self.log[:, 0] = 0
-        begin = stamps.now()
+        begin = now()
         self.run(*arrays, self.log)
-        end = stamps.now()
+        end = now()
         if missing := self.stamps.missing(self.log):
             self._make(self.stamps.room + 2 * missing)
             return self(arrays)
@@ -136,9 +134,9 @@ class _Watched(Caller):
         return super().__call__(*arrays)
 
     def call_back(self, node: Operation, memory: Mapping[Variable, np.ndarray], arena: np.ndarray) -> None:
-        began = stamps.now()
+        began = now()
         super().call_back(node, memory, arena)
-        self.seen.append((node, began, stamps.now()))
+        self.seen.append((node, began, now()))
 
 
 class NumpyTiming:

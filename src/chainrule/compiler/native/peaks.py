@@ -13,8 +13,8 @@ from time import perf_counter
 import numpy as np
 
 from chainrule.compiler.native import engine
+from chainrule.compiler.native.clock import write_now
 from chainrule.compiler.native.ir import I64, PTR, VOID, Function, Kind, Module, Value, kind_of, literal
-from chainrule.compiler.native.stamps import clock
 from chainrule.core.aval import Dtype
 
 __all__ = ["bandwidth", "flops"]
@@ -76,9 +76,9 @@ def _most(write: Callable[[Function, Value, Value, Value], None], memory: np.nda
     args, thread, threads = f.parameters
     f.module.declare("pool_barrier", VOID, [I64, I64])
     f.call("pool_barrier", VOID, thread, threads)
-    begin = clock(f)
+    begin = write_now(f)
     write(f, f.load(PTR, args), thread, threads)
-    f.store(f.binary("sub", clock(f), begin), f.at(f.load(PTR, f.at(args, 1, PTR)), thread, I64))
+    f.store(f.binary("sub", write_now(f), begin), f.at(f.load(PTR, f.at(args, 1, PTR)), thread, I64))
     f.close()
     pool = engine.pool()
     code = engine.load(f.module.text())

@@ -5,19 +5,19 @@ The log is one more input of the graph, which no gate reads. What the times mean
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from chainrule.compiler.native.ir import I32, I64, PTR, Function, Kind, Module, Value, index, literal
+from chainrule.compiler.native.clock import write_now
+from chainrule.compiler.native.ir import I64, PTR, Function, Module, index
 from chainrule.compiler.native.kernel import Call
 from chainrule.compiler.native.step import Block, Step, alone, taken
 from chainrule.core.aval import Aval
 from chainrule.core.variable import Variable
 
-__all__ = ["BEGIN", "END", "WAIT", "Stamp", "Stamps", "clock", "now"]
+__all__ = ["BEGIN", "END", "WAIT", "Stamp", "Stamps"]
 
 BEGIN, END, WAIT = -1, -2, -3
 """What a thread turns to besides kernels, which are counted from 0."""
@@ -80,20 +80,6 @@ class Stamps:
         return thread == 0 if alone(call) else taken(call) or thread * units // threads < (thread + 1) * units // threads
 
 
-def now() -> int:
-    """The time of the stamps' clock."""
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-
-
-def clock(f: Function) -> Value:
-    """What `now` gives."""
-    f.module.declare("clock_gettime", I32, [I32, PTR])
-    pair = f.allocate(Kind("[2 x i64]"))
-    f.call("clock_gettime", I32, literal(time.CLOCK_MONOTONIC, I32), pair)
-    seconds, rest = f.load(I64, pair), f.load(I64, f.at(pair, 1, I64))
-    return index(f.add(f.mul(seconds, 1_000_000_000), rest))
-
-
 class _Stamped(Step):
     def __init__(self, module: Module, name: str, block: Block, stamps: Stamps, *, shared: bool) -> None:
         super().__init__(module, name, block, shared=shared)
@@ -130,5 +116,5 @@ def _write_stamp(module: Module, room: int) -> None:
     with f.when(f.compare("ult", count, index(room))):
         at = f.at(row, f.add(f.mul(count, 2), _HEAD), I64)
         f.store(what, at)
-        f.store(clock(f), f.at(at, 1, I64))
+        f.store(write_now(f), f.at(at, 1, I64))
     f.close()
