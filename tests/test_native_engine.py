@@ -177,11 +177,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by an entry for every module that is compiled and not fetched."""
     seen: list[int] = []
-    compile_it: Callable[[str, int], bytes] = engine._compile
+    compile_it: Callable[[str, str], list[bytes]] = engine._compile
 
-    def counting(text: str, optimize: int) -> bytes:
+    def counting(text: str, loops: str) -> list[bytes]:
         seen.append(1)
-        return compile_it(text, optimize)
+        return compile_it(text, loops)
 
     monkeypatch.setattr(engine, "_compile", counting)
     return seen
@@ -209,10 +209,9 @@ def called(code: engine.Code, name: str, x: np.ndarray) -> np.ndarray:
     return x
 
 
-@pytest.mark.parametrize("optimize", [0, 2])
-def test_text_becomes_a_function_that_can_be_called(optimize: int) -> None:
-    code = engine.load(TWICE, optimize=optimize)
-    assert doubles(code)
+@pytest.mark.parametrize(("text", "loops"), [(TWICE, ""), ("", TWICE)])
+def test_text_becomes_a_function_that_can_be_called(text: str, loops: str) -> None:
+    assert doubles(engine.load(text, loops=loops))
 
 
 def test_malformed_code_is_blamed_on_its_function_and_line() -> None:
@@ -270,7 +269,7 @@ def test_code_is_compiled_once_for_all_processes(folder: Path, compiled: list[in
     assert len(compiled) == 1
     assert len(names(folder)) == 1
     # Other flags are other code.
-    assert doubles(engine.load(TWICE, optimize=2))
+    assert doubles(engine.load(loops=TWICE))
     assert len(compiled) == 2
 
 
@@ -331,7 +330,7 @@ def test_a_folder_that_can_only_be_read_serves_what_it_has(folder: Path, compile
         monkeypatch.setattr(owner, name, refused)
     assert doubles(engine.load(TWICE))
     assert len(compiled) == 1
-    assert doubles(engine.load(TWICE, optimize=2))
+    assert doubles(engine.load(loops=TWICE))
     assert len(compiled) == 2
     assert len(names(folder)) == 1
 

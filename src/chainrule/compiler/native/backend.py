@@ -29,8 +29,7 @@ _RUN = CFUNCTYPE(None, c_void_p, c_void_p)
 
 def caller(graph: Graph, program: Program, *, parts: type[Caller] | None = None, key: str | None = None) -> Run:
     """A function of arrays that runs a program; ``parts``, a `Caller` if not given, does so where gates are called back. It is kept under ``key``."""
-    loops = load(program.loops, optimize=2) if program.loops else None
-    code = load(program.text, symbols={name: loops.address(name) for name in loops.names} if loops else {})
+    code = load(program.text, loops=program.loops)
     inputs = {*graph.inputs}
     made = [x for x in program.slots if x not in inputs and x not in program.constants]
     part = program.parts[0] if len(program.parts) == 1 else None
@@ -46,28 +45,24 @@ def caller(graph: Graph, program: Program, *, parts: type[Caller] | None = None,
             [program.slots[x] for x in program.results],
             [(made.index(out), graph.inputs.index(x)) for out, x in program.donors.items()],
             (code.key, code.names),
-            (loops.key, loops.names) if loops else None,
         )
         if key is not None:
             remember(key, launch)
-        return _entered(graph, launch, code, loops)
-    return (parts or Caller)(graph, program, code, loops)
+        return _entered(graph, launch, code)
+    return (parts or Caller)(graph, program, code)
 
 
 def recalled(graph: Graph, launch: Launch) -> Run | None:
     """A function of arrays that runs a step which was kept; None if its machine code is not there any more."""
-    loops = reload(*launch.loops) if launch.loops else None
-    if launch.loops and loops is None:
-        return None
-    code = reload(*launch.code, symbols={name: loops.address(name) for name in loops.names} if loops else {}, pooled=not launch.direct)
-    return None if code is None else _entered(graph, launch, code, loops)
+    code = reload(*launch.code, pooled=not launch.direct)
+    return None if code is None else _entered(graph, launch, code)
 
 
-def _entered(graph: Graph, launch: Launch, code: Code, loops: Code | None) -> Run:
+def _entered(graph: Graph, launch: Launch, code: Code) -> Run:
     constants = [np.frombuffer(elements, dtype).reshape(shape) for dtype, shape, elements in launch.constants]
     return enter(
         code.address(launch.step), [x.aval for x in graph.inputs], [Aval(shape, np.dtype(dtype)) for shape, dtype in launch.made], constants,
-        launch.arena_bytes, results=launch.results, donors=dict(launch.donors), direct=launch.direct, failed=_failed, keep=(code, loops),
+        launch.arena_bytes, results=launch.results, donors=dict(launch.donors), direct=launch.direct, failed=_failed, keep=(code,),
     )  # fmt: skip
 
 
@@ -79,9 +74,9 @@ def _failed(status: int) -> None:
 class Caller:
     """Calls the parts of a program in order, with arrays, some of them in Python."""
 
-    def __init__(self, graph: Graph, program: Program, code: Code, loops: Code | None) -> None:
+    def __init__(self, graph: Graph, program: Program, code: Code) -> None:
         self.program = program
-        self.code = (code, loops)
+        self.code = code
         self.inputs = graph.inputs
         self.constants = {x: np.ascontiguousarray(value).reshape(x.shape) for x, value in program.constants.items()}
         self.parts = [self._step(code, part) if isinstance(part, Segment) else part.node for part in program.parts]

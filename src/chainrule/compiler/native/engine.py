@@ -6,12 +6,14 @@ module means, and who calls it, is the business of others.
 
 from __future__ import annotations
 
+import ctypes
+import marshal
 import os
 import re
 import sys
 import threading
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from itertools import count
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 from chainrule.compiler.native import threads
 from chainrule.compiler.native.cache import discard, fetch, keep, key_of
 from chainrule.compiler.native.host import Host, describe
+from chainrule.compiler.native.pieces import pieces, shared
 from chainrule.compiler.native.threads import Pool, thread_count
 from chainrule.core.errors import MissingExtraError, TraceError
 
@@ -27,9 +30,28 @@ _FUNCTION = re.compile(r"^define [^@\n]*@([\w.$]+)\(")
 _POOLED = re.compile(r"^declare .*@pool_", re.MULTILINE)
 _LINE = re.compile(r":(\d+):\d+: ")
 _REPORT = "this is a mistake of the library: please report it with this message"
+_PIECE = 100_000
+"""Characters of a module that are compiled in one go, about; it takes 50 to 100 ms."""
 _numbers = count()
 _working = threading.RLock()
 _kept: list[Any] = []
+_locks: list[Any] = [_working]
+"""In the order in which they are taken; llvmlite's own, too, when it is there."""
+
+
+def _hold() -> None:
+    for lock in _locks:
+        lock.__enter__()
+
+
+def _let_go() -> None:
+    for lock in reversed(_locks):
+        lock.__exit__(None, None, None)
+
+
+if hasattr(os, "register_at_fork"):
+    # A child must not begin with a compiler that was at work.
+    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_let_go)
 
 
 class Code:
@@ -67,19 +89,19 @@ def available() -> bool:
     return find_spec("llvmlite") is not None
 
 
-def load(text: str, *, symbols: Mapping[str, int] | None = None, optimize: int = 0, permanent: bool = False) -> Code:
+def load(text: str = "", *, loops: str = "", symbols: Mapping[str, int] | None = None, permanent: bool = False) -> Code:
     """Compile a module and make it callable.
 
     Parameters
     ----------
     text : str
-        LLVM IR. Functions that are neither internal nor private get an address.
+        LLVM IR that has its vectors written out. Functions that are neither internal nor private get an address. The
+        instructions are chosen with care, and nothing else is made better.
+    loops : str
+        LLVM IR with scalar loops that LLVM shall turn into vectors; it and ``text`` may call each other's functions.
     symbols : Mapping, optional
         Addresses of what the module declares and does not define; the pool's functions and the C library's are found by
         themselves.
-    optimize : {0, 2}
-        0 for IR that has its vectors written out, 2 for scalar loops that LLVM shall turn into vectors. The instructions are
-        chosen with care either way.
     permanent : bool
         The code stays until the process ends, whoever drops it: threads may be running it.
 
@@ -95,20 +117,21 @@ def load(text: str, *, symbols: Mapping[str, int] | None = None, optimize: int =
         If the IR is not well formed: a mistake of the library.
     """
     with _working:
-        given = {**pool().symbols, **(symbols or {})} if _POOLED.search(text) else symbols or {}
-        names = _DEFINED.findall(text)
-        key = key_of(text, str(optimize), *machine_kind())
+        whole = f"{text}\n{loops}"
+        given = {**pool().symbols, **(symbols or {})} if _POOLED.search(whole) else symbols or {}
+        names = _DEFINED.findall(whole)
+        key = key_of(text, loops, *machine_kind())
         tracker = _revive(key, names, given)
         if tracker is None:
-            image = _compile(text, optimize)
-            tracker = _link(image, names, given)
-            keep(key, image)
+            images = _compile(text, loops)
+            tracker = _link(images, names, given)
+            keep(key, marshal.dumps(images))
         if permanent:
             _kept.append(tracker)
     return Code({name: tracker[name] for name in names}, tracker, key)
 
 
-def reload(key: str, names: Iterable[str], *, symbols: Mapping[str, int] | None = None, pooled: bool = False) -> Code | None:
+def reload(key: str, names: Iterable[str], *, pooled: bool = False) -> Code | None:
     """What `load` has kept, without its text; None if it is not there any more.
 
     Parameters
@@ -117,20 +140,21 @@ def reload(key: str, names: Iterable[str], *, symbols: Mapping[str, int] | None 
         Of the code that was loaded.
     names : iterable of str
         Its functions.
-    symbols : Mapping, optional
-        As they were given to `load`.
     pooled : bool
-        Whether it calls the pool's functions.
+        Whether it calls the pool's functions; other symbols it must not need.
     """
     with _working:
-        tracker = _revive(key, names, {**(pool().symbols if pooled else {}), **(symbols or {})})
+        tracker = _revive(key, names, pool().symbols if pooled else {})
     return None if tracker is None else Code({name: tracker[name] for name in names}, tracker, key)
 
 
 def assembly(text: str, *, optimize: int = 0) -> str:
     """The instructions that a module becomes, to be read."""
     with _working:
-        return _machine().emit_assembly(_module(text, optimize))
+        module, machine = _parsed(text), _machine()
+        if optimize:
+            _optimize(module, machine, optimize)
+        return machine.emit_assembly(module)
 
 
 @cache
@@ -165,20 +189,20 @@ def _pool() -> Pool:
 @cache
 def _llvm() -> Any:
     """The binding to LLVM, which has no types. Importing it takes 60 ms."""
-    if hasattr(os, "register_at_fork"):
-        # A child must not begin with a compiler that was at work.
-        os.register_at_fork(before=_working.acquire, after_in_parent=_working.release, after_in_child=_working.release)
     try:
         import llvmlite.binding as llvm  # pyright: ignore[reportMissingTypeStubs] - llvmlite has none
     except ImportError:
         raise MissingExtraError("native code needs llvmlite, which is not installed", mend="pip install 'chainrule[cpu]'") from None
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    lock = _reached(llvm, "ffi.lib._lock")
+    if lock:
+        _locks.append(lock)
     return llvm
 
 
-@cache
 def _machine() -> Any:
+    """Writes instructions for the host, for one thread at a time."""
     llvm = _llvm()
     target = llvm.Target.from_triple(llvm.get_process_triple())
     # Without a code model of its own, LLVM takes the large one for a JIT, where every constant costs two instructions more.
@@ -202,19 +226,21 @@ def machine_kind() -> tuple[str, ...]:
 
 def _revive(key: str, names: Iterable[str], symbols: Mapping[str, int]) -> Any:
     """What was kept, linked; None if there is nothing that can be."""
-    image = fetch(key)
-    if image is None:
+    kept = fetch(key)
+    if kept is None:
         return None
     try:
-        return _link(image, names, symbols)
-    except TraceError:
+        return _link(marshal.loads(kept), names, symbols)  # noqa: S302, as trusted as what is in it, which is run
+    except (ValueError, EOFError, TypeError, TraceError):
         # Whole, and yet not what this LLVM takes.
         discard(key)
         return None
 
 
-def _link(image: bytes, names: Iterable[str], symbols: Mapping[str, int]) -> Any:
-    builder = _llvm().JITLibraryBuilder().add_object_img(image).add_current_process()
+def _link(images: Iterable[bytes], names: Iterable[str], symbols: Mapping[str, int]) -> Any:
+    builder = _llvm().JITLibraryBuilder().add_current_process()
+    for image in images:
+        builder.add_object_img(image)
     for name, address in symbols.items():
         builder.import_symbol(name, address)
     for name in names:
@@ -225,23 +251,69 @@ def _link(image: bytes, names: Iterable[str], symbols: Mapping[str, int]) -> Any
         raise TraceError(f"LLVM cannot link the module: {error}", mend=_REPORT) from None
 
 
-def _compile(text: str, optimize: int) -> bytes:
-    """An object file."""
-    return _machine().emit_object(_module(text, optimize))
+def _compile(text: str, loops: str) -> list[bytes]:
+    """Object files."""
+    modules = [(piece, 0) for piece in pieces(text, _PIECE) if piece]
+    # What takes longest begins first: loops are short, and much is done with them.
+    modules = [*([(loops, 2)] if loops else []), *sorted(modules, key=lambda module: -len(module[0]))]
+    try:
+        return shared([partial(_object, *module) for module in modules], thread_count())
+    except TraceError:
+        # It has counted the lines of a piece.
+        _parsed(text)
+        raise
 
 
-def _module(text: str, optimize: int) -> Any:
+def _object(text: str, optimize: int) -> bytes:
+    """An object file. Context and machine are its own: threads may work on several."""
+    machine = _machine()
+    module = _parsed(text)
+    if optimize:
+        _optimize(module, machine, optimize)
+    emit = _unlocked("LLVMPY_TargetMachineEmitToMemory")
+    if emit is None:
+        return machine.emit_object(module)
+    ffi = _llvm().ffi
+    with ffi.OutputString() as message:
+        memory = emit(machine, module, 1, message)
+        if not memory:
+            raise TraceError(f"LLVM cannot compile the module: {message}", mend=_REPORT)
+    try:
+        return ctypes.string_at(ffi.lib.LLVMPY_GetBufferStart(memory), ffi.lib.LLVMPY_GetBufferSize(memory))
+    finally:
+        ffi.lib.LLVMPY_DisposeMemoryBuffer(memory)
+
+
+def _parsed(text: str) -> Any:
+    """A module in a context of its own."""
     llvm = _llvm()
     try:
-        module = llvm.parse_assembly(text)
+        module = llvm.parse_assembly(text, llvm.create_context())
         # A hundredth of what compiling takes.
         module.verify()
     except RuntimeError as error:
         raise TraceError(_blame(text, str(error)), mend=_REPORT) from None
-    if optimize:
-        passes = llvm.create_pass_builder(_machine(), llvm.create_pipeline_tuning_options(optimize))
-        passes.getModulePassManager().run(module, passes)
     return module
+
+
+def _optimize(module: Any, machine: Any, level: int) -> None:
+    llvm = _llvm()
+    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(level))
+    manager = passes.getModulePassManager()
+    run = _unlocked("LLVMPY_RunNewModulePassManager") or type(manager).run
+    run(manager, module, passes)
+
+
+def _unlocked(name: str) -> Any:
+    """A function of LLVM without llvmlite's lock, which lets in one thread at a time; None if it is not to be had."""
+    return _reached(_llvm(), f"ffi.lib.{name}._cfn")
+
+
+def _reached(x: Any, path: str) -> Any:
+    """What lies inside of llvmlite, whose other releases may not have it: then it is None."""
+    for name in path.split("."):
+        x = getattr(x, name, None)
+    return x
 
 
 def _blame(text: str, message: str) -> str:

@@ -322,7 +322,7 @@ def _code() -> engine.Code:
     """The built-in function, for every step; it stays."""
     symbols = {name: _place(getattr(ctypes.pythonapi, name)) for name in _API if name.startswith("Py") and not name.startswith("PyArray")}
     symbols |= {"PyArray_Type": id(np.ndarray), "PyArray_Scalar": _numpy_function(60)}
-    return engine.load(_written(), symbols=symbols, optimize=2, permanent=True)
+    return engine.load(loops=_written(), symbols=symbols, permanent=True)
 
 
 def _place(function: Any) -> int:

@@ -50,7 +50,7 @@ class Launch(NamedTuple):
         The slots that are given out.
     donors : sequence of (int, int)
         Which of the results may take over the memory of which input.
-    code, loops : (str, sequence of str), optional
+    code : (str, sequence of str)
         Under which key the machine code is kept, and its functions.
     """
 
@@ -63,7 +63,6 @@ class Launch(NamedTuple):
     results: Sequence[int]
     donors: Sequence[tuple[int, int]]
     code: tuple[str, Sequence[str]]
-    loops: tuple[str, Sequence[str]] | None
 
 
 def remember(key: str, launch: Launch) -> None:
