@@ -14,6 +14,7 @@ from typing import NamedTuple
 from chainrule.compiler.native.ir import I64, PTR, VOID, Function, Index, Kind, Module, Value, first_lanes, index, literal
 from chainrule.compiler.native.kernel import Kernel
 from chainrule.compiler.native.microkernel import (
+    Ahead,
     Block,
     Multiply,
     Nest,
@@ -239,7 +240,7 @@ class Writer(NamedTuple):
         parameters = [("sums", PTR), ("depth", I64)]
         start = partial(_kept, place=2, block=block)
         write_microkernel(
-            self.module, name, block, nest, finish, parameters=parameters, start=start, ahead=(a.ahead, b.ahead), multiply=self.multiply
+            self.module, name, block, nest, finish, parameters=parameters, start=start, ahead=Ahead(a.ahead, b.ahead), multiply=self.multiply
         )
 
     def ending(self, name: str, rows: int, widths: tuple[int, ...]) -> None:

@@ -36,6 +36,9 @@ def is_depthwise(bond: Correlation) -> bool:
 class Sliding(Products, ABC):
     """Kernels whose vectors run over the same channels in the images and in the weights: both are read as vectors."""
 
+    def called(self, run: Run, widths: tuple[int, ...]) -> int:
+        return 0
+
     def begin(self, run: Run, widths: tuple[int, ...]) -> Sums:
         """The sums of a block."""
         return [Value("zeroinitializer", self.tiles.vector)] * (run.height * len(widths))

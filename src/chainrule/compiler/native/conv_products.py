@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from chainrule.compiler.native.conv_shape import Axis, Correlation, Panel, Run, Target, best_vectors, panels, rows_of, runs
 from chainrule.compiler.native.gemm import Epilogue, Place
 from chainrule.compiler.native.ir import I64, PTR, VOID, Function, Index, Kind, Module, Value, first_lanes, index
 from chainrule.compiler.native.kernel import Kernel
 from chainrule.compiler.native.microkernel import (
+    Ahead,
     Block,
     Nest,
     Part,
@@ -21,6 +23,7 @@ from chainrule.compiler.native.microkernel import (
     Rounds,
     Sums,
     Taps,
+    fetch,
     load_lanes,
     store_lanes,
     transposed,
@@ -34,6 +37,12 @@ _CACHED = 1 << 19
 
 _NEAR = 1 << 15
 """Bytes of the image that a share reads at a time."""
+
+_LINE = 64
+"""Bytes of the caches' lines: images with shorter pixels come from memory as fast as they are read."""
+
+_OFTEN = 4
+"""Products of vectors for each line that is called."""
 
 _SHORT = 4
 """Fewer channels than this are not worth a loop."""
@@ -57,18 +66,25 @@ class Tiles:
     epilogue: Epilogue | None = None
     names: dict[object, str] = field(default_factory=dict[object, str])
 
-    def tile(self, rows: tuple[int, ...], outs: tuple[int, ...], widths: tuple[int, ...], nest: Nest, counts: tuple[str, ...]) -> str:
+    def tile(self, rows: tuple[int, ...], outs: tuple[int, ...], widths: tuple[int, ...], nest: Nest, counts: tuple[str, ...], ahead: Ahead) -> str:
         """One that stores its sums at ``outs`` (and so many lanes further), in elements."""
-        key = rows, outs, widths, nest, counts
+        key = rows, outs, widths, nest, counts, ahead
         if key not in self.names:
             self.names[key] = f"{self.name}_tile{len(self.names)}"
             few = len(rows) * len(widths)
             parameters = [("c", PTR), ("row", I64), ("feature", I64), *((count, I64) for count in counts), *pointers_of(self.epilogue)]
             block, ways = Block(self.vector, rows, widths), 4 if few < 4 else 2 if few < 8 else 1
-            write_microkernel(
-                self.module, self.names[key], block, nest, lambda f, sums: self._store(f, sums, outs, widths), parameters=parameters, ways=ways
-            )
+            finish = partial(self._store, outs=outs, widths=widths)
+            start = partial(self._call, outs=outs, vectors=len(widths)) if sum(widths) < self.features else None
+            write_microkernel(self.module, self.names[key], block, nest, finish, parameters=parameters, start=start, ways=ways, ahead=ahead)
         return self.names[key]
+
+    def _call(self, f: Function, outs: tuple[int, ...], vectors: int) -> Sums:
+        """Call the lines that will be written: pieces of rows do not follow each other."""
+        for out in outs:
+            for v in range(0, vectors, max(_LINE // self.vector.nbytes, 1)):
+                fetch(f, f.at(f.parameters[2], out + self.vector.lanes * v, self.vector))
+        return {}
 
     def row_of(self, f: Function, y: Index) -> Index:
         """Which position begins at this element of the result; nobody asks without an epilogue."""
@@ -133,6 +149,9 @@ class Products:
             self.share = max(1, min(self.share, _NEAR // max(1, nbytes)))
         self.shares = -(-blocks // self.share) if blocks else 0
         self.blocks = blocks
+        # To what the next row reads first, or where there is one row only, the next share.
+        near = self.outer[-1] if self.outer else None
+        self.further = (near.step + (near.taps - 1) * near.gap) * near.x if near else self.share * height * self.row.step * self.row.x
         self.units = rows * self.shares * (self.columns if self.by_panel else bool(self.columns))
 
     def shape(self) -> tuple[int, int]:
@@ -209,14 +228,24 @@ class Products:
         begin = f.mul(share, self.share)
         end = f.least(f.add(begin, self.share), self.blocks)
         for run in self.runs:
-            tile = self.tile(run, panel.widths)
+            tile, called = self.tile(run, panel.widths), self.called(run, panel.widths)
             low, high = (run.first, run.stop) if self.shares == 1 else (f.most(begin, run.first), f.least(end, run.stop))
             with f.loop(low, high) as loop:
                 here = run.first if low == run.first and high == run.first + 1 else loop.index
                 output = f.add(run.output, f.mul(f.sub(here, run.first), run.height))
                 place = f.add(y, f.mul(output, self.row.y))
                 at = f.add(x, f.mul(f.sub(f.mul(output, self.row.step), self.row.low), self.row.x))
-                self.call(f, tile, at, w, place, feature, counts)
+                ahead: dict[str, Value] = {}
+                if called:
+                    first = f.least(f.mul(number, called), run.height - called)
+                    ahead["next"] = index(f.add(self.further, f.mul(first, self.row.step * self.row.x)))
+                self.call(f, tile, at, w, place, feature, counts | ahead)
+
+    def called(self, run: Run, widths: tuple[int, ...]) -> int:
+        """How many rows of what is read next a tile calls for while it computes: the panels beside it call for others."""
+        if self.by_panel or self.bond.channels * self.tiles.vector.wide(1).nbytes < _LINE:
+            return 0
+        return min(-(-run.height // self.panels[-1].stop), -(-run.height * len(widths) // _OFTEN))
 
     def call(self, f: Function, tile: str, x: Index, w: Index, y: Index, feature: Index, counts: dict[str, Value]) -> None:
         kind = self.tiles.vector
@@ -240,7 +269,10 @@ class Products:
                 counts.append(f"n{number}")
         rows = tuple(i * row.step * row.x for i in range(run.height))
         outs = tuple(i * row.y for i in range(run.height))
-        return self.tiles.tile(rows, outs, widths, nest, tuple(sorted(counts)))
+        called = self.called(run, widths)
+        if called:
+            counts.append("next")
+        return self.tiles.tile(rows, outs, widths, nest, tuple(sorted(counts)), Ahead("next", rows=called) if called else Ahead())
 
     def taps(self, count: int, few: int) -> Nest:
         """Neighbouring taps along the row, and the channels under each: one long loop where they follow each other in both operands."""

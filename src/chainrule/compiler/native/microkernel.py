@@ -70,6 +70,24 @@ class Block(NamedTuple):
     widths: tuple[int, ...]
 
 
+class Ahead(NamedTuple):
+    """What is called into the cache with each product, because the processor does not see by itself what comes next.
+
+    Attributes
+    ----------
+    a, b : int or str
+        So many elements further on, or as many as the i64 parameter of this name says; 0: nothing.
+    rows : int
+        The first ones, of A.
+    """
+
+    a: int | str = 0
+    b: int | str = 0
+    rows: int = 1
+
+
+_NOTHING = Ahead()
+
 Multiply = Callable[[Function, Value, Value, Value], Value]
 
 
@@ -89,7 +107,7 @@ def write_microkernel(
     start: Callable[[Function], Mapping[tuple[int, int], Value]] | None = None,
     multiply: Multiply = fused,
     ways: int = 1,
-    ahead: tuple[int, int] = (0, 0),
+    ahead: Ahead = _NOTHING,
 ) -> None:
     """Define ``void name(ptr a, ptr b, *parameters)``.
 
@@ -110,8 +128,7 @@ def write_microkernel(
     ways : int
         Neighbouring taps add to so many different sums, which are added up at the end: for blocks that are too small to hide how
         long one product takes.
-    ahead : (int, int)
-        The first row of A, and B, are called into the cache so many elements ahead; 0 where the processor sees by itself what comes next.
+    ahead : Ahead
     """
     f = Function(module, name, [("a", PTR), ("b", PTR), *parameters], linkage="internal")
     keys = [(i, v) for i in range(len(block.rows)) for v in range(len(block.widths))]
@@ -132,7 +149,7 @@ class _Writer(NamedTuple):
     block: Block
     multiply: Multiply
     ways: int
-    ahead: tuple[int, int]
+    ahead: Ahead
     counts: Mapping[str, Value]
 
     def nest(self, nest: Nest, a: Value, b: Value, sums: _Ways, rows: Sequence[int]) -> _Ways:
@@ -152,11 +169,11 @@ class _Writer(NamedTuple):
         for number, (da, db) in enumerate(taps.places):
             way = number % self.ways
             vectors = [load_lanes(f, kind, f.at(b, db + kind.lanes * v, kind), width) for v, width in enumerate(widths)]
-            ahead_a, ahead_b = self.ahead
-            if ahead_a:
-                fetch(f, f.at(a, offsets[0] + da + ahead_a, kind))
+            ahead_a, ahead_b = (self.counts[x] if isinstance(x, str) else x for x in self.ahead[:2])
+            for offset in offsets[: self.ahead.rows] if ahead_a else ():
+                fetch(f, f.at(a, f.add(offset + da, ahead_a), kind))
             for v in range(0, len(widths) if ahead_b else 0, max(64 // kind.nbytes, 1)):
-                fetch(f, f.at(b, db + ahead_b + kind.lanes * v, kind))
+                fetch(f, f.at(b, f.add(db + kind.lanes * v, ahead_b), kind))
             for i in rows:
                 x = f.splat(f.load(kind.wide(1), f.at(a, offsets[i] + da, kind)), kind.lanes)
                 for v, y in enumerate(vectors):
