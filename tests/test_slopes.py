@@ -245,6 +245,24 @@ def test_what_is_computed_again_has_its_slope_behind_the_barrier() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
 
 
+def test_an_activation_that_is_computed_again_alone_waits_for_nothing_and_has_no_slope() -> None:
+    # Its factors are made behind the barrier, next to the gradient: made into one before that, they would wait for it.
+    block = cr.checkpoint(cr.gelu)
+    before, after = shortened(cr.grad(lambda x, w, v: cr.sum(cr.tanh(block(x @ w) @ v)), argnums=(0, 1, 2)), *MATRICES)
+    assert not made(after)
+    assert [node.primitive.name for node in after.nodes] == [node.primitive.name for node in before.nodes]
+
+
+def test_a_factor_that_a_barrier_keeps_is_not_saved() -> None:
+    inner = cr.checkpoint(lambda h, q: cr.tanh(h @ q))
+    outer = cr.checkpoint(lambda x, w, v, q: cr.silu(x @ w) @ v + inner(x @ w, q))
+    _, after = shortened(cr.grad(lambda *xs: cr.sum(cr.tanh(outer(*xs))), argnums=(0, 1, 2)), *MATRICES, MATRICES[2][::-1])
+    barriers = [node for node in after.nodes if node.primitive.name == "barrier"]
+    assert any(x.shape == (32, 64) for x in barriers[1].inputs)
+    # The barrier keeps x @ w with or without a slope, and what else waits, its sigmoid, takes what a slope would.
+    assert not made(after)
+
+
 class Training:
     """Steps of a network of three blocks, compiled or not."""
 
