@@ -17,6 +17,7 @@ from chainrule.compiler.native.gemm import Epilogue
 from chainrule.compiler.native.ir import I64, PTR, VOID, Function, Index, Kind, Module, Value, index
 from chainrule.compiler.native.kernel import Kernel
 from chainrule.compiler.native.microkernel import (
+    Ahead,
     Block,
     Nest,
     Part,
@@ -40,6 +41,9 @@ _FEW = 16
 
 _SHARES, _SCRATCH = 4, 1 << 20
 """Parts of the images that are summed apart, so that threads need not read the same ones; as many as there are bytes for."""
+
+_LINE = 64
+"""Bytes of the caches' lines."""
 
 _MIXED = 8
 """With fewer channels, the rows of a block are those of several taps."""
@@ -114,7 +118,9 @@ class _Weights:
         few = max(-(-_FEW // max(1, tiles)), min(_SHARES, _SCRATCH // max(1, self.size * vector.wide(1).nbytes)))
         self.first_size, self.second_size = self.sizes(few)
         self.blocks = -(-self.axes[0].outputs // self.first_size) * -(-self.axes[1].outputs // self.second_size)
-        self.parts = max(1, min(self.blocks, few))
+        most = max(1, min(self.blocks, few))
+        # Nearly as many, but with as equal numbers of blocks as can be: the longest is waited for.
+        self.parts = min(range(most, most // 2, -1), key=lambda parts: -(-self.blocks // parts) * parts)
         self.names: dict[object, str] = {}
 
     def cut(self, heights: Sequence[int]) -> list[_Piece]:
@@ -186,11 +192,27 @@ class _Weights:
         with f.loop(low, high) as loop:
             self.tile(f, loop.index, lambda *place: self.clear(f, w, *place))
         begin, end = f.div(f.mul(part, self.blocks), self.parts), f.div(f.mul(f.add(part, 1), self.blocks), self.parts)
-        seconds = -(-self.axes[1].outputs // self.second_size)
         with f.loop(begin, end) as block:
-            outer, inner = f.mul(f.div(block.index, seconds), self.first_size), f.mul(f.rem(block.index, seconds), self.second_size)
+            here, following = self.block(f, block.index), self.block(f, f.add(block.index, 1))
             with f.loop(low, high) as loop:
-                self.tile(f, loop.index, lambda *place: self.add_block(f, w, outer, inner, *place))
+                ahead = self.ahead(f, here, following, loop.index)
+                self.tile(f, loop.index, lambda *place: self.add_block(f, w, here, ahead, *place))
+
+    def block(self, f: Function, number: Index) -> tuple[Index, Index]:
+        """The outputs of the first two axes with which a block of the images begins."""
+        seconds = -(-self.axes[1].outputs // self.second_size)
+        return f.mul(f.div(number, seconds), self.first_size), f.mul(f.rem(number, seconds), self.second_size)
+
+    def ahead(self, f: Function, here: tuple[Index, Index], following: tuple[Index, Index], tile: Index) -> list[Index]:
+        """How far it is to what a tile calls of the next block, in x and in y: all tiles together call all of it, line by line of each pixel."""
+        batch, second, *_ = self.axes
+        outer, inner = (f.sub(y, x) for x, y in zip(here, following, strict=True))
+        line, groups = max(1, _LINE // self.vector.wide(1).nbytes), self.bond.groups
+        steps = (batch.x * batch.step, second.x * second.step, self.bond.channels), (batch.y, second.y, self.bond.features)
+        return [
+            f.add(f.add(f.mul(outer, first), f.mul(inner, other)), f.mul(f.div(f.mul(tile, -(-size * groups // line)), self.tiles), line))
+            for first, other, size in steps
+        ]
 
     def tile(self, f: Function, number: Index, use: Callable[[Index, Index, _Piece, Index, Panel, Index], None]) -> None:
         """Call ``use(tap, group, piece, its number, panel, its number)`` for the block of this number."""
@@ -224,10 +246,20 @@ class _Weights:
                 store_lanes(f, Value("zeroinitializer", self.vector), f.at(begin, out + self.vector.lanes * v, self.vector), width)
 
     def add_block(
-        self, f: Function, w: Value, outer: Index, inner: Index, tap: Index, group: Index, piece: _Piece, under: Index, panel: Panel, right: Index
+        self,
+        f: Function,
+        w: Value,
+        block: tuple[Index, Index],
+        ahead: Sequence[Index],
+        tap: Index,
+        group: Index,
+        piece: _Piece,
+        under: Index,
+        panel: Panel,
+        right: Index,
     ) -> None:
         """What one block of the images adds to one block of the result."""
-        batch, second, vector = self.axes[0], self.axes[1], self.vector
+        batch, second, vector, (outer, inner) = self.axes[0], self.axes[1], self.vector, block
         channel, feature, place = self.places(f, group, piece, under, panel, right)
         entry = self.entry(f, tap)
         x, y = f.add(channel, f.add(entry[0], f.mul(outer, batch.x * batch.step))), f.add(f.add(entry[1], feature), f.mul(outer, batch.y))
@@ -239,14 +271,16 @@ class _Weights:
         if self.mixed:
             row = self.axes[-1]
             x = f.sub(x, row.low * row.x)
+        else:
+            counts += [index(f.sub(ahead[0], channel)), index(f.sub(ahead[1], feature))]
         key = piece.rows, piece.outs, piece.taps, panel.widths
         if key not in self.names:
             self.names[key] = f"{self.name}_tile{len(self.names)}"
-            self.kernel(self.names[key], piece, panel.widths, len(counts))
+            self.kernel(self.names[key], piece, panel.widths)
         pointers = [f.at(f.parameters[0], x, vector), f.at(f.parameters[1], y, vector), f.at(w, f.add(place, entry[2]), vector)]
         f.call(self.names[key], VOID, *pointers, *counts)
 
-    def kernel(self, name: str, piece: _Piece, widths: tuple[int, ...], counts: int) -> None:
+    def kernel(self, name: str, piece: _Piece, widths: tuple[int, ...]) -> None:
         """The micro-kernel of one block; its rows are channels, its rounds outputs."""
         vector, lanes = self.vector, self.vector.lanes
         nest = self.along(piece, len(widths)) if self.mixed else Taps()
@@ -266,9 +300,13 @@ class _Weights:
             for (i, v), x in sums.items():
                 store_lanes(f, x, f.at(f.parameters[2], piece.outs[i] + lanes * v, vector), widths[v])
 
-        parameters = [("c", PTR), *((f"n{number}", I64) for number in range(counts))]
+        # What is mixed lies so close that the processor sees by itself what comes next.
+        ahead = Ahead() if self.mixed else Ahead("x", "y")
+        numbers = [*(f"n{number}" for number in range(len(levels))), *(() if self.mixed else ("x", "y"))]
+        parameters = [("c", PTR), *((number, I64) for number in numbers)]
         ways = 2 if self.mixed and len(piece.rows) * len(widths) < 8 else 1
-        write_microkernel(self.module, name, Block(vector, piece.rows, widths), nest, finish, parameters=parameters, start=start, ways=ways)
+        block = Block(vector, piece.rows, widths)
+        write_microkernel(self.module, name, block, nest, finish, parameters=parameters, start=start, ways=ways, ahead=ahead)
 
     def along(self, piece: _Piece, vectors: int) -> Nest:
         """The outputs of one row: those at its ends with the rows whose taps read inside, the others in a loop."""
