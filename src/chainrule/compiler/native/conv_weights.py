@@ -288,10 +288,12 @@ class _Weights:
         for number, axis in reversed(list(enumerate(levels))):
             nest = Rounds(f"n{number}", axis.step * axis.x, axis.y, nest)
 
+        block = Block(vector, piece.rows, widths, halves=True)
+
         def start(f: Function) -> Sums:
             c = f.parameters[2]
             return {
-                (i, v): load_lanes(f, vector, f.at(c, out + lanes * v, vector), width)
+                (i, v): load_lanes(f, block.kinds[v], f.at(c, out + lanes * v, vector), width)
                 for i, out in enumerate(piece.outs)
                 for v, width in enumerate(widths)
             }
@@ -305,7 +307,6 @@ class _Weights:
         numbers = [*(f"n{number}" for number in range(len(levels))), *(() if self.mixed else ("x", "y"))]
         parameters = [("c", PTR), *((number, I64) for number in numbers)]
         ways = 2 if self.mixed and len(piece.rows) * len(widths) < 8 else 1
-        block = Block(vector, piece.rows, widths)
         write_microkernel(self.module, name, block, nest, finish, parameters=parameters, start=start, ways=ways, ahead=ahead)
 
     def along(self, piece: _Piece, vectors: int) -> Nest:

@@ -63,11 +63,21 @@ class Block(NamedTuple):
         Where each row begins in A, in elements.
     widths : tuple of int
         How many lanes of each vector count; the others are neither read nor written.
+    halves : bool
+        Whether vectors of 512 bits of which half or less counts are half as long: there are processors that compute two of these in
+        the time of one.
     """
 
     kind: Kind
     rows: tuple[int, ...]
     widths: tuple[int, ...]
+    halves: bool = False
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Of each vector."""
+        half = self.kind.lanes // 2 if self.halves and 8 * self.kind.nbytes == 512 else 0
+        return tuple(self.kind.wide(half) if width <= half else self.kind for width in self.widths)
 
 
 class Ahead(NamedTuple):
@@ -132,9 +142,9 @@ def write_microkernel(
     """
     f = Function(module, name, [("a", PTR), ("b", PTR), *parameters], linkage="internal")
     keys = [(i, v) for i in range(len(block.rows)) for v in range(len(block.widths))]
-    zero = Value("zeroinitializer", block.kind)
+    zeros = [Value("zeroinitializer", kind) for kind in block.kinds]
     given = start(f) if start else {}
-    sums = {(i, v, way): zero for i, v in keys for way in range(ways)} | {(i, v, 0): x for (i, v), x in given.items()}
+    sums = {(i, v, way): zeros[v] for i, v in keys for way in range(ways)} | {(i, v, 0): x for (i, v), x in given.items()}
     writer = _Writer(f, block, multiply, ways, ahead, {x.text[1:]: x for x in f.parameters})
     sums = writer.nest(nest, f.parameters[0], f.parameters[1], sums, range(len(block.rows)))
     finish(f, {(i, v): writer.total([sums[i, v, way] for way in range(ways)]) for i, v in keys})
@@ -165,19 +175,21 @@ class _Writer(NamedTuple):
         return sums
 
     def taps(self, taps: Taps, a: Value, b: Value, sums: _Ways, rows: Sequence[int]) -> _Ways:
-        f, (kind, offsets, widths), sums = self.f, self.block, dict(sums)
+        f, (kind, offsets, widths, _), kinds, sums = self.f, self.block, self.block.kinds, dict(sums)
         for number, (da, db) in enumerate(taps.places):
             way = number % self.ways
-            vectors = [load_lanes(f, kind, f.at(b, db + kind.lanes * v, kind), width) for v, width in enumerate(widths)]
+            vectors = [load_lanes(f, kinds[v], f.at(b, db + kind.lanes * v, kind), width) for v, width in enumerate(widths)]
             ahead_a, ahead_b = (self.counts[x] if isinstance(x, str) else x for x in self.ahead[:2])
             for offset in offsets[: self.ahead.rows] if ahead_a else ():
                 fetch(f, f.at(a, f.add(offset + da, ahead_a), kind))
             for v in range(0, len(widths) if ahead_b else 0, max(64 // kind.nbytes, 1)):
                 fetch(f, f.at(b, f.add(db + kind.lanes * v, ahead_b), kind))
             for i in rows:
-                x = f.splat(f.load(kind.wide(1), f.at(a, offsets[i] + da, kind)), kind.lanes)
+                x = f.load(kind.wide(1), f.at(a, offsets[i] + da, kind))
+                # Each width from the element itself: the widest broadcast then serves for all.
+                splats = {one: f.splat(x, one.lanes) for one in dict.fromkeys(kinds)}
                 for v, y in enumerate(vectors):
-                    sums[i, v, way] = self.multiply(f, x, y, sums[i, v, way])
+                    sums[i, v, way] = self.multiply(f, splats[kinds[v]], y, sums[i, v, way])
         return sums
 
     def rounds(self, rounds: Rounds, a: Value, b: Value, sums: _Ways, rows: Sequence[int]) -> _Ways:
@@ -211,7 +223,7 @@ class _Writer(NamedTuple):
             return inner
         merged = dict(inner)
         for key in live:
-            merged[key] = Value(f"%{f.fresh('c')}", kind)
+            merged[key] = Value(f"%{f.fresh('c')}", sums[key].kind)
             f.lines.append(_phi(merged[key], (sums[key], before), (inner[key], last)))
         return merged
 
