@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrule.compiler.native import engine
-from chainrule.compiler.native.gemm import Product, write_product
+from chainrule.compiler.native.gemm import Product, folded, write_product
 from chainrule.compiler.native.ir import I64, PTR, VOID, Function, Module, Value, index, kind_of, literal
 from pages import write_section
 
@@ -92,7 +92,7 @@ def native(case: Case, *, halves: bool = False) -> Call:
     )
     module = Module()
     bits = engine.host().bits
-    written = write_product(module, "product", product, bits=bits, registers=32 if bits == 512 else 16, halves=halves)
+    written = write_product(module, "product", folded(product), bits=bits, registers=32 if bits == 512 else 16, halves=halves)
     scratch = np.zeros(written.scratch + 64, "uint8")
     arrays = {"a": a, "b": b, "c": c, "scratch": scratch[-scratch.ctypes.data % 64 :]}
     pointers: list[int] = []

@@ -20,6 +20,9 @@ __all__ = ["Contraction", "Matched", "labelled", "matched", "placed"]
 
 Labels = tuple[str, ...]
 
+LOW, HIGH = 4, 8
+"""Rows that a strip has: fewer do not use what is read of B often enough."""
+
 
 class Contraction(NamedTuple):
     """The labels of the axes of two operands and of the result; those missing there are summed."""
@@ -44,12 +47,25 @@ class Matched(NamedTuple):
         The labels of the result as it lies in memory, row by row.
     rows, columns : tuple of (str, int)
         The labels that make the product's rows, and its columns, with their sizes.
+    strips : int
+        Into so many matrices rows are cut, along the last axis of the product's batch; not at all if 1.
     """
 
     product: Product
     order: Labels
     rows: tuple[tuple[str, int], ...]
     columns: tuple[tuple[str, int], ...]
+    strips: int = 1
+
+    def in_strips(self) -> Matched:
+        """The same product with a matrix for each strip of rows, so that strips are computed one by one; as it is if rows are not cut evenly."""
+        p = self.product
+        strips = next((count for count in range(2, p.m // LOW + 1) if p.m % count == 0 and p.m // count <= HIGH), 1)
+        if strips == 1 or math.prod(p.batch) != 1:
+            return self
+        m = p.m // strips
+        a_batch, b_batch, c_batch = (*p.a_batch, m * p.a[0]), (*p.b_batch, 0), (*p.c_batch, m * p.c)
+        return self._replace(product=p._replace(m=m, batch=(*p.batch, strips), a_batch=a_batch, b_batch=b_batch, c_batch=c_batch), strips=strips)
 
 
 def labelled(node: Operation) -> Contraction | None:

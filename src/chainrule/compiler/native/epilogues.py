@@ -104,7 +104,9 @@ def steps_of(strides: Strides, labels: Labels, found: Matched) -> Steps | None:
     rows, columns = (_joined([(size, along[label]) for label, size in axes]) for axes in (found.rows, found.columns))
     if rows is None or columns is None:
         return None
-    return Steps(tuple(along[label] for label in found.order[: len(found.product.batch)]), rows, columns)
+    cut = found.strips > 1
+    batch = [along[label] for label in found.order[: len(found.product.batch) - cut]]
+    return Steps((*batch, *(rows * found.product.m for _ in range(cut))), rows, columns)
 
 
 def _joined(axes: Sequence[tuple[int, int]]) -> int | None:

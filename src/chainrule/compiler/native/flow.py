@@ -6,12 +6,14 @@ and who wants all of them finds them there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+from chainrule.compiler.native.joint import go_through, through_rounds, unchanging
 from chainrule.compiler.native.lower import Lowering
 from chainrule.compiler.native.scalars import NotLowered
-from chainrule.compiler.native.tasks import Again, Choice, Element, Rounds, Slice
+from chainrule.compiler.native.tasks import Again, Choice, Element, Rounds, Slice, Task
 from chainrule.compiler.native.views import View, contiguous, whole
 from chainrule.core.aval import Aval
 from chainrule.core.primitive import TABLE
@@ -76,8 +78,8 @@ class Flow(Lowering):
     def flow(self, node: Operation) -> bool:
         return node.primitive in FLOW and FLOW[node.primitive](self, node)
 
-    def _inside(self, graph: Graph, given: Mapping[Variable, View]) -> Flow:
-        return Flow(graph, self.code, given, inner=True)
+    def _inside(self, graph: Graph, given: Mapping[Variable, View], *, steady: Collection[Variable] | None = None) -> Flow:
+        return Flow(graph, self.code, given, inner=True, steady=steady)
 
     def _scan(self, node: Operation) -> bool:
         """A loop over slices."""
@@ -95,7 +97,7 @@ class Flow(Lowering):
         given.update((own, self.views[x]) for own, x in zip(body.inputs[carried + sliced :], node.inputs[carried + sliced :], strict=True))
         begun = self.code.work
         try:
-            inside = self._inside(body, given).run()
+            inside = self._inside(body, given, steady={*(self.views[x].root for x in node.inputs[carried + sliced :]), *body.constants}).run()
         except NotLowered:
             del self.tasks[mark:]
             self.code.work = work
@@ -110,8 +112,21 @@ class Flow(Lowering):
                 slices.append(Slice(inside.own(x, given), out, 0, x.nbytes))
             self.views[out] = found or whole(out)
         self.code.work += (self.code.work - begun) * max(length - 1, 0)
-        self.tasks.append(Rounds(length, node.params["reverse"], slices, inside.tasks))
+        self.tasks += inside._repeated(Rounds(length, node.params["reverse"], slices, inside.tasks), node)
         return True
+
+    def _repeated(self, loop: Rounds, node: Operation) -> list[Task]:
+        """A loop of the tasks, for a gate, behind what does the same in every round: one kernel, if its places have nothing to do with each other."""
+        before, again = unchanging(loop, self.code.status)
+        loop = replace(loop, tasks=again)
+        outside = {part.x for part in loop.slices}
+        turns = through_rounds(loop, self.walks)
+        if turns is None:
+            self.tasks = again
+            return [*before, replace(loop, tasks=self.turns(outside))]
+        call = self.in_turns(turns, frozenset(x for x in turns.writes if x not in outside))
+        del self.code.gates[call.kernel.name]
+        return [*before, *self.code.note([go_through(self.code.module, self.code.name(), call, loop)], [node])]
 
     def _carried(self, node: Operation, i: int) -> _Carried:
         """The memory of a value that a scan carries."""

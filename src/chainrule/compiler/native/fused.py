@@ -19,7 +19,7 @@ from chainrule.compiler.native.elements import load, register, store
 from chainrule.compiler.native.ir import I64, PTR, Function, Index, Module, Value, first_lanes, index, literal
 from chainrule.compiler.native.kernel import Call, Kernel, meeting
 from chainrule.compiler.native.scalars import lower
-from chainrule.compiler.native.views import Strides, View, collapsed, contiguous, whole
+from chainrule.compiler.native.views import Axes, Strides, View, collapsed, contiguous, whole
 from chainrule.core.aval import Aval, Dtype, Shape
 from chainrule.core.primitive import TABLE, Primitive
 from chainrule.core.variable import Variable
@@ -113,12 +113,15 @@ class Fused:
         What they make that is stored.
     ends : sequence of Operation
         Reductions (`REDUCTIONS`), all along the same axes.
+    rows : bool
+        Whether the first axis stays one by itself, so that its rows are units.
     """
 
     shape: Shape
     nodes: Sequence[Operation]
     stores: Sequence[Variable]
     ends: Sequence[Operation]
+    rows: bool = False
 
     @property
     def axes(self) -> frozenset[int]:
@@ -135,6 +138,24 @@ class Fused:
                 wanted.update(dict.fromkeys(node.inputs))
         made = {x for node in self.nodes for x in node.outputs}
         return nodes[::-1], [x for x in wanted if x not in made]
+
+    def steps(self, views: Mapping[Variable, View]) -> dict[Variable, Strides]:
+        """How far apart elements of what it reads and writes are, along the axes of its shape."""
+        shape, axes = self.shape, self.axes
+        found = {x: views[x].along(shape) for x in (*self.needed()[1], *self.stores)}
+        for node in self.ends:
+            strides = views[node.output].strides
+            kept = [stride for i, stride in enumerate(strides) if i not in axes] if node.params["keepdims"] else strides
+            found[node.output] = _spread_out(kept, axes, len(shape))
+        return found
+
+    def collapsed(self, views: Mapping[Variable, View]) -> Axes:
+        """Its axes, as few as can be: with strides of what `steps` names, and then those of a result of a reduction without gaps."""
+        shape, axes = self.shape, self.axes
+        without_gaps = contiguous(tuple(size for i, size in enumerate(shape) if i not in axes))
+        first = [(1, *(0 for _ in shape[1:]))] if self.rows and len(shape) > 1 else []
+        found = collapsed(shape, [*self.steps(views).values(), _spread_out(without_gaps, axes, len(shape)), *first], axes)
+        return found._replace(strides=found.strides[: len(found.strides) - len(first)])
 
 
 def write_fused(module: Module, name: str, fused: Fused, views: Mapping[Variable, View], lanes: int) -> list[Call]:
@@ -175,22 +196,11 @@ class _Writer:
         self.lanes = lanes
         self.written = [*fused.stores, *(node.output for node in fused.ends)]
         self.views = {x: views.get(x) or whole(x) for x in (*self.leaves, *self.written)}
-        self.steps, self.rows = self._collapse()
+        axes = fused.collapsed(self.views)
+        self.sizes, self.marks = axes.sizes or (1,), axes.marks or (False,)
+        *steps, self.rows = (strides or (0,) for strides in axes.strides)
+        self.steps = dict(zip(fused.steps(self.views), steps, strict=True))
         self.partial: dict[Variable, View] = {}
-
-    def _collapse(self) -> tuple[dict[Variable, Strides], Strides]:
-        """Sets the axes of the nest; every operand's strides along them, and those of a result of a reduction without gaps."""
-        shape, axes = self.fused.shape, self.fused.axes
-        operands = {x: self.views[x].along(shape) for x in (*self.leaves, *self.fused.stores)}
-        for node in self.fused.ends:
-            view = self.views[node.output]
-            kept = [stride for i, stride in enumerate(view.strides) if i not in axes] if node.params["keepdims"] else view.strides
-            operands[node.output] = _spread_out(kept, axes, len(shape))
-        without_gaps = contiguous(tuple(size for i, size in enumerate(shape) if i not in axes))
-        found = collapsed(shape, [*operands.values(), _spread_out(without_gaps, axes, len(shape))], axes)
-        self.sizes, self.marks = found.sizes or (1,), found.marks or (False,)
-        *steps, rows = (strides or (0,) for strides in found.strides)
-        return dict(zip(operands, steps, strict=True)), rows
 
     # The kernel.
 

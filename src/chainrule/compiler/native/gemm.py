@@ -6,7 +6,7 @@ they fill vectors badly; then the way is taken that costs least.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from math import prod
 from typing import NamedTuple
@@ -25,7 +25,15 @@ from chainrule.compiler.native.product import folded as folded
 
 
 def write_product(
-    module: Module, name: str, product: Product, *, bits: int, registers: int, epilogue: Epilogue | None = None, halves: bool = False
+    module: Module,
+    name: str,
+    product: Product,
+    *,
+    bits: int,
+    registers: int,
+    epilogue: Epilogue | None = None,
+    halves: bool = False,
+    often: bool = False,
 ) -> Written:
     """Write the kernels of a product.
 
@@ -35,7 +43,7 @@ def write_product(
     name : str
         That names of functions begin with.
     product : Product
-        Without an epilogue it is folded here; with one, the caller folds it before writing the epilogue if that pays.
+        As it is to be computed; who wants few large matrices folds it before.
     bits : int
         Of vector registers.
     registers : int
@@ -43,9 +51,9 @@ def write_product(
     epilogue : Epilogue, optional
     halves : bool
         Whether float32 may be rounded to bfloat16 where that is faster.
+    often : bool
+        Whether it is computed again and again with the same B, so that packing that costs nothing.
     """
-    if epilogue is None:
-        product = folded(product)
     kind = kind_of(product.dtype)
     kind = kind.wide(max(bits // kind.bits, 1))
     p = product = _plain(product)
@@ -54,9 +62,11 @@ def write_product(
         return Written((), 0)
     if halves and halves_pay(p, kind):
         return _halves(writer, registers)
+    if often and p.n > _THIN * kind.lanes:
+        return _blocks(writer, registers, packs=True)
     if p.a[1] == 1 and p.b[0] == 1 and (p.n == 1 or (p.b[1] != 1 and _DOTS * p.m <= p.k)):
         return _dots(writer, registers)
-    costs = {_blocks: _cost_of_rows(p, kind, registers)}
+    costs: dict[Callable[[Writer, int], Written], float] = {_blocks: _cost_of_rows(p, kind, registers)}
     if p.n <= _THIN * kind.lanes and p.a[0] == 1:
         costs[_columns] = _cost_of_columns(p, kind, registers)
     if p.n <= _THIN * kind.lanes and p.a[1] == 1 and p.k >= kind.lanes:
@@ -124,15 +134,15 @@ _FAR = 512 << 10
 """Bytes from which on it comes from behind the second cache."""
 
 
-def _blocks(writer: Writer, registers: int) -> Written:
-    """Blocks of sums: rows of A are broadcast, those of B are vectors."""
+def _blocks(writer: Writer, registers: int, *, packs: bool = False) -> Written:
+    """Blocks of sums: rows of A are broadcast, those of B are vectors, packed if need be or if that is said."""
     p, kind = writer.product, writer.kind
     size = kind.wide(1).nbytes
     _, rows, vectors = _best_block(p, kind, registers)
     a, b = Side("a", *p.a, p.a_batch), Side("b", p.b[1], p.b[0], p.b_batch)
     works: list[Work] = []
     used = 0
-    if _packs_b(p, kind):
+    if packs or _packs_b(p, kind):
         source = Source(p.k, p.n, p.b, p.batch, p.b_batch)
         panels = panels_of(source, kind, vectors)
         works.append(Work(write_packing(writer.module, f"{writer.name}_b", source, panels, kind), ("b", "scratch")))

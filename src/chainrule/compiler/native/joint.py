@@ -10,11 +10,11 @@ from functools import cached_property
 from chainrule.compiler.native.fused import BLOCK
 from chainrule.compiler.native.ir import I8, I64, PTR, VOID, Function, Index, Module, Value, index
 from chainrule.compiler.native.kernel import Call, Kernel
-from chainrule.compiler.native.tasks import Task, touched
-from chainrule.compiler.native.walks import Access, Reach, Walk
+from chainrule.compiler.native.tasks import Rounds, Slice, Task, touched
+from chainrule.compiler.native.walks import Access, Reach, Walk, apart, step_of
 from chainrule.core.variable import Variable
 
-__all__ = ["Turns", "side_by_side", "take_turns", "taking_turns"]
+__all__ = ["Turns", "go_through", "side_by_side", "take_turns", "taking_turns", "through_rounds", "unchanging"]
 
 NEAR = BLOCK // 8
 """Elements at the places that all calls go through before the next ones: some such pieces stay in the first cache."""
@@ -71,50 +71,57 @@ class Turns:
         return [call for walk in self.walks for call in walk.calls]
 
     @cached_property
-    def reads(self) -> list[tuple[Variable, Reach]]:
-        """Of what they read which elements at each place."""
-        return [(access.root, self._reach(walk, access)) for walk in self.walks for access in walk.reads]
+    def reads(self) -> dict[Variable, list[Reach]]:
+        """Of what they read which elements at each place, access by access."""
+        return self._reaches(lambda walk: walk.reads)
 
     @cached_property
-    def writes(self) -> dict[Variable, Reach]:
-        return {access.root: self._reach(walk, access) for walk in self.walks for access in walk.writes}
+    def writes(self) -> dict[Variable, list[Reach]]:
+        return self._reaches(lambda walk: walk.writes)
 
-    def _reach(self, walk: Walk, access: Access) -> Reach:
-        return access.reach(walk.sizes, walk.depth(self.places) or 0)
+    def _reaches(self, accesses: Callable[[Walk], Sequence[Access]]) -> dict[Variable, list[Reach]]:
+        found: dict[Variable, list[Reach]] = {}
+        for walk in self.walks:
+            depth = walk.depth(self.places) or 0
+            for access in accesses(walk):
+                found.setdefault(access.root, []).append(access.reach(walk.sizes, depth))
+        return found
+
+    def touched(self, x: Variable) -> list[Reach]:
+        """Of a value that they read or write."""
+        return [*self.reads.get(x, ()), *self.writes.get(x, ())]
 
     def and_then(self, walk: Walk) -> Turns | None:
         """With another one behind them; None if it cannot take turns with them, or has nothing to do with them."""
-        both = Turns((*self.walks, walk), min(self.places, walk.places))
-        made = {access.root for one in self.walks for access in one.writes}
-        known = made.union(access.root for one in self.walks for access in one.reads)
-        if any(access.root in made for access in walk.writes) or not any(access.root in known for access in walk.reads):
-            return None
-        if any(one.depth(both.places) is None for one in both.walks):
-            return None
-        own = all(both.writes.get(x, reach) == reach for x, reach in both.reads)
-        return both if own and both.nbytes <= CACHE else None
+        known = any(access.root in self.writes or access.root in self.reads for access in walk.reads)
+        return turns_of((*self.walks, walk)) if known else None
 
     @property
     def together(self) -> int:
         """How many places at a time."""
-        return max(NEAR // max(reach.size for _, reach in self.reads), 1)
+        return max(NEAR // max((reach.size for found in self.reads.values() for reach in found), default=1), 1)
 
     @property
     def nbytes(self) -> int:
         """That they touch at one place."""
-        sizes: dict[Variable, int] = {}
-        for x, reach in (*self.reads, *self.writes.items()):
-            sizes[x] = max(reach.size * x.dtype.itemsize, sizes.get(x, 0))
-        return sum(sizes.values())
+        return sum(max(reach.size for reach in self.touched(x)) * x.dtype.itemsize for x in {**self.reads, **self.writes})
 
     @property
     def pays(self) -> bool:
         """Whether threads have as much to share as before, or enough, and what is handed on would go far."""
         if len(self.walks) == 1:
             return False
-        read = {x for x, _ in self.reads}
-        handed = sum(reach.size * self.places * x.dtype.itemsize for x, reach in self.writes.items() if x in read)
+        handed = sum(self.places * reach.size * x.dtype.itemsize for x, found in self.writes.items() for reach in found if x in self.reads)
         return all(call.kernel.units <= self.places for call in self.calls) or (self.places >= FEW and handed >= FAR)
+
+
+def turns_of(walks: Sequence[Walk]) -> Turns | None:
+    """All of them at as many places as the one that has fewest, if they can take turns there."""
+    places = min(walk.places for walk in walks)
+    cut = [one for walk in walks if (one := walk.cut(places))]
+    turns = Turns(tuple(cut), places)
+    own = len(cut) == len(walks) and all(apart(turns.touched(x)) for x in turns.writes)
+    return turns if own and turns.nbytes <= CACHE else None
 
 
 def taking_turns(
@@ -213,11 +220,11 @@ def take_turns(module: Module, name: str, turns: Turns, alone: frozenset[Variabl
     """One kernel that takes some places at a time through all calls; what is ``alone`` theirs lies on the stack, as far as there is room."""
     count, together, room = turns.places, turns.together, STACK
     steps: dict[Variable, int] = {}
-    for x, reach in turns.writes.items():
-        nbytes = together * reach.step * x.dtype.itemsize
-        if x in alone and 0 < nbytes <= room:
-            steps[x] = reach.step * x.dtype.itemsize
-            room -= nbytes
+    for x in turns.writes:
+        step = step_of(turns.touched(x)) * x.dtype.itemsize
+        if x in alone and 0 < together * step <= room:
+            steps[x] = step
+            room -= together * step
     joint = _Joint(module, name, turns.calls, steps)
     f = joint.f
     near = {x: f.allocate(LINE, -(-together * step // LINE.nbytes)) for x, step in steps.items()}
@@ -229,6 +236,54 @@ def take_turns(module: Module, name: str, turns: Turns, alone: frozenset[Variabl
             units = call.kernel.units // count
             joint.call(call, f.mul(first, units), f.mul(last, units))
     return joint.close(count, together)
+
+
+def unchanging(loop: Rounds, status: Variable) -> tuple[list[Task], list[Task]]:
+    """The tasks of a loop that do the same in every round, so that once before it is enough, and the others; what fails stays inside."""
+    changed = {status, *(part.x for part in loop.slices)}
+    before: list[Task] = []
+    again = list(loop.tasks)
+    while again != before:
+        before = again
+        again = [task for task in loop.tasks if not isinstance(task, Call) or not changed.isdisjoint(task.arguments)]
+        changed.update(*(task.writes if isinstance(task, Call) else touched(task) for task in again))
+    return [task for task in loop.tasks if task not in again], again
+
+
+def through_rounds(loop: Rounds, walks: Mapping[str, Walk]) -> Turns | None:
+    """The tasks of a loop, if each place can go through all rounds by itself: what a round writes no other place touches in any round."""
+    calls = [task for task in loop.tasks if isinstance(task, Call)]
+    found = [walks[call.kernel.name] for call in calls if call.kernel.name in walks]
+    if not found or len(calls) < len(loop.tasks) or [call for walk in found for call in walk.calls] != calls:
+        return None
+    turns = turns_of(found)
+    return turns if turns and turns.places > 1 and _stays(turns, loop.slices) else None
+
+
+def _stays(turns: Turns, slices: Sequence[Slice]) -> bool:
+    """Whether every place has the same part of all slices of what is written."""
+    reaches = {part.x: turns.touched(part.x) for part in slices}
+    for changed in {part.whole for part in slices if part.x in turns.writes}:
+        parts = [part for part in slices if part.whole is changed]
+        step = step_of([reach for part in parts for reach in reaches[part.x]]) * changed.dtype.itemsize
+        if not step or any(part.step % (turns.places * step) or part.offset % (turns.places * step) for part in parts):
+            return False
+    return True
+
+
+def go_through(module: Module, name: str, call: Call, loop: Rounds) -> Call:
+    """A loop as one kernel, whose units go through all rounds; ``call`` is what is done in each."""
+    parts = {part.x: part for part in loop.slices}
+    home = lambda x: parts[x].whole if x in parts else x
+    arguments = tuple(dict.fromkeys(map(home, call.arguments)))
+    f = Function(module, name, [*((f"p{i}", PTR) for i in range(len(arguments))), ("first", I64), ("last", I64)], linkage="internal")
+    pointers = dict(zip(arguments, f.parameters, strict=False))
+    with f.loop(0, loop.count) as rounds:
+        number = loop.number(f, rounds.index)
+        given = [parts[x].at(f, pointers[home(x)], number) if x in parts else pointers[x] for x in call.arguments]
+        f.call(call.kernel.name, VOID, *given, *f.parameters[-2:])
+    f.close()
+    return Call(Kernel(name, call.kernel.units), arguments, tuple(dict.fromkeys(map(home, call.writes))))
 
 
 class _Joint:

@@ -7,7 +7,7 @@ become views; products, convolutions and poolings have kernels of their own; oth
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ from chainrule.compiler.native.conv import write_conv
 from chainrule.compiler.native.conv_shape import Target
 from chainrule.compiler.native.epilogues import Fitting, epilogue, fitting, steps_of
 from chainrule.compiler.native.fused import REDUCTIONS, Fused, write_fused
-from chainrule.compiler.native.gemm import Product, Written, write_product
+from chainrule.compiler.native.gemm import Product, Written, folded, write_product
 from chainrule.compiler.native.ir import I64, PTR, VOID, Module
 from chainrule.compiler.native.joint import Turns, side_by_side, take_turns, taking_turns
 from chainrule.compiler.native.kernel import Call
@@ -33,7 +33,7 @@ from chainrule.compiler.native.tasks import CallBack, Task
 from chainrule.compiler.native.turning import is_turned, write_turned_copy
 from chainrule.compiler.native.views import View, contiguous, copied, moved, whole
 from chainrule.compiler.native.walks import Walk, of_nest, of_product
-from chainrule.core.aval import Aval
+from chainrule.core.aval import Aval, Shape
 from chainrule.core.primitive import TABLE
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Graph, Operation
@@ -43,6 +43,8 @@ __all__ = ["COPY", "Code", "Lowering"]
 COPY = TABLE["stop_gradient"]
 """The gate that gives what it gets."""
 _KINDS = frozenset("fiub")
+ROW = 64
+"""Elements from which on rows are computed one by one where they may go through the rounds of a loop by themselves."""
 
 
 def _matrix(node: Operation) -> tuple[Labels, Matched]:
@@ -114,6 +116,8 @@ class Lowering:
         Where its inputs lie.
     inner : bool
         Whether it stands inside of another one; nothing can be called back then.
+    steady : collection of Variable, optional
+        Where it is done in every round of a loop: in whose memory nothing changes from one round to the next.
 
     Attributes
     ----------
@@ -122,14 +126,16 @@ class Lowering:
         Where its values lie.
     """
 
-    def __init__(self, graph: Graph, code: Code, given: Mapping[Variable, View], *, inner: bool = False) -> None:
-        self.graph, self.code, self.inner = graph, code, inner
+    def __init__(
+        self, graph: Graph, code: Code, given: Mapping[Variable, View], *, inner: bool = False, steady: Collection[Variable] | None = None
+    ) -> None:
+        self.graph, self.code, self.inner, self.steady = graph, code, inner, steady
         code.constants.update(graph.constants)
         self.views: dict[Variable, View] = {**given, **{x: whole(x) for x in graph.constants}}
         self.tasks: list[Task] = []
         self._wishes = wishes(graph)
         self._taken: set[Variable] = set()
-        self._walks: dict[str, Walk] = {}
+        self.walks: dict[str, Walk] = {}
 
     def run(self) -> Self:
         """Write all kernels."""
@@ -138,7 +144,8 @@ class Lowering:
         for place, region in enumerate(order):
             if place not in hosts:
                 self._region(region, [order[i].nodes[0] for i, host in hosts.items() if host == place])
-        self.tasks = self._turns()
+        if self.steady is None:
+            self.tasks = self.turns()
         return self
 
     # Kernels.
@@ -226,7 +233,7 @@ class Lowering:
         sets: dict[tuple[int, ...], list[Operation]] = {}
         for node in ends:
             sets.setdefault(tuple(sorted(node.params["axis"])), []).append(node)
-        nests = [Fused(region.shape, loops, stores if not number else (), found) for number, found in enumerate(sets.values() or [[]])]
+        nests = [self._nest(region.shape, loops, stores if not number else (), found) for number, found in enumerate(sets.values() or [[]])]
         try:
             written = [(fused, self._write(fused)) for fused in nests if fused.stores or fused.ends]
         except NotLowered:
@@ -236,21 +243,27 @@ class Lowering:
             self.tasks += calls
         return True
 
+    def _nest(self, shape: Shape, nodes: Sequence[Operation], stores: Sequence[Variable], ends: Sequence[Operation]) -> Fused:
+        """Row by row where rows may go through the rounds of a loop by themselves."""
+        return Fused(shape, nodes, stores, ends, rows=self.steady is not None and math.prod(shape[1:]) >= ROW)
+
     def _walk(self, walk: Walk | None) -> None:
         """Keep in mind which places calls go through."""
         if walk:
-            self._walks[walk.calls[0].kernel.name] = walk
+            self.walks[walk.calls[0].kernel.name] = walk
 
-    def _turns(self) -> list[Task]:
-        """The tasks, of which those that take turns at the same places are one."""
-        code, seen = self.code, [x for task in self.tasks if isinstance(task, CallBack) for x in task.node.inputs]
+    def turns(self, outside: Iterable[Variable] = ()) -> list[Task]:
+        """The tasks, of which those that take turns at the same places are one; others than them read what lies ``outside``, too."""
+        seen = [x for task in self.tasks if isinstance(task, CallBack) for x in task.node.inputs]
+        elsewhere = [*outside, *(self.views[x].root for x in (*self.graph.outputs, *seen))]
+        return taking_turns(self.tasks, self.walks, elsewhere, self.in_turns)
 
-        def write(turns: Turns, alone: frozenset[Variable]) -> Call:
-            nodes = [node for call in turns.calls for node in code.gates.pop(call.kernel.name)]
-            (call,) = code.note([take_turns(code.module, code.name(), turns, alone)], dict.fromkeys(nodes))
-            return call
-
-        return taking_turns(self.tasks, self._walks, [self.views[x].root for x in (*self.graph.outputs, *seen)], write)
+    def in_turns(self, turns: Turns, alone: frozenset[Variable]) -> Call:
+        """The call of a kernel that takes turns; ``alone`` is what nobody else touches."""
+        code = self.code
+        nodes = [node for call in turns.calls for node in code.gates.pop(call.kernel.name)]
+        (call,) = code.note([take_turns(code.module, code.name(), turns, alone)], dict.fromkeys(nodes))
+        return call
 
     def _write(self, fused: Fused) -> list[Call]:
         self.code.work += max(1, len(fused.nodes) + len(fused.ends)) * math.prod(fused.shape)
@@ -288,8 +301,9 @@ class Lowering:
             return False
         found = [(part, x, self.views[x]) for x, part in zip(node.inputs, parts, strict=True) if part is not None]
         calls = [call for to, x, view in found if view != to for call in self._copying(to, x, view)]
-        if calls:
-            self.tasks += self.code.note([side_by_side(self.code.module, self.code.name(), calls)], [node])
+        if calls and self.steady is None:
+            calls = [side_by_side(self.code.module, self.code.name(), calls)]
+        self.tasks += self.code.note(calls, [node])
         self.views[node.output] = out
         return True
 
@@ -348,10 +362,10 @@ class Lowering:
         if contraction is None or node.output.dtype.name not in ("float32", "float64"):
             return False
         a, b = (self.views[x] for x in node.inputs)
-        found = matched(contraction, a, b)
+        found = self._matched(contraction, a, b)
         if found is None and fit is None:
             a, b = (view if view.whole else self.copy(x, view) for x, view in zip(node.inputs, (a, b), strict=True))
-            found = matched(contraction, a, b)
+            found = self._matched(contraction, a, b)
         if found is None:
             return False
         operands = {"a": a, "b": b}
@@ -374,11 +388,13 @@ class Lowering:
             self.views[node.output] = View(own, node.output.shape, 0, strides)
             operands["c"] = whole(own)
             kept = ["c"]
-        module, target, product = self.code.module, self.code.target, found.product
+        module, target = self.code.module, self.code.target
+        product = found.product if fitted or found.strips > 1 else folded(found.product)
         bits, registers, halves = 8 * target.nbytes, target.registers, target.halves
+        often = self.steady is not None and operands["b"].root in self.steady
         written = self.code.alike.written(
-            (product, fitted),
-            lambda name: write_product(module, name, product, bits=bits, registers=registers, epilogue=ending, halves=halves),
+            (product, fitted, often),
+            lambda name: write_product(module, name, product, bits=bits, registers=registers, epilogue=ending, halves=halves, often=often),
         )
         calls = self.code.note(self._product(written, operands, kept, fitted), [node, *behind])
         self._walk(of_product(product, operands, fitted, calls))
@@ -391,12 +407,17 @@ class Lowering:
         if wish is None:
             return None
         for labels, first, second in ((contraction, a, b), (contraction.turned, b, a)):
-            found = matched(labels, first, second)
+            found = self._matched(labels, first, second)
             steps = steps_of(wish.strides, labels.out, found) if found else None
             if found and steps and steps.column == 1:
                 product = found.product._replace(c=steps.row, c_batch=steps.batch)
                 return found._replace(product=product), {"a": first, "b": second, "c": wish}
         return None
+
+    def _matched(self, contraction: Contraction, a: View, b: View) -> Matched | None:
+        """As a product, in strips where these may go through the rounds of a loop by themselves."""
+        found = matched(contraction, a, b)
+        return found.in_strips() if found and self.steady is not None else found
 
     def _product(self, written: Written, operands: Mapping[str, View], kept: Sequence[str], fitted: Fitting | None) -> list[Call]:
         """The calls of kernels whose pointers have roles."""
@@ -407,7 +428,7 @@ class Lowering:
             roots["scratch"] = Variable(Aval((written.scratch,), np.dtype(np.uint8)), "scratch")
         calls: list[Call] = []
         for kernel, roles in written.works:
-            writes = tuple(roots[role] for role in roles if role in kept or role == "scratch")
+            writes = tuple(roots[role] for role in roles if role in kept or (role == "scratch" and "c" not in roles))
             # An epilogue finds its elements by itself.
             offsets = tuple(operands[role].offset * operands[role].root.dtype.itemsize if role in "abcd" else 0 for role in roles)
             calls.append(Call(kernel, tuple(roots[role] for role in roles), writes, offsets, meeting))
@@ -448,8 +469,10 @@ class Lowering:
         if is_turned(view) and to.strides == contiguous(to.shape):
             return [write_turned_copy(code.module, code.name(), to, view, code.target.nbytes)]
         own = Variable(x.aval, to.root.name)
-        fused, views = Fused(view.shape, (Operation(COPY, (x,), {}, (own,)),), (own,), ()), {x: view, own: to}
-        return code.alike.calls(fused, views, lambda name: write_fused(code.module, name, fused, views, code.lanes))
+        fused, views = self._nest(view.shape, (Operation(COPY, (x,), {}, (own,)),), (own,), ()), {x: view, own: to}
+        calls = code.alike.calls(fused, views, lambda name: write_fused(code.module, name, fused, views, code.lanes))
+        self._walk(of_nest(fused, views, calls))
+        return calls
 
     def _call_back(self, node: Operation) -> None:
         if self.inner:

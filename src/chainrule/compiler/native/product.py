@@ -83,7 +83,7 @@ class Epilogue(NamedTuple):
 
 
 class Work(NamedTuple):
-    """A kernel, and what its pointers are: ``"a"``, ``"b"``, ``"c"``, ``"scratch"``, and the epilogue's names."""
+    """A kernel, and what its pointers are: ``"a"``, ``"b"``, ``"c"``, ``"scratch"``, and the epilogue's names. What writes C only reads scratch."""
 
     kernel: Kernel
     roles: tuple[str, ...]

@@ -257,10 +257,9 @@ class Step:
         f = self.f
         self.wait()
         with f.loop(0, task.count) as loop:
-            number = f.sub(task.count - 1, loop.index) if task.reverse else loop.index
+            number = task.number(f, loop.index)
             for part in task.slices:
-                turn = f.rem(number, part.turns) if part.turns else number
-                self.pointers[part.x] = f.at(self.pointer(part.whole), f.add(f.mul(turn, part.step), part.offset), I8)
+                self.pointers[part.x] = part.at(f, self.pointer(part.whole), number)
             self.run(task.tasks)
             self.wait()
 

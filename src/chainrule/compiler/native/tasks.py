@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
+from chainrule.compiler.native.ir import I8, Function, Index, Value
 from chainrule.compiler.native.kernel import Call
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Operation
@@ -44,6 +45,11 @@ class Slice(NamedTuple):
     step: int
     turns: int = 0
 
+    def at(self, f: Function, whole: Value, number: Index) -> Value:
+        """Where it lies in the round with that number, counted from the first part on."""
+        turn = f.rem(number, self.turns) if self.turns else number
+        return f.at(whole, f.add(f.mul(turn, self.step), self.offset), I8)
+
 
 class Element(NamedTuple):
     """One boolean in memory: in that of ``root``, so many bytes behind its beginning."""
@@ -60,6 +66,10 @@ class Rounds:
     reverse: bool
     slices: Sequence[Slice]
     tasks: Sequence[Task]
+
+    def number(self, f: Function, turn: Index) -> Index:
+        """Of the part whose turn it is."""
+        return f.sub(self.count - 1, turn) if self.reverse else turn
 
 
 @dataclass(frozen=True, slots=True, eq=False)

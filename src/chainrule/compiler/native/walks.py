@@ -6,18 +6,18 @@ Rows of a loop nest, the matrices of a product: calls whose places have the same
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from chainrule.compiler.native.epilogues import Fitting
 from chainrule.compiler.native.fused import BLOCK, Fused
-from chainrule.compiler.native.gemm import Product, folded
+from chainrule.compiler.native.gemm import Product
 from chainrule.compiler.native.kernel import Call
 from chainrule.compiler.native.views import Strides, View, collapsed
 from chainrule.core.aval import Shape
 from chainrule.core.variable import Variable
 
-__all__ = ["Access", "Reach", "Walk", "of_nest", "of_product"]
+__all__ = ["Access", "Reach", "Walk", "apart", "of_nest", "of_product", "step_of"]
 
 
 class Reach(NamedTuple):
@@ -27,7 +27,7 @@ class Reach(NamedTuple):
     ----------
     offset : int
     outer : tuple of (int, int)
-        Sizes and strides along the places, as few as can be.
+        Sizes and strides along the places, as few as can be; none if they all have the same elements.
     inner : tuple of (int, int)
         From one place's first element to the others, the longest strides first.
     """
@@ -42,13 +42,25 @@ class Reach(NamedTuple):
         return math.prod(size for size, _ in self.inner)
 
     @property
-    def step(self) -> int:
-        """From one place to the next, if each has a stretch of memory of its own, one behind the other; else 0."""
-        if len(self.outer) != 1:
-            return 0
-        ((_, step),) = self.outer
-        within = [self.offset, *((size - 1) * stride for size, stride in self.inner)]
-        return step if min(within) >= 0 and sum(within) < step else 0
+    def stretch(self) -> tuple[int, int]:
+        """From the first to behind the last element of the first place."""
+        within = [(size - 1) * stride for size, stride in self.inner]
+        return self.offset + sum(x for x in within if x < 0), self.offset + sum(x for x in within if x > 0) + 1
+
+
+def step_of(reaches: Collection[Reach]) -> int:
+    """From one place to the next, if each has a stretch of memory of its own in which all of these lie, one behind the other; else 0."""
+    (outer, *others) = {reach.outer for reach in reaches}
+    if others or len(outer) != 1:
+        return 0
+    ((_, step),) = outer
+    begin, end = (bound(reach.stretch[i] for reach in reaches) for i, bound in enumerate((min, max)))
+    return step if begin >= 0 and end <= step else 0
+
+
+def apart(reaches: Collection[Reach]) -> bool:
+    """Whether no place has elements that one of these reaches at another place, given that one of them writes each element at one place alone."""
+    return len(set(reaches)) == 1 or step_of(reaches) > 0
 
 
 class Access(NamedTuple):
@@ -69,6 +81,10 @@ class Access(NamedTuple):
     offset: int
     along: Strides
     within: tuple[tuple[int, int], ...]
+
+    def cut(self, axis: int, size: int) -> Access:
+        """With an axis that it walks along in two, the second of which has this size."""
+        return self._replace(along=(*self.along[:axis], self.along[axis] * size, *self.along[axis:]))
 
     def reach(self, sizes: Shape, depth: int) -> Reach:
         """With places along the first ``depth`` axes only."""
@@ -92,7 +108,7 @@ class Walk(NamedTuple):
     sizes : tuple of int
         Of the axes; a place is an index of each.
     reads, writes : tuple of Access
-        But what is only handed from one of the calls to the next. No element is written at two places, and no value but once.
+        But what is only handed from one of the calls to the next. No element is written at two places.
     """
 
     calls: tuple[Call, ...]
@@ -105,38 +121,50 @@ class Walk(NamedTuple):
         """How many there are."""
         return math.prod(self.sizes)
 
+    def cut(self, count: int) -> Walk | None:
+        """The same with an axis in two, if need be, so that the first axes have so many places; None if that cannot be."""
+        left = count
+        for i, size in enumerate(self.sizes):
+            if left == 1:
+                break
+            if left % size and not size % left:
+                rest = size // left
+                reads, writes = (tuple(access.cut(i, rest) for access in accesses) for accesses in (self.reads, self.writes))
+                return self._replace(sizes=(*self.sizes[:i], left, rest, *self.sizes[i + 1 :]), reads=reads, writes=writes)
+            if left % size:
+                return None
+            left //= size
+        return self if left == 1 else None
+
     def depth(self, count: int) -> int | None:
         """How many of the axes, from the first on, have so many places; None if none have."""
         return next((i for i in range(len(self.sizes) + 1) if math.prod(self.sizes[:i]) == count), None)
 
 
 def of_nest(fused: Fused, views: Mapping[Variable, View], calls: Sequence[Call]) -> Walk | None:
-    """A loop nest whose units are rows, along the last axis; None if they are not."""
-    shape, last = fused.shape, len(fused.shape) - 1
-    if len(calls) > 1 or not 1 < math.prod(shape[last:]) <= BLOCK or calls[0].kernel.units != math.prod(shape[:-1]):
+    """A loop nest whose units are rows of as many elements, an index of the first axes each; None if they are not."""
+    shape, units = fused.shape, calls[0].kernel.units
+    depth = next((i for i in range(1, len(shape)) if math.prod(shape[:i]) == units), 0)
+    if len(calls) > 1 or units == 1 or not depth or any(axis < depth for axis in fused.axes):
         return None
-    leaves = fused.needed()[1]
-    steps = {x: views[x].along(shape) for x in (*leaves, *fused.stores)}
-    # What is the same throughout a row keeps rows apart.
-    apart = any(
-        not steps[x][last] and next((step for step, size in zip(steps[x][-2::-1], shape[-2::-1], strict=True) if size > 1), 0) for x in leaves
-    )
-    if fused.axes != frozenset({last}) and (fused.axes or not apart):
+    width = fused.collapsed(views).sizes[-1]
+    if not fused.ends and width > BLOCK and width % BLOCK:
         return None
-    for node in fused.ends:
-        steps[node.output] = (*views[node.output].strides[:last], 0)
-    access = lambda x: Access(views[x].root, views[x].offset, steps[x][:last], ((shape[last], steps[x][last]),))
+    steps = fused.steps(views)
+    within = lambda x: tuple(zip(shape[depth:], steps[x][depth:], strict=True))
+    access = lambda x: Access(views[x].root, views[x].offset, steps[x][:depth], within(x))
     written = (*fused.stores, *(node.output for node in fused.ends))
-    return _walk(calls, shape[:last], [*map(access, leaves)], [*map(access, written)])
+    return _walk(calls, shape[:depth], [*map(access, fused.needed()[1])], [*map(access, written)])
 
 
 def of_product(product: Product, operands: Mapping[str, View], fitted: Fitting | None, calls: Sequence[Call]) -> Walk | None:
-    """A product and what is copied for it, matrix by matrix; None if there is but one, or the same one is read for many."""
+    """A product and what is copied for it, matrix by matrix; None if there is but one. What is copied once for all of them is no part of it."""
     p = product
-    count = math.prod(p.batch)
-    # What is copied once for all matrices is no part of any.
+    a, b = operands["a"].root, operands["b"].root
     shared = any(size > 1 and not (a and b) for size, a, b in zip(p.batch, p.a_batch, p.b_batch, strict=True))
-    if count == 1 or (shared and len(calls) > 1) or (fitted is None and math.prod(folded(p).batch) != count):
+    if shared and len(calls) == 2 and calls[0].arguments[0] is b is not a and not any(p.b_batch):
+        calls = calls[1:]
+    elif math.prod(p.batch) == 1 or (shared and len(calls) > 1):
         return None
 
     def access(view: View, batch: Strides, sizes: Shape, steps: Strides) -> Access:
@@ -153,6 +181,5 @@ def of_product(product: Product, operands: Mapping[str, View], fitted: Fitting |
 
 
 def _walk(calls: Sequence[Call], sizes: Shape, reads: Sequence[Access], writes: Sequence[Access]) -> Walk | None:
-    """None if there is nothing to do, or two parts of one value are written."""
-    roots = {access.root for access in writes}
-    return Walk(tuple(calls), sizes, tuple(reads), tuple(writes)) if calls and math.prod(sizes) and len(roots) == len(writes) else None
+    """None if there is nothing to do."""
+    return Walk(tuple(calls), sizes, tuple(reads), tuple(writes)) if calls and math.prod(sizes) else None
