@@ -73,7 +73,7 @@ class Tiles:
             self.names[key] = f"{self.name}_tile{len(self.names)}"
             few = len(rows) * len(widths)
             parameters = [("c", PTR), ("row", I64), ("feature", I64), *((count, I64) for count in counts), *pointers_of(self.epilogue)]
-            block, ways = Block(self.vector, rows, widths, halves=True), 4 if few < 4 else 2 if few < 8 else 1
+            block, ways = Block(self.vector, rows, widths, short=True), 4 if few < 4 else 2 if few < 8 else 1
             finish = partial(self._store, outs=outs, widths=widths)
             start = partial(self._call, outs=outs, vectors=len(widths)) if sum(widths) < self.features else None
             write_microkernel(self.module, self.names[key], block, nest, finish, parameters=parameters, start=start, ways=ways, ahead=ahead)

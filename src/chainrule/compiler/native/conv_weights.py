@@ -288,7 +288,7 @@ class _Weights:
         for number, axis in reversed(list(enumerate(levels))):
             nest = Rounds(f"n{number}", axis.step * axis.x, axis.y, nest)
 
-        block = Block(vector, piece.rows, widths, halves=True)
+        block = Block(vector, piece.rows, widths, short=True)
 
         def start(f: Function) -> Sums:
             c = f.parameters[2]

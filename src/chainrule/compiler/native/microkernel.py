@@ -63,7 +63,7 @@ class Block(NamedTuple):
         Where each row begins in A, in elements.
     widths : tuple of int
         How many lanes of each vector count; the others are neither read nor written.
-    halves : bool
+    short : bool
         Whether vectors of 512 bits of which half or less counts are half as long: there are processors that compute two of these in
         the time of one.
     """
@@ -71,12 +71,12 @@ class Block(NamedTuple):
     kind: Kind
     rows: tuple[int, ...]
     widths: tuple[int, ...]
-    halves: bool = False
+    short: bool = False
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """Of each vector."""
-        half = self.kind.lanes // 2 if self.halves and 8 * self.kind.nbytes == 512 else 0
+        half = self.kind.lanes // 2 if self.short and 8 * self.kind.nbytes == 512 else 0
         return tuple(self.kind.wide(half) if width <= half else self.kind for width in self.widths)
 
 
