@@ -20,8 +20,8 @@ __all__ = ["Contraction", "Matched", "labelled", "matched", "placed"]
 
 Labels = tuple[str, ...]
 
-LOW, HIGH = 4, 8
-"""Rows that a strip has: fewer do not use what is read of B often enough."""
+LOW, HIGH = 3, 5
+"""Rows that a strip has: fewer do not use what is read of B often enough, and threads share more strips more evenly."""
 
 
 class Contraction(NamedTuple):
