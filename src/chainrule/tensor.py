@@ -246,7 +246,7 @@ class Tensor(Operators, Conversions):
         tracking = mode.tracking
         if mode.tracer is not None:
             mode.tracer.assigned(own._value, given._value)
-        if node is not None and node.primitive is None and node.cell is not None and node.cell.retains:
+        if node is not None and node.primitive is None and node.cell is not None and node.cell.retains and not node.cell.stands_in:
             flows = given._node is not None and given._node.tags & tracking
             if node.tags & BASE and flows and not tracking & BASE:
                 raise GradientError(

@@ -29,7 +29,7 @@ from chainrule.core.interp import BASE, EVERYDAY, QUIET, current, evaluate, sett
 from chainrule.core.lock import Lock
 from chainrule.core.primitive import functions
 from chainrule.core.size import parse_bytes
-from chainrule.graph.ir import Graph, State
+from chainrule.graph.ir import Argument, Graph, State
 from chainrule.graph.naming import leaf_names
 from chainrule.graph.trace import GraphTracer, Unbuilt, trace_with
 from chainrule.tensor import Tensor, new
@@ -57,15 +57,21 @@ class Entry:
         self.names = names
         self.attributes = [Attributes(owner, label) for owner, label in tracer.owners]
         self.required = self._requires()
-        self.live = tracer.live
+        # Whether what is returned, or assigned, may have a history where no argument has one.
+        self.carried = tracer.carried
+        self.taped = any((*tracer.live, *tracer.carried))
         self.measured: dict[str, float] = {}
+        # Of the arguments when it was traced.
+        self.computed: set[int] = set()
         self._hooks = [dict(_hooks(tensor)) for tensor in self._captured()]
         self._nodes = state_nodes(graph)
         self._replaced = replaced_gradients(graph)
         self._version = [settings.version]
         self._absent = tracer.missing_gradients()
-        taped = partial(call, graph, how) if any(self.live) else None
-        self.hand_over = hand_over(signature, Step(graph, executable.run, taped, self._nodes, self._absent, names, settings, self._version))
+        taped = partial(call, graph, how) if self.taped else None
+        step = Step(graph, executable.run, taped, self._nodes, self._absent, names, settings, self._version)
+        # A tensor that takes over a history has another node after every call.
+        self.hand_over = _nothing if any(self.carried) else hand_over(signature, step)
 
     def change(self) -> str:
         """What the trace took for granted and is not so any more, in words; '' if all is as it was."""
@@ -102,13 +108,18 @@ class Entry:
         """The arguments that are the graph's."""
         return [x for x, leaf in zip(leaves, self.signature.leaves, strict=True) if isinstance(leaf, Traced)]
 
+    def assigns_otherwise(self, leaves: Sequence[Any]) -> bool:
+        """Whether an argument that is assigned to is a leaf and was none, or the reverse."""
+        own = {target.position for target in self.graph.updated if isinstance(target, Argument)}
+        return bool(own) and not own.isdisjoint(_computed(self.tensors(leaves)) ^ self.computed)
+
     def run(self, leaves: Sequence[Any]) -> Any:
         """The result, the long way: with histories, whatever the arguments carry."""
         arguments = self.tensors(leaves)
         given = [functions.asarray(x) for x in arguments]
         tracked = current().tracking
         captured = self.graph.read()
-        wanted = any(x._node is not None and x._node.tags & tracked for x in given) or any(self.live)
+        wanted = any(x._node is not None and x._node.tags & tracked for x in given) or self.taped
         wanted = wanted or any(x._node is not None and x._node.tags & tracked & ~BASE for x in captured)
         if wanted:
             outs = call(self.graph, self.how, [*given, *captured])
@@ -117,9 +128,10 @@ class Entry:
                 x.grad = None
             outs = [new(value) for value in self.executable.run(*(x._value for x in (*given, *captured)))]
         count = len(self.graph.returned)
-        # What is assigned has no history of this call; a tensor that is assigned as it is has its own.
+        # What is assigned has a history where it has one without compiling; a tensor that is assigned as it is has its own.
         nodes = {x: tensor._node for x, tensor in zip(self.graph.inputs, (*given, *captured), strict=True)}
-        assigned = [new(out._value, nodes.get(x)) for x, out in zip(self.graph.outputs[count:], outs[count:], strict=True)]
+        ends = zip(self.graph.outputs[count:], outs[count:], self.carried, strict=True)
+        assigned = [new(out._value, out._node if carried else nodes.get(x)) for x, out, carried in ends]
         self.graph.write(assigned, arguments)
         if self._requires() == self.required:
             # What the step itself assigned has new nodes, and is as right as before.
@@ -172,8 +184,8 @@ class Compiled:
         except Unbuilt:
             # Layers make their parameters in the order in which an eager call would.
             return self.function(*args, **kwargs)
-        if entry.graph.twice_given(entry.tensors(leaves)) is not None:
-            # What one name is assigned has to show under the other, as it does eagerly.
+        if entry.graph.twice_given(entry.tensors(leaves)) is not None or entry.assigns_otherwise(leaves):
+            # What one name is assigned has to show under the other, and a leaf stays one, as they do eagerly.
             return self.function(*args, **kwargs)
         try:
             return entry.run(leaves) if self.memory_budget is None or entry.measured else _measured(entry, leaves)
@@ -244,6 +256,7 @@ class Compiled:
             tracer=tracer,
             fill=fill,
             leaves=[leaf.requires_grad and signature.tracking != 0 for leaf in kinds],
+            computed=_computed([leaves[i] for i in traced]),
             assigns=True,
         )
         seconds = time.perf_counter() - began
@@ -252,6 +265,7 @@ class Compiled:
         # As the trace left them.
         given = [x for x, leaf in zip(leaves, signature.leaves, strict=True) if isinstance(leaf, Fixed)]
         entry = Entry(signature, graph, executable, tracer, names_of(self.function, given, tracer.owners), how)
+        entry.computed = _computed(entry.tensors(leaves))
         why = reason or self._why(signature, names)
         while len(self._entries) >= _MOST and signature not in self._entries:
             self._entries.popitem(last=False)
@@ -331,6 +345,11 @@ def _hooks(tensor: Tensor) -> Mapping[int, Any]:
     return {} if node is None or node.cell is None else node.cell.hooks
 
 
+def _computed(tensors: Sequence[Any]) -> set[int]:
+    """Which tensors have been computed of what requires a gradient."""
+    return {i for i, x in enumerate(tensors) if isinstance(x, Tensor) and not x.is_leaf}
+
+
 def _nothing(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return MISS
 
@@ -401,8 +420,9 @@ def compile(
     Also a decorator, with or without arguments. The function is traced when it is first called with arguments of new
     shapes or dtypes; a whole training step may stand in it, with ``loss.backward()``, ``optimizer.step()``, dropout and
     running statistics. Tensors that it finds outside (parameters, state) are read anew at every call, and what it
-    assigns to them is assigned, without a history of the call. Results are the same as without compiling. NumPy arrays from outside are part of the
-    program: pass those that change as arguments, or keep them in tensors.
+    assigns to them is assigned, with the history that it has without compiling: one that is made of parameters leads back to them
+    (where it should not, assign ``value.detach()``; its calls are quicker, too). Results are the same as without compiling. NumPy arrays from
+    outside are part of the program: pass those that change as arguments, or keep them in tensors.
 
     Parameters
     ----------

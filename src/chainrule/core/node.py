@@ -31,6 +31,8 @@ class Cell:
     """
 
     __slots__ = ("grad", "hooks", "retains", "tag", "tangents")
+    stands_in = False
+    """Whether the leaf that it belongs to stands for a value that was computed."""
 
     def __init__(self, *, retains: bool) -> None:
         self.grad: Any = None

@@ -7,7 +7,7 @@ What was assigned is read off the stand-ins at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import compress
 from typing import Any
 
@@ -36,11 +36,12 @@ _SMALL = 16
 class _StandInCell(Cell):
     """Where gradients of a stand-in arrive; tells what ``.grad`` was before, and whether anyone asked."""
 
-    __slots__ = ("_grad", "before", "changed", "observed", "tracer")
+    __slots__ = ("_grad", "before", "changed", "observed", "stands_in", "tracer")
 
     def __init__(self, tracer: GraphTracer, before: Tensor) -> None:
         self.tracer = tracer
         self.before = before
+        self.stands_in = not before.is_leaf
         self.changed = self.observed = False
         self._grad: Any = None
         super().__init__(retains=True)
@@ -62,10 +63,11 @@ class _StandInCell(Cell):
 class _ArgumentCell(Cell):
     """Of an argument that requires a gradient: its ``.grad`` is no part of the graph."""
 
-    __slots__ = ("of",)
+    __slots__ = ("of", "stands_in")
 
-    def __init__(self, of: Variable) -> None:
+    def __init__(self, of: Variable, *, computed: bool) -> None:
         self.of = of
+        self.stands_in = computed
         super().__init__(retains=True)
 
     @property
@@ -117,6 +119,7 @@ class GraphTracer:
         self._severed: dict[Variable, Variable] = {}
         self._owners: dict[int, tuple[Any, str]] = {}
         self.live: tuple[bool, ...] = ()
+        self.carried: tuple[bool, ...] = ()
 
     # What the library asks of a tracer.
 
@@ -302,7 +305,7 @@ class GraphTracer:
         self._makers.update(dict.fromkeys(outputs, made))
 
     def finish(
-        self, name: str, inputs: Sequence[Variable], arguments: tree.Structure, out: Tree, assigned: Sequence[tuple[Argument, Variable]] = ()
+        self, name: str, inputs: Sequence[Variable], arguments: tree.Structure, out: Tree, assigned: Sequence[tuple[Argument, Tensor]] = ()
     ) -> Graph:
         """The graph, once the function has returned ``out`` and ``assigned`` to arguments."""
         leaves, results = tree.flatten(out)
@@ -310,12 +313,14 @@ class GraphTracer:
         ends = [self._without_history(self.seen(x)) for x in leaves if isinstance(x, Tensor)]
         returned = [x._value for x in ends]
         self.live = tuple(_differentiable(x._node) for x in ends)
-        updated: list[tuple[Captured | Argument, Variable]] = [*assigned]
+        updated: list[tuple[Captured | Argument, Variable]] = [(argument, x._value) for argument, x in assigned]
+        nodes = [x._node for _, x in assigned]
         cleared: list[Captured] = []
         for x, stand_in, variable in self._stand_ins.values():
             if stand_in._value is not variable:
                 # An inner graph's state goes on to its next step, where it is to have no history that it has not here.
                 updated.append((State(x), (stand_in if self._within is None else self._without_history(stand_in))._value))
+                nodes.append(stand_in._node)
         for cell in self._cells:
             if not cell.changed:
                 continue
@@ -331,6 +336,8 @@ class GraphTracer:
                 cleared.append(Gradient(cell.before))
             elif after._value is not before:
                 updated.append((Gradient(cell.before), after._value))
+                nodes.append(None)
+        self.carried = tuple(node is not None and node.primitive is not None and _differentiable(node) for node in nodes)
         captured: list[tuple[Captured, Variable]] = [(State(x), variable) for x, _, variable in self._stand_ins.values()]
         captured += [(Gradient(x), variable) for x, variable in self._gradients.values() if variable is not None]
         return Graph(
@@ -433,6 +440,7 @@ def trace_with(
     examples: tuple[Any, ...] | None = None,
     fill: Callable[[list[Tensor]], Sequence[Any]] | None = None,
     leaves: Sequence[bool] = (),
+    computed: Collection[int] = (),
     assigns: bool = False,
     at_once: bool = False,
 ) -> tuple[Graph, GraphTracer]:
@@ -441,7 +449,7 @@ def trace_with(
     Parameters
     ----------
     leaves : sequence of bool, optional
-        Which arguments are leaves that require a gradient.
+        Which arguments require a gradient: leaves, but for those at the positions ``computed``.
     names : sequence of str, optional
         Of the arguments.
     tracer : GraphTracer, optional
@@ -459,8 +467,8 @@ def trace_with(
     names = names or ("",) * len(avals)
     inputs = [Variable(aval, name, tracer.owner) for aval, name in zip(avals, names, strict=True)]
     tensors = [new(x) for x in inputs]
-    for x in compress(tensors, leaves):
-        x._node = leaf(x.shape, x.dtype, BASE, _ArgumentCell(x._value))
+    for i, x in compress(enumerate(tensors), leaves):
+        x._node = leaf(x.shape, x.dtype, BASE, _ArgumentCell(x._value, computed=i in computed))
         tracer.named(x._node, x._value)
     own = tracer.tag.bit
     tracking = mode.tracking & BASE | own
@@ -468,7 +476,7 @@ def trace_with(
     try:
         with using(inside):
             out = f(*structure.rebuild(tensors if fill is None else fill(tensors)))
-            assigned = [(Argument(i), x._value) for i, (x, was) in enumerate(zip(tensors, inputs, strict=True)) if assigns and x._value is not was]
+            assigned = [(Argument(i), x) for i, (x, was) in enumerate(zip(tensors, inputs, strict=True)) if assigns and x._value is not was]
             graph = tracer.finish(_name_of(f), inputs, structure, out, assigned)
     finally:
         tracer.let_go()
