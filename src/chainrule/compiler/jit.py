@@ -436,8 +436,9 @@ def compile(
         Bytes, or text like "200MB", that all values between arguments and results may take at most, results included, at any
         moment; what does not fit is computed again.
     matmul_precision : {"float32", "bfloat16"}
-        With "bfloat16", machine code rounds the operands of large matrix products of float32 to bfloat16 (8 bits of precision) where the processor
-        multiplies those faster, and adds up in float32. Values, parameters and gradients stay float32. Elsewhere it changes nothing.
+        With "bfloat16", machine code rounds the operands of large matrix products and convolutions of float32 to bfloat16 (8 bits of precision)
+        where the processor multiplies those faster, and adds up in float32. Values, parameters and gradients stay float32. Elsewhere it
+        changes nothing.
 
     Returns
     -------

@@ -13,7 +13,8 @@ from typing import Any
 from chainrule.compiler.native.conv_depthwise import Depthwise, is_depthwise, write_depthwise_weights
 from chainrule.compiler.native.conv_dots import Dots, is_narrow
 from chainrule.compiler.native.conv_general import write_general
-from chainrule.compiler.native.conv_products import Products, Tiles, amount, write_products, write_turn
+from chainrule.compiler.native.conv_halves import write_halves
+from chainrule.compiler.native.conv_products import Products, Tiles, too_long, write_products, write_turn
 from chainrule.compiler.native.conv_shape import Correlation, Target, classes, correlation
 from chainrule.compiler.native.conv_weights import write_sum, write_weight_blocks
 from chainrule.compiler.native.gemm import Epilogue, Product, Work, Written, write_product
@@ -21,9 +22,6 @@ from chainrule.compiler.native.ir import Module
 from chainrule.core.aval import Aval
 
 __all__ = ["write_conv"]
-
-_CODE = 12_000
-"""Products written out, beyond which a convolution is computed position by position."""
 
 _PACKED = 1 << 17
 """Weights that are better packed."""
@@ -80,13 +78,17 @@ def write_conv(
         return write_product(module, name, product, bits=8 * target.nbytes, registers=target.registers, epilogue=epilogue, halves=target.halves)
     if gate == "conv_weight":
         return _weights(tiles, correlation(first, out.shape, second, params), extra)
+    if target.halves and not general and math.prod(params["stride"]) <= _PARTS:
+        halves = write_halves(tiles, out.dtype, first, second, out.shape, params, back=gate == "conv_transpose")
+        if halves:
+            return halves
     if gate == "conv_transpose":
         return _transpose(tiles, correlation(out.shape, second, first, params), extra, general)
     bond = correlation(first, second, out.shape, params)
     if is_narrow(bond.channels, bond.features, bond, tiles.vector, target) and not general:
         return _dots(tiles, bond, extra)
     products = [Depthwise(tiles, bond) if is_depthwise(bond) else Products(tiles, bond)]
-    general = general or amount(products) > _CODE
+    general = general or too_long(products)
     kernel = write_general(module, name, tiles.vector, bond, epilogue) if general else write_products(tiles, products)
     return Written((Work(kernel, ("a", "b", "c", *extra)),), 0)
 
@@ -121,11 +123,11 @@ def _transpose(tiles: Tiles, bond: Correlation, extra: tuple[str, ...], general:
     narrow = is_narrow(bond.features, bond.channels, bond, vector, tiles.target)
     if (narrow or is_depthwise(bond)) and not general:
         products = [(Dots if narrow else Depthwise)(tiles, part.correlation) for part in classes(bond, turned=False)]
-        if amount(products) <= _CODE:
+        if not too_long(products):
             return Written((Work(write_products(tiles, products), ("a", "b", "c", *extra)),), 0)
     parts = [] if general else classes(bond)
     products = [Products(tiles, part.correlation) for part in parts]
-    if general or amount(products) > _CODE:
+    if general or too_long(products):
         kernel = write_general(tiles.module, tiles.name, vector, bond, tiles.epilogue, back=True)
         picked = list(range(bond.taps))
     else:

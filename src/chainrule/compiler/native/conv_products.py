@@ -17,6 +17,7 @@ from chainrule.compiler.native.kernel import Kernel
 from chainrule.compiler.native.microkernel import (
     Ahead,
     Block,
+    Multiply,
     Nest,
     Part,
     Parts,
@@ -24,13 +25,17 @@ from chainrule.compiler.native.microkernel import (
     Sums,
     Taps,
     fetch,
+    fused,
     load_lanes,
     store_lanes,
     transposed,
     write_microkernel,
 )
 
-__all__ = ["Products", "Tiles", "amount", "finished", "pointers_of", "write_products", "write_turn"]
+__all__ = ["Products", "Tiles", "finished", "pointers_of", "too_long", "write_products", "write_turn"]
+
+_CODE = 12_000
+"""Products written out, beyond which a convolution is computed position by position."""
 
 _CACHED = 1 << 19
 """Bytes of weights that the second-level cache holds beside the images: more are read panel by panel."""
@@ -64,6 +69,7 @@ class Tiles:
     vector: Kind
     features: int
     epilogue: Epilogue | None = None
+    multiply: Multiply = fused
     names: dict[object, str] = field(default_factory=dict[object, str])
 
     def tile(self, rows: tuple[int, ...], outs: tuple[int, ...], widths: tuple[int, ...], nest: Nest, counts: tuple[str, ...], ahead: Ahead) -> str:
@@ -76,7 +82,9 @@ class Tiles:
             block, ways = Block(self.vector, rows, widths, short=True), 4 if few < 4 else 2 if few < 8 else 1
             finish = partial(self._store, outs=outs, widths=widths)
             start = partial(self._call, outs=outs, vectors=len(widths)) if sum(widths) < self.features else None
-            write_microkernel(self.module, self.names[key], block, nest, finish, parameters=parameters, start=start, ways=ways, ahead=ahead)
+            write_microkernel(
+                self.module, self.names[key], block, nest, finish, parameters=parameters, start=start, multiply=self.multiply, ways=ways, ahead=ahead
+            )
         return self.names[key]
 
     def _call(self, f: Function, outs: tuple[int, ...], vectors: int) -> Sums:
@@ -343,12 +351,12 @@ def write_turn(module: Module, name: str, vector: Kind, bond: Correlation, taps:
     return Kernel(name, units)
 
 
-def amount(written: Sequence[Products]) -> int:
-    """How many products would be written out for these correlations."""
+def too_long(written: Sequence[Products]) -> bool:
+    """Whether these correlations are better computed position by position: so many products would be written out."""
     found: dict[object, int] = {}
     for one in written:
         for run in one.runs:
             for panel in one.panels:
                 key = run.height, run.taps, panel.widths, one.row, tuple(axis.peeled for axis in one.outer)
                 found[key] = sum(len(reach) for _, _, reach in run.taps) * len(panel.widths)
-    return sum(found.values())
+    return sum(found.values()) > _CODE

@@ -12,7 +12,7 @@ from chainrule.compiler.native.microkernel import load_lanes, shuffle, transpose
 from chainrule.compiler.native.packing import Copy, Panels, Source, panels_of, write_packing
 from chainrule.compiler.native.product import Product
 
-__all__ = ["halves_pay", "multiply_pairs", "pairs_of_a", "pairs_of_b"]
+__all__ = ["copies_pay", "halves_pay", "multiply_pairs", "pairs_of_a", "pairs_of_b"]
 
 _BITS = 512
 """Of the vectors that this is written for."""
@@ -29,14 +29,19 @@ _OFTEN = 40
 
 def halves_pay(p: Product, kind: Kind) -> bool:
     """Whether a product is worth two copies, and has what they need: k even, and one axis of each operand along memory."""
-    possible = kind.element == "float" and 8 * kind.nbytes == _BITS and p.k % 2 == 0 and 1 in p.a and 1 in p.b
-    return possible and p.k >= _SHORT and p.m * p.n >= _OFTEN * (p.m + p.n)
+    return 1 in p.a and 1 in p.b and copies_pay(kind, p.k, p.m * p.n, p.m + p.n)
+
+
+def copies_pay(kind: Kind, summed: int, products: int, copied: int) -> bool:
+    """Whether so many products, of which so many neighbours are summed, are worth that both operands are copied, and their sums can be of pairs."""
+    possible = kind.element == "float" and 8 * kind.nbytes == _BITS and summed % 2 == 0
+    return possible and summed >= _SHORT and products >= _OFTEN * copied
 
 
 def multiply_pairs(f: Function, a: Value, b: Value, total: Value) -> Value:
     """``total`` and the products of both halves, added up without rounding in between."""
     halves = Kind("bfloat", 2 * total.kind.lanes)
-    name = f"llvm.x86.avx512bf16.dpbf16ps.{_BITS}"
+    name = f"llvm.x86.avx512bf16.dpbf16ps.{8 * total.kind.nbytes}"
     f.module.declare(name, total.kind, [total.kind, halves, halves])
     return f.call(name, total.kind, total, f.cast("bitcast", a, halves), f.cast("bitcast", b, halves))
 
