@@ -30,6 +30,8 @@ from chainrule.core.primitive import TABLE
 from pages import write_section
 
 GATES = {"forward": "conv", "input gradient": "conv_transpose", "weight gradient": "conv_weight"}
+HALVED = ("forward", "input gradient")
+"""Those that may round their operands to bfloat16."""
 
 
 class Shape(NamedTuple):
@@ -65,6 +67,8 @@ SHAPES = {
     "3x3 192->384, 13x13, batch 8": Shape(8, 13, 13, 192, 384, 3, 1, 1),
     "3x3/2 64->128, 32x32, batch 16": Shape(16, 32, 32, 64, 128, 3, 2, 1),
     "1x1 128->256, 28x28, batch 16": Shape(16, 28, 28, 128, 256, 1),
+    "1x1 256->64, 28x28, batch 16": Shape(16, 28, 28, 256, 64, 1),
+    "3x3 24->24, 20x20, batch 16": Shape(16, 20, 20, 24, 24, 3, 1, 1),
     "3x3 10->10, 20x20, batch 16": Shape(16, 20, 20, 10, 10, 3, 1, 1),
     "5x5 64->3, 32x32, batch 16": Shape(16, 32, 32, 64, 3, 5, 1, 2),
     "3x3 groups of 16, 64, 32x32, batch 16": Shape(16, 32, 32, 64, 64, 3, 1, 1, 4),
@@ -72,14 +76,15 @@ SHAPES = {
 }
 
 
-def native(shape: Shape, gate: str, arrays: Sequence[np.ndarray]) -> tuple[Callable[[], None], np.ndarray]:
-    """A call that runs a gate's kernels on all threads, and where it leaves the result."""
+def native(shape: Shape, gate: str, arrays: Sequence[np.ndarray], *, halves: bool = False) -> tuple[Callable[[], None], np.ndarray]:
+    """A call that runs a gate's kernels on all threads, and where it leaves the result; ``halves``: they may round to bfloat16."""
     x, w, y = (Aval(a.shape, a.dtype) for a in arrays)
     layout = {"stride": (shape.stride,) * 2, "dilation": (1, 1), "low": (shape.padding,) * 2, "groups": shape.groups}
     cases = {"conv": ((0, 1), y, shape.size), "conv_transpose": ((2, 1), x, x.shape[1:-1]), "conv_weight": ((0, 2), w, w.shape[:-2])}
     inputs, out, size = cases[gate]
     module = Module()
-    written = write_conv(module, "conv", gate, [(x, w, y)[i] for i in inputs], out, {**layout, "size": size}, Target.of(engine.host()))
+    target = Target.of(engine.host(), halves=halves)
+    written = write_conv(module, "conv", gate, [(x, w, y)[i] for i in inputs], out, {**layout, "size": size}, target)
     result, scratch = aligned(np.zeros(out.shape, out.dtype)), aligned(np.zeros(written.scratch // 4 + 1, "f4"))
     memory = {"a": arrays[inputs[0]], "b": arrays[inputs[1]], "c": result, "scratch": scratch}
     names = list(memory)
@@ -186,8 +191,8 @@ def main() -> None:
         "GFLOP/s: ours (share of the peak of fused products of registers) / PyTorch.",
         f"{host.cpu}, vectors of {host.bits} bits, {options.threads} threads, Python {platform.python_version()}.",
         "",
-        f"| convolution | {' | '.join(GATES)} | peak |",
-        "|---|---|---|---|---|",
+        f"| convolution | {' | '.join(GATES)} | peak | bfloat16: {', '.join(HALVED)} |",
+        "|---|---|---|---|---|---|",
     ]
     print("\n".join(lines))
     fma, lanes = peak(), Target.of(host).nbytes // 4
@@ -204,14 +209,18 @@ def main() -> None:
             )
         ]
         ours = {label: native(shape, gate, arrays) for label, gate in GATES.items()}
+        halved = {label: native(shape, GATES[label], arrays, halves=True) for label in HALVED}
         peers = {} if options.without_torch else torch_calls(shape, arrays, options.threads)
         check(shape, ours, arrays)
+        halved = {label: call for label, (call, result) in halved.items() if rounds(call, result, ours[label][1])}
         times: dict[tuple[str, str], list[float]] = {}
         top: list[float] = []
         for _ in range(options.rounds):
             top.append(best(fma, 0.05, clock))
             for label in GATES:
                 times.setdefault(("ours", label), []).append(best(ours[label][0], 0.12, clock))
+                if label in halved:
+                    times.setdefault(("halved", label), []).append(best(halved[label], 0.08, clock))
                 if peers:
                     times.setdefault(("torch", label), []).append(best(peers[label], 0.12, clock))
                     sleep(0.05)
@@ -221,10 +230,17 @@ def main() -> None:
             rate = shape.flops / min(times["ours", label]) / 1e9
             peer = f" / {shape.flops / min(times['torch', label]) / 1e9:4.0f}" if peers else ""
             cells.append(f"{rate:4.0f} ({rate / highest:3.0%}){peer}")
-        lines.append(f"| {name} | {' | '.join(cells)} | {highest:.0f} |")
+        rounded = ", ".join(f"{shape.flops / min(times['halved', label]) / 1e9:.0f}" if label in halved else "-" for label in HALVED)
+        lines.append(f"| {name} | {' | '.join(cells)} | {highest:.0f} | {rounded} |")
         print(lines[-1], flush=True)
     if options.output:
         write_section(options.output, "Convolutions", "\n".join(lines))
+
+
+def rounds(call: Callable[[], None], result: np.ndarray, exact: np.ndarray) -> bool:
+    """Whether a call leaves something else than the one in float32."""
+    call()
+    return not np.array_equal(result, exact)
 
 
 def check(shape: Shape, ours: dict[str, tuple[Callable[[], None], np.ndarray]], arrays: Sequence[np.ndarray]) -> None:
