@@ -228,9 +228,9 @@ def test_an_interrupt_while_pieces_are_compiled_breaks_nothing() -> None:
         threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
             while True:
-                linked(200)
+                linked(60)
         except KeyboardInterrupt:
-            print(sum(thread.is_alive() for thread in threading.enumerate()), linked(200), end=" ")
+            print(sum(thread.is_alive() for thread in threading.enumerate()), linked(60), end=" ")
     """
     assert in_process(body, CHAINRULE_NUM_THREADS="3", CHAINRULE_CACHE_DIR="0") == "1 True 1 True 1 True 1 True"
 
@@ -240,17 +240,17 @@ def test_a_process_may_fork_while_pieces_are_compiled() -> None:
     compiled = []
 
     def keep_compiling():
-        for i in range(12):
-            compiled.append(linked(100, i))
+        for i in range(8):
+            compiled.append(linked(60, i))
 
     thread = threading.Thread(target=keep_compiling)
     thread.start()
     children = []
-    while thread.is_alive() and len(children) < 5:
+    while thread.is_alive() and len(children) < 4:
         time.sleep(0.03)
         child = os.fork()
         if child == 0:
-            os._exit(7 if linked(50) else 8)
+            os._exit(7 if linked(20) else 8)
         children.append(child)
     thread.join()
     print(set(compiled), {{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children}})
