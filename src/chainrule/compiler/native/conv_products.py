@@ -6,6 +6,7 @@ the same kind, with turned weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,6 +49,9 @@ _LINE = 64
 
 _OFTEN = 4
 """Products of vectors for each line that is called."""
+
+_BUSY = 512
+"""Products with each element of the images, beyond which nobody waits for them."""
 
 _SHORT = 4
 """Fewer channels than this are not worth a loop."""
@@ -251,7 +255,9 @@ class Products:
 
     def called(self, run: Run, widths: tuple[int, ...]) -> int:
         """How many rows of what is read next a tile calls for while it computes: the panels beside it call for others."""
-        if self.by_panel or self.bond.channels * self.tiles.vector.wide(1).nbytes < _LINE:
+        bond, vector = self.bond, self.tiles.vector
+        busy = bond.taps * bond.features > _BUSY * math.prod(axis.step for axis in bond.axes)
+        if self.by_panel or busy or bond.channels * vector.wide(1).nbytes < _LINE or bond.features < vector.lanes:
             return 0
         return min(-(-run.height // self.panels[-1].stop), -(-run.height * len(widths) // _OFTEN))
 

@@ -106,6 +106,9 @@ class _Weights:
         )
         self.inner = inner
         self.mixed = bond.channels < _MIXED and row.taps > 1 and 0 < row.outputs - len(inner) + 1 <= _EDGES and bool(inner)
+        # What is mixed lies so close that the processor sees by itself what comes next, and beside products of short vectors it counts
+        # how much is loaded.
+        self.calls = vector.nbytes >= _LINE and not self.mixed
         height = row.taps * bond.channels if self.mixed else bond.channels
         vectors = best_vectors(height, bond.features, vector.lanes, target)
         self.panels = panels(bond.features, vector.lanes, vectors)
@@ -271,7 +274,7 @@ class _Weights:
         if self.mixed:
             row = self.axes[-1]
             x = f.sub(x, row.low * row.x)
-        else:
+        if self.calls:
             counts += [index(f.sub(ahead[0], channel)), index(f.sub(ahead[1], feature))]
         key = piece.rows, piece.outs, piece.taps, panel.widths
         if key not in self.names:
@@ -302,9 +305,8 @@ class _Weights:
             for (i, v), x in sums.items():
                 store_lanes(f, x, f.at(f.parameters[2], piece.outs[i] + lanes * v, vector), widths[v])
 
-        # What is mixed lies so close that the processor sees by itself what comes next.
-        ahead = Ahead() if self.mixed else Ahead("x", "y")
-        numbers = [*(f"n{number}" for number in range(len(levels))), *(() if self.mixed else ("x", "y"))]
+        ahead = Ahead("x", "y") if self.calls else Ahead()
+        numbers = [*(f"n{number}" for number in range(len(levels))), *(("x", "y") if self.calls else ())]
         parameters = [("c", PTR), *((number, I64) for number in numbers)]
         ways = 2 if self.mixed and len(piece.rows) * len(widths) < 8 else 1
         write_microkernel(self.module, name, block, nest, finish, parameters=parameters, start=start, ways=ways, ahead=ahead)
