@@ -10,6 +10,7 @@ from hypothesis import given
 
 import chainrule as cr
 from chainrule.compiler.fusion import is_elementwise, regions
+from chainrule.compiler.simplify import simplify
 from chainrule.graph.ir import Graph
 from programs import Program, arguments, programs
 
@@ -81,3 +82,26 @@ def test_what_one_later_loop_reads_alone_is_computed_there() -> None:
 def test_what_a_loop_has_summed_up_is_read_by_the_next_one() -> None:
     found = regions(cr.trace(lambda x: cr.cos(cr.sum(cr.sin(x), axis=0, keepdims=True)), np.ones((1, 3))))
     assert [[node.primitive.name for node in region.nodes] for region in found] == [["sin", "sum"], ["cos"]]
+
+
+def gradient_of(activation: Any) -> Graph:
+    """Of a network of three layers by its weights."""
+
+    def loss(v: Any, w: Any, u: Any, x: Any) -> Any:
+        return cr.sum(activation(activation(activation(x @ v) @ w) @ u))
+
+    return simplify(cr.trace(cr.grad(loss, argnums=(0, 1, 2)), *[np.ones((8, 8))] * 3, np.ones((32, 8))))
+
+
+def test_what_is_made_of_values_that_wait_anyway_is_made_where_it_is_read() -> None:
+    found = [[node.primitive.name for node in region.nodes] for region in regions(gradient_of(cr.tanh))]
+    # The derivative 1 - tanh(x)**2 in the loop that multiplies by it.
+    assert found.count(["tanh"]) == 2
+    assert found.count(["multiply", "subtract", "multiply"]) == 2
+    found = [[node.primitive.name for node in region.nodes] for region in regions(gradient_of(cr.sigmoid))]
+    assert found.count(["sigmoid"]) == 2
+
+
+def test_a_mask_is_made_with_what_it_is_made_of_since_it_takes_fewer_bytes() -> None:
+    found = [[node.primitive.name for node in region.nodes] for region in regions(gradient_of(cr.relu))]
+    assert found.count(["relu", "greater"]) == 2

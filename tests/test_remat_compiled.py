@@ -68,6 +68,30 @@ def test_a_compiled_step_of_64_layers_stays_within_its_budget(dropout: float) ->
         assert found == expected
 
 
+@pytest.mark.parametrize("share", [0.5, 0.25])
+def test_machine_code_keeps_a_budget_too(share: float) -> None:
+    pytest.importorskip("llvmlite", reason="native code: pip install 'chainrule[cpu]'")
+    weights = [weight(64, 64) for _ in range(32)]
+    optimizer = cr.optim.SGD(weights, lr=0.01)
+
+    def train(x: cr.Tensor) -> cr.Tensor:
+        for w in weights:
+            x = cr.tanh(x @ w)
+        loss = cr.mean(x * x)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    budget = int(share * 32 * 4 * 2048 * 64)
+    step = cr.compile(train, backend="native", memory_budget=budget)
+    step(cr.tensor(np.ones((2048, 64)), dtype="float32"))
+    (told,) = step.stats().compilations
+    assert told["memory"].after <= budget
+    # Scalars lie in cache lines of their own.
+    assert told["arena_bytes"] <= budget + 1024
+
+
 @pytest.mark.parametrize("count", [4, 40])
 def test_a_step_updates_its_parameters_in_place_however_many_there_are(count: int) -> None:
     weights = [cr.tensor(np.ones((100, 100)), dtype="float32", requires_grad=True) for _ in range(count)]

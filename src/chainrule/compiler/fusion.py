@@ -69,15 +69,17 @@ def regions(graph: Graph) -> tuple[Region, ...]:
     """All gates of a graph as regions, in an order in which they can run.
 
     Every group has a level, one more than those it reads from, so that groups of one level do not depend on each other: a gate may join
-    a group, or join several into one, if they are of one level and all else that it reads comes from lower ones.
+    a group, or join several into one, if they are of one level and all else that it reads comes from lower ones, and if its result does not
+    wait in memory for that, where what it is made of is there anyway.
     """
     made: dict[Variable, _Group] = {}
     # Reductions end a loop: who reads them is one level further.
     ended: set[Variable] = set()
     groups: list[_Group] = []
+    lives = _Lives(graph)
     for position, node in enumerate(graph.nodes):
         level = max((made[x].root().level + (x in ended) for x in node.inputs if x in made), default=0)
-        group = _joined(node, position, level, made, ended)
+        group = _joined(node, position, level, made, ended, lives)
         if group is None:
             shape = node.output.shape if is_elementwise(node) else None
             above = any(x in made and x not in ended and made[x].root().level == level for x in node.inputs)
@@ -91,6 +93,35 @@ def regions(graph: Graph) -> tuple[Region, ...]:
                 ended.add(x)
     _take_in(graph, groups)
     return _regions(graph, _in_order(graph, [group for group in groups if group.into is None]))
+
+
+class _Lives:
+    """How long values take memory, in gates that are no loop over elements: those between which loops stand."""
+
+    def __init__(self, graph: Graph) -> None:
+        maker = {x: node for node in graph.nodes for x in node.outputs}
+        self.source = {x: _source(x, maker) for x in maker}
+        self.passed = [0]
+        self.read: dict[Variable, list[int]] = {}
+        for position, node in enumerate(graph.nodes):
+            self.passed.append(self.passed[-1] + (not is_elementwise(node) and node.primitive.kernel != "move"))
+            for x in dict.fromkeys(node.inputs):
+                self.read.setdefault(self.source.get(x, x), []).append(position)
+        for x in graph.outputs:
+            self.read.setdefault(self.source.get(x, x), []).append(len(graph.nodes))
+
+    def longer(self, node: Operation, position: int, since: int) -> bool:
+        """Whether a gate takes more memory if it runs at a place before its own, for no fewer bytes to be read then."""
+        passed = self.passed
+        between = passed[position] - passed[since]
+        if not between or max(x.nbytes for x in node.inputs) > node.output.nbytes:
+            return False
+        saved = 0
+        for x in dict.fromkeys(self.source.get(x, x) for x in node.inputs):
+            # Whoever else reads it last.
+            last = next((at for at in self.read[x][:-3:-1] if at != position), since)
+            saved += x.nbytes * min(max(passed[position] - passed[last], 0), between)
+        return node.output.nbytes * between > saved
 
 
 def _in_order(graph: Graph, groups: Sequence[_Group]) -> list[_Group]:
@@ -174,7 +205,7 @@ def is_reduction(node: Operation) -> bool:
     return node.primitive.kernel == "reduce" and len(node.inputs) == 1 and not node.primitive.outputs
 
 
-def _joined(node: Operation, position: int, level: int, made: dict[Variable, _Group], ended: set[Variable]) -> _Group | None:
+def _joined(node: Operation, position: int, level: int, made: dict[Variable, _Group], ended: set[Variable], lives: _Lives) -> _Group | None:
     """The group that a node can join, merged from all of its level that it reads; None if there is none."""
     if is_elementwise(node):
         shape = node.output.shape
@@ -190,7 +221,7 @@ def _joined(node: Operation, position: int, level: int, made: dict[Variable, _Gr
         if x in ended or group.shape != shape or position - group.last > NEAR:
             return None
         found[group] = None
-    if not found:
+    if not found or lives.longer(node, position, max(group.last for group in found)):
         return None
     first, *others = found
     for other in others:
