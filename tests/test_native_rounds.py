@@ -11,6 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import chainrule as cr
+from chainrule.compiler.native.conv_shape import Target
+from chainrule.compiler.native.emit import emit
+from chainrule.compiler.pipeline import build
 from test_native_engine import in_process
 from test_native_places import kernels, same, softmax
 
@@ -128,6 +131,15 @@ def test_rows_that_cannot_be_cut_evenly_stay_together(batch: int) -> None:
     assert {"scan"} not in kernels(f, x)
     same(f, x)
     same(gradient(f), x)
+
+
+@pytest.mark.parametrize(("size", "pays"), [(256, True), (WIDTH, False)])
+def test_products_that_are_worth_rounding_have_all_rows_in_one(size: int, pays: bool) -> None:
+    """Copies of a strip's few rows, and of all of B for them, would not be worth it."""
+    weights = random(size, size).astype(np.float32)
+    f = lambda xs: cr.scan(lambda c, x: (cr.tanh(c @ weights) + x, c), xs[0], xs)
+    graph = build(cr.trace(f, random(4, 64, size).astype(np.float32)), backend="native").graph
+    assert ("dpbf16ps" in emit(graph, Target(64, 32, halves=True)).text) is pays
 
 
 BITS = """

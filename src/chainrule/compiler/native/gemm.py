@@ -74,6 +74,12 @@ def write_product(
     return min(costs, key=lambda way: costs[way])(writer, registers)
 
 
+def rounding_pays(product: Product, bits: int) -> bool:
+    """Whether a product is faster with operands rounded to bfloat16, where they may be, in vectors of so many bits."""
+    kind = kind_of(product.dtype)
+    return halves_pay(_plain(product), kind.wide(max(bits // kind.bits, 1)))
+
+
 def _turned(p: Product) -> Product:
     """The transposed product, but for C, whose strides stay."""
     (a_row, a_column), (b_row, b_column) = p.a, p.b

@@ -21,7 +21,7 @@ from chainrule.compiler.native.conv import write_conv
 from chainrule.compiler.native.conv_shape import Target
 from chainrule.compiler.native.epilogues import Fitting, epilogue, fitting, steps_of
 from chainrule.compiler.native.fused import REDUCTIONS, Fused, write_fused
-from chainrule.compiler.native.gemm import Product, Written, folded, write_product
+from chainrule.compiler.native.gemm import Product, Written, folded, rounding_pays, write_product
 from chainrule.compiler.native.ir import I64, PTR, VOID, Module
 from chainrule.compiler.native.joint import Turns, side_by_side, take_turns, taking_turns
 from chainrule.compiler.native.kernel import Call
@@ -415,9 +415,11 @@ class Lowering:
         return None
 
     def _matched(self, contraction: Contraction, a: View, b: View) -> Matched | None:
-        """As a product, in strips where these may go through the rounds of a loop by themselves."""
+        """As a product, in strips where these may go through the rounds of a loop by themselves; what is worth rounding has all rows in one."""
         found = matched(contraction, a, b)
-        return found.in_strips() if found and self.steady is not None else found
+        if found is None or self.steady is None or (self.code.target.halves and rounding_pays(found.product, 8 * self.code.target.nbytes)):
+            return found
+        return found.in_strips()
 
     def _product(self, written: Written, operands: Mapping[str, View], kept: Sequence[str], fitted: Fitting | None) -> list[Call]:
         """The calls of kernels whose pointers have roles."""
