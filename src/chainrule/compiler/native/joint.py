@@ -165,20 +165,20 @@ def _grouped(
     found: list[Task | Walk] = []
     turns: Turns | None = None
     # What stands behind them and has nothing to do with them: it may run before them, if they go on.
-    apart: list[Task | Walk] = []
+    meanwhile: list[Task | Walk] = []
     left = deque(tasks)
     while left or turns:
         task = left.popleft() if left else None
         both = turns.and_then(task) if turns and isinstance(task, Walk) and fit(turns, task) else None
-        if turns and both and (not apart or turns.writes.keys() & {access.root for access in both.walks[-1].reads}):
-            found += apart
-            turns, apart = both, []
-        elif turns and task and len(apart) < AHEAD and _independent(turns, task):
-            apart.append(task)
+        if turns and both and (not meanwhile or turns.writes.keys() & {access.root for access in both.walks[-1].reads}):
+            found += meanwhile
+            turns, meanwhile = both, []
+        elif turns and task and len(meanwhile) < AHEAD and _independent(turns, task):
+            meanwhile.append(task)
         elif turns:
             found += _written(turns, users, write)
-            left.extendleft(reversed([*apart, task] if task else apart))
-            turns, apart = None, []
+            left.extendleft(reversed([*meanwhile, task] if task else meanwhile))
+            turns, meanwhile = None, []
         elif isinstance(task, Walk):
             turns = Turns((task,), task.places)
         elif task:

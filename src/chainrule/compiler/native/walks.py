@@ -147,8 +147,9 @@ def of_nest(fused: Fused, views: Mapping[Variable, View], calls: Sequence[Call])
     depth = next((i for i in range(1, len(shape)) if math.prod(shape[:i]) == units), 0)
     if len(calls) > 1 or units == 1 or not depth or any(axis < depth for axis in fused.axes):
         return None
-    width = fused.collapsed(views).sizes[-1]
-    if not fused.ends and width > BLOCK and width % BLOCK:
+    axes = fused.collapsed(views)
+    # Units of what is reduced along no axis, or along axes of size 1 alone, are pieces of rows.
+    if (fused.ends and not any(axes.marks)) or (not fused.ends and axes.sizes[-1] > BLOCK and axes.sizes[-1] % BLOCK):
         return None
     steps = fused.steps(views)
     within = lambda x: tuple(zip(shape[depth:], steps[x][depth:], strict=True))
