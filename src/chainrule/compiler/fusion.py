@@ -96,7 +96,7 @@ def regions(graph: Graph) -> tuple[Region, ...]:
 
 
 class _Lives:
-    """How long values take memory, in gates that are no loop over elements: those between which loops stand."""
+    """How long values take memory, in gates that are no part of a loop over elements: those between which loops stand."""
 
     def __init__(self, graph: Graph) -> None:
         maker = {x: node for node in graph.nodes for x in node.outputs}
@@ -104,7 +104,7 @@ class _Lives:
         self.passed = [0]
         self.read: dict[Variable, list[int]] = {}
         for position, node in enumerate(graph.nodes):
-            self.passed.append(self.passed[-1] + (not is_elementwise(node) and node.primitive.kernel != "move"))
+            self.passed.append(self.passed[-1] + (not is_elementwise(node) and not is_reduction(node) and node.primitive.kernel != "move"))
             for x in dict.fromkeys(node.inputs):
                 self.read.setdefault(self.source.get(x, x), []).append(position)
         for x in graph.outputs:
