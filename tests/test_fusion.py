@@ -105,3 +105,15 @@ def test_what_is_made_of_values_that_wait_anyway_is_made_where_it_is_read() -> N
 def test_a_mask_is_made_with_what_it_is_made_of_since_it_takes_fewer_bytes() -> None:
     found = [[node.primitive.name for node in region.nodes] for region in regions(gradient_of(cr.relu))]
     assert found.count(["relu", "greater"]) == 2
+
+
+def test_a_value_and_its_gradient_on_both_sides_of_a_sum_are_one_loop() -> None:
+    """What the way back reads is in registers there: none of it waits in memory until the sum is done."""
+
+    def loss(x: Any) -> Any:
+        for _ in range(3):
+            x = cr.sigmoid(cr.sqrt(cr.log1p(cr.square(cr.tanh(x)) + 0.5)))
+        return cr.sum(x)
+
+    found = regions(simplify(cr.trace(cr.value_and_grad(loss), np.ones(1000))))
+    assert sum(region.shape == (1000,) for region in found) == 1
