@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from chainrule.compiler.native.gemm import Product
-from chainrule.compiler.native.views import View, contiguous
+from chainrule.compiler.native.views import Strides, View, as_one, contiguous
 from chainrule.core.aval import Shape
 from chainrule.core.primitive import TABLE
 from chainrule.graph.ir import Operation
@@ -99,14 +98,14 @@ def matched(contraction: Contraction, a: View, b: View) -> Matched | None:
     batch = [label for label in contraction.out if label in steps_a and label in steps_b]
     rows = [label for label in contraction.out if label not in steps_b]
     columns = [label for label in contraction.out if label not in steps_a]
-    together = _joined(summed, sizes, [steps_a, steps_b])
+    together = _steps(summed, sizes, [steps_a, steps_b])
     if together is None:
         return None
     (k_a, k_b) = together
     spare: list[str] = []
-    while (row := _joined(rows, sizes, [steps_a])) is None:
+    while (row := _steps(rows, sizes, [steps_a])) is None:
         spare.append(rows.pop(0))
-    while (column := _joined(columns, sizes, [steps_b])) is None:
+    while (column := _steps(columns, sizes, [steps_b])) is None:
         spare.append(columns.pop(0))
     batch += spare
     order = (*batch, *rows, *columns)
@@ -132,13 +131,6 @@ def _count(labels: Sequence[str], sizes: Mapping[str, int]) -> int:
     return math.prod(sizes[label] for label in labels)
 
 
-def _joined(labels: Sequence[str], sizes: Mapping[str, int], operands: Sequence[Mapping[str, int]]) -> list[int] | None:
+def _steps(labels: Sequence[str], sizes: Mapping[str, int], operands: Sequence[Mapping[str, int]]) -> Strides | None:
     """Per operand the step of the one axis that these make; None if they do not make one in each."""
-    long = [label for label in labels if sizes[label] != 1]
-    found: list[int] = []
-    for steps in operands:
-        for outer, inner in pairwise(long):
-            if steps[outer] != steps[inner] * sizes[inner]:
-                return None
-        found.append(steps[long[-1]] if long else 0)
-    return found
+    return as_one(tuple(sizes[label] for label in labels), [tuple(steps[label] for label in labels) for steps in operands])

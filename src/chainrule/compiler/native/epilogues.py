@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from chainrule.compiler.native.contractions import Labels, Matched
@@ -12,7 +11,7 @@ from chainrule.compiler.native.gemm import Epilogue, Place
 from chainrule.compiler.native.ir import Function, Index, Value
 from chainrule.compiler.native.kernel import meeting
 from chainrule.compiler.native.scalars import lower
-from chainrule.compiler.native.views import Strides, View
+from chainrule.compiler.native.views import Strides, View, as_one
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Operation
 
@@ -101,20 +100,13 @@ def fitting(
 def steps_of(strides: Strides, labels: Labels, found: Matched) -> Steps | None:
     """How far apart elements of something of the shape of a product's result are; None if its axes do not join as the product's do."""
     along = dict(zip(labels, strides, strict=True))
-    rows, columns = (_joined([(size, along[label]) for label, size in axes]) for axes in (found.rows, found.columns))
-    if rows is None or columns is None:
+    one = lambda axes: as_one(tuple(size for _, size in axes), [tuple(along[label] for label, _ in axes)])
+    if (row := one(found.rows)) is None or (column := one(found.columns)) is None:
         return None
+    (rows,), (columns,) = row, column
     cut = found.strips > 1
     batch = [along[label] for label in found.order[: len(found.product.batch) - cut]]
     return Steps((*batch, *(rows * found.product.m for _ in range(cut))), rows, columns)
-
-
-def _joined(axes: Sequence[tuple[int, int]]) -> int | None:
-    """The step of the one axis that axes of these sizes and steps make."""
-    long = [(size, step) for size, step in axes if size != 1]
-    if any(outer != inner * size for (_, outer), (size, inner) in pairwise(long)):
-        return None
-    return long[-1][1] if long else 0
 
 
 def epilogue(fit: Fitting) -> Epilogue:

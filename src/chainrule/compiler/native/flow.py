@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from chainrule.compiler.native.joint import go_through, through_rounds, unchanging
+from chainrule.compiler.native.joint import go_through, take_turns, through_rounds, unchanging
 from chainrule.compiler.native.lower import Lowering
 from chainrule.compiler.native.scalars import NotLowered
 from chainrule.compiler.native.tasks import Again, Choice, Element, Rounds, Slice, Task
@@ -124,9 +124,9 @@ class Flow(Lowering):
         if turns is None:
             self.tasks = again
             return [*before, replace(loop, tasks=self.turns(outside))]
-        call = self.in_turns(turns, frozenset(x for x in turns.writes if x not in outside))
-        del self.code.gates[call.kernel.name]
-        return [*before, *self.code.note([go_through(self.code.module, self.code.name(), call, loop)], [node])]
+        code = self.code
+        call = take_turns(code.module, code.name(), turns, frozenset(x for x in turns.writes if x not in outside))
+        return [*before, *code.note([go_through(code.module, code.name(), call, loop)], [node])]
 
     def _carried(self, node: Operation, i: int) -> _Carried:
         """The memory of a value that a scan carries."""

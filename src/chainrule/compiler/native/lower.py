@@ -260,9 +260,8 @@ class Lowering:
 
     def in_turns(self, turns: Turns, alone: frozenset[Variable]) -> Call:
         """The call of a kernel that takes turns; ``alone`` is what nobody else touches."""
-        code = self.code
-        nodes = [node for call in turns.calls for node in code.gates.pop(call.kernel.name)]
-        (call,) = code.note([take_turns(code.module, code.name(), turns, alone)], dict.fromkeys(nodes))
+        gates = dict.fromkeys(node for call in turns.calls for node in self.code.gates.pop(call.kernel.name))
+        (call,) = self.code.note([take_turns(self.code.module, self.code.name(), turns, alone)], gates)
         return call
 
     def _write(self, fused: Fused) -> list[Call]:
@@ -397,7 +396,7 @@ class Lowering:
             lambda name: write_product(module, name, product, bits=bits, registers=registers, epilogue=ending, halves=halves, often=often),
         )
         calls = self.code.note(self._product(written, operands, kept, fitted), [node, *behind])
-        self._walk(of_product(product, operands, fitted, calls))
+        self._walk(of_product(product, operands, fitted, written.works, calls))
         self.code.work += found.product.m * found.product.k * found.product.n * math.prod(found.product.batch)
         return True
 
@@ -429,8 +428,9 @@ class Lowering:
         if written.scratch:
             roots["scratch"] = Variable(Aval((written.scratch,), np.dtype(np.uint8)), "scratch")
         calls: list[Call] = []
-        for kernel, roles in written.works:
-            writes = tuple(roots[role] for role in roles if role in kept or (role == "scratch" and "c" not in roles))
+        for work in written.works:
+            kernel, roles = work
+            writes = tuple(roots[role] for role in roles if role in kept or (role == "scratch" and work.packs))
             # An epilogue finds its elements by itself.
             offsets = tuple(operands[role].offset * operands[role].root.dtype.itemsize if role in "abcd" else 0 for role in roles)
             calls.append(Call(kernel, tuple(roots[role] for role in roles), writes, offsets, meeting))

@@ -88,6 +88,11 @@ class Work(NamedTuple):
     kernel: Kernel
     roles: tuple[str, ...]
 
+    @property
+    def packs(self) -> str | None:
+        """Which operand it copies to scratch; None if it writes C."""
+        return None if "c" in self.roles else self.roles[0]
+
 
 class Written(NamedTuple):
     """Kernels that run one after the other, each when the one before is done; so many bytes of scratch last from the first to the last."""

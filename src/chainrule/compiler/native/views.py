@@ -15,7 +15,7 @@ from chainrule.core.aval import Shape
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Operation
 
-__all__ = ["View", "collapsed", "copied", "moved", "whole"]
+__all__ = ["View", "as_one", "collapsed", "copied", "moved", "whole"]
 
 Strides = tuple[int, ...]
 
@@ -139,3 +139,9 @@ def collapsed(shape: Shape, operands: list[Strides], marked: frozenset[int] = fr
         for own, operand in zip(strides, operands, strict=True):
             own.append(operand[i])
     return Axes(tuple(sizes), tuple(map(tuple, strides)), tuple(marks))
+
+
+def as_one(sizes: Shape, operands: list[Strides]) -> Strides | None:
+    """Per operand the step of the one axis that axes of these sizes make; None if they do not make one in each."""
+    axes = collapsed(sizes, operands)
+    return tuple(strides[0] if strides else 0 for strides in axes.strides) if len(axes.sizes) < 2 else None

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from chainrule.compiler.native.epilogues import Fitting
 from chainrule.compiler.native.fused import BLOCK, Fused
-from chainrule.compiler.native.gemm import Product
 from chainrule.compiler.native.kernel import Call
+from chainrule.compiler.native.product import Product, Work
 from chainrule.compiler.native.views import Strides, View, collapsed
 from chainrule.core.aval import Shape
 from chainrule.core.variable import Variable
@@ -158,12 +158,11 @@ def of_nest(fused: Fused, views: Mapping[Variable, View], calls: Sequence[Call])
     return _walk(calls, shape[:depth], [*map(access, fused.needed()[1])], [*map(access, written)])
 
 
-def of_product(product: Product, operands: Mapping[str, View], fitted: Fitting | None, calls: Sequence[Call]) -> Walk | None:
+def of_product(product: Product, operands: Mapping[str, View], fitted: Fitting | None, works: Sequence[Work], calls: Sequence[Call]) -> Walk | None:
     """A product and what is copied for it, matrix by matrix; None if there is but one. What is copied once for all of them is no part of it."""
     p = product
-    a, b = operands["a"].root, operands["b"].root
     shared = any(size > 1 and not (a and b) for size, a, b in zip(p.batch, p.a_batch, p.b_batch, strict=True))
-    if shared and len(calls) == 2 and calls[0].arguments[0] is b is not a and not any(p.b_batch):
+    if shared and [work.packs for work in works] == ["b", None] and not any(p.b_batch):
         calls = calls[1:]
     elif math.prod(p.batch) == 1 or (shared and len(calls) > 1):
         return None
