@@ -460,6 +460,7 @@ def main() -> None:
     unknown = set(options.names) - set(WORKLOADS)
     if unknown:
         parser.error(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}")
+    machine.compile_sources()
     floor, installed = machine.Floor(options.threads), installation(5)
     rows: list[Row] = []
     text = ""
