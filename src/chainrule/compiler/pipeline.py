@@ -22,7 +22,7 @@ from chainrule.compiler.numpy_code import Source, load, print_source
 from chainrule.compiler.remat import Report, rematerialize
 from chainrule.compiler.simplify import simplify
 from chainrule.compiler.slopes import slopes
-from chainrule.core.errors import ArgumentError, CompileWarning
+from chainrule.core.errors import ArgumentError, CompileWarning, MissingExtraError
 from chainrule.graph.ir import Graph
 
 __all__ = ["Executable", "build", "check_backend"]
@@ -106,9 +106,15 @@ def build(
 @cache
 def prefers_native() -> bool:
     """Whether "auto" means machine code; says so once where it cannot."""
-    if not available():
-        warnings.warn("cr.compile writes NumPy code here: for machine code, pip install 'chainrule[cpu]'", CompileWarning, stacklevel=2)
-    return available()
+    why = ""
+    try:
+        # What is installed may yet be broken.
+        if available() and host():
+            return True
+    except MissingExtraError as error:
+        why = f" ({error.what})"
+    warnings.warn(f"cr.compile writes NumPy code here{why}: for machine code, pip install 'chainrule[cpu]'", CompileWarning, stacklevel=2)
+    return False
 
 
 def _native(graph: Graph, watch: _Watch, donate: Mapping[int, int], *, halves: bool) -> Executable:

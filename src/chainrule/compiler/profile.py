@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -21,10 +22,10 @@ import numpy as np
 from chainrule.autodiff.cost import floating_operations
 from chainrule.compiler.backend import Run
 from chainrule.compiler.jit import Compiled
-from chainrule.compiler.native import engine, peaks
+from chainrule.compiler.native import peaks
 from chainrule.compiler.native.lower import COPY
 from chainrule.compiler.timing import NativeTiming, NumpyTiming, Span, Work
-from chainrule.core.errors import ArgumentError
+from chainrule.core.errors import ArgumentError, MissingExtraError
 from chainrule.core.files import write_whole
 from chainrule.core.primitive import functions
 from chainrule.graph.trace import Unbuilt
@@ -301,7 +302,7 @@ def _native_peaks() -> tuple[dict[str, float], float]:
 @cache
 def _numpy_peaks() -> tuple[dict[str, float], float]:
     """What NumPy reaches in what it does best; machine code's peaks where that is possible."""
-    if engine.available():
+    with suppress(MissingExtraError):
         return _native_peaks()
     tops: dict[str, float] = {}
     for dtype in ("float32", "float64"):

@@ -86,7 +86,11 @@ class Code:
 
 def available() -> bool:
     """Whether llvmlite is installed; it is not imported by the question."""
-    return find_spec("llvmlite") is not None
+    try:
+        return find_spec("llvmlite") is not None
+    except (ImportError, ValueError):
+        # Who looks for modules refuses this one.
+        return False
 
 
 def load(text: str = "", *, loops: str = "", symbols: Mapping[str, int] | None = None, permanent: bool = False) -> Code:
@@ -191,8 +195,10 @@ def _llvm() -> Any:
     """The binding to LLVM, which has no types. Importing it takes 60 ms."""
     try:
         import llvmlite.binding as llvm  # pyright: ignore[reportMissingTypeStubs] - llvmlite has none
-    except ImportError:
-        raise MissingExtraError("native code needs llvmlite, which is not installed", mend="pip install 'chainrule[cpu]'") from None
+    except (ImportError, OSError) as error:
+        # Its file of machine code may be missing, or made for another system.
+        says = f"which cannot be imported: {error}" if available() else "which is not installed"
+        raise MissingExtraError(f"native code needs llvmlite, {says}", mend="pip install 'chainrule[cpu]'") from None
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     lock = _reached(llvm, "ffi.lib._lock")
