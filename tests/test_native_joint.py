@@ -56,6 +56,11 @@ def test_attention_and_its_gradient_are_one_kernel_each(batch: int, count: int, 
     assert len(products) <= 2, products
 
 
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (0, 0)])
+def test_rows_of_nothing_take_turns_too(shape: tuple[int, ...]) -> None:
+    same(lambda x: (cr.sum(x, axis=-1), cr.prod(x, axis=-1)), random(*shape))
+
+
 def test_small_attention_stays_in_parts() -> None:
     args = [random(2, 2, 16, 8)] * 3
     assert sum("matmul" in found for found in kernels(attention, *args)) > 1

@@ -115,6 +115,7 @@ POSITIONS: dict[str, Callable[[Any, Any], Any]] = {
     "scatter_add": lambda x, i: cr.scatter_add(i, x[:2], shape=(7, 3), axes=0),
     "scatter_update": lambda x, i: cr.scatter_update(x, i, 1.0, axes=0),
     "index": lambda x, i: x[i],
+    "one_hot": lambda x, i: cr.one_hot(i, 7),
     "cross-entropy": lambda x, i: nn.losses.softmax_cross_entropy(x.mT[:2], i),
     "gradient": lambda x, i: cr.grad(lambda x: cr.sum(cr.take(x, i, axis=0)))(x),
 }

@@ -408,8 +408,10 @@ def _one_hot_aval(indices: Aval, classes: int, dtype: Dtype) -> Aval:
 
 
 def _one_hot_loops(w: Nest, out: Array, indices: Array, classes: int, dtype: Dtype) -> None:
-    with w.share(out.shape) as at:
-        w.store(out, at, w.k.convert(w.load(indices, at[:-1]) == at[-1], dtype))
+    with w.runs(indices.size, classes) as (row, columns):
+        place = w.let(w.within(w.index(w.at(indices, row)), classes), "class")
+        with columns() as column:
+            w.put(out, row * classes + column, w.k.convert(column == place, dtype))
 
 
 ONE_HOT = Primitive(
