@@ -424,6 +424,12 @@ def test_a_read_only_view_of_memory_that_can_change_is_copied(view: Callable[...
     assert t.tolist() == before
 
 
+@pytest.mark.parametrize("make", [cr.tensor, cr.asarray])
+def test_a_copy_lies_row_by_row(make: Callable[..., Any]) -> None:
+    for x in (np.ones((3, 4)).T, np.ones((2, 3, 4))[:, ::-1].swapaxes(0, 2), np.broadcast_to(np.ones((3, 1)), (3, 4))):
+        assert make(x).numpy().flags.c_contiguous
+
+
 def test_an_array_that_nobody_can_write_to_is_shared() -> None:
     a = _read_only(np.eye(3))
     assert np.shares_memory(np.asarray(cr.asarray(a)), a)

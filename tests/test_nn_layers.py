@@ -360,6 +360,14 @@ def test_initializers_are_plain_data(initializer: Any) -> None:
     assert isinstance(again.initialize((1, 3)).kernel, cr.Tensor)
 
 
+@pytest.mark.parametrize("shape", [(3, 8), (8, 3)])
+def test_parameters_lie_row_by_row_as_compiled_steps_read_them(shape: tuple[int, int]) -> None:
+    layer = nn.Dense(shape[1], kernel_initializer="orthogonal").initialize((1, shape[0]))
+    assert layer.kernel.detach().numpy().flags.c_contiguous
+    layer.load_state_dict({"kernel": np.ones(shape[::-1], "float32").T, "bias": layer.bias})
+    assert layer.kernel.detach().numpy().flags.c_contiguous
+
+
 # Batch normalization
 
 

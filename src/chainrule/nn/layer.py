@@ -202,7 +202,7 @@ class Layer:
         if price is not None:
             self._regularizers[name] = price
         value = fetch(initializer)(tuple(shape), self.dtype, fans)
-        parameter = new(np.asarray(value._value)).requires_grad_(trainable)
+        parameter = new(np.asarray(value._value, order="C")).requires_grad_(trainable)
         self._parameters[name] = None
         setattr(self, name, parameter)
         return parameter

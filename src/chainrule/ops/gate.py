@@ -121,12 +121,13 @@ def held(dtype: Dtype) -> bool:
 
 
 def _value_of(x: Any, dtype: Dtype | None) -> Any:
+    """The value of anything; what is copied lies row by row, as compiled steps read it."""
     if isinstance(x, BARE):
         if dtype is not None and x.dtype.kind == "c" != dtype.kind:
             raise DtypeError(f"complex values cannot become {dtype} without losing the imaginary part", mend="take .real first")
         if isinstance(x, np.generic):
             return x if dtype is None else x.astype(dtype)
-        return np.asarray(x, dtype=dtype) if _settled(x) else np.array(x, dtype=dtype, subok=False)
+        return np.asarray(x, dtype=dtype) if _settled(x) else np.array(x, dtype=dtype, order="C", subok=False)
     if isinstance(x, (bool, int, float, complex)):
         return np.array(x, promote(x) if dtype is None else dtype)
     if isinstance(x, (list, tuple)):
@@ -134,8 +135,8 @@ def _value_of(x: Any, dtype: Dtype | None) -> Any:
         weak = dtype is None and value.dtype in (float64, np.complex128) and not _holds_arrays(x)
         return value.astype(promote(value.dtype.type(0).item())) if weak else value
     if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
-        return np.array(np.from_dlpack(x), dtype=dtype)
-    return np.array(x, dtype=dtype)
+        return np.array(np.from_dlpack(x), dtype=dtype, order="C")
+    return np.array(x, dtype=dtype, order="C")
 
 
 def _settled(x: Any) -> bool:
