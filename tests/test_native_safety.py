@@ -117,6 +117,7 @@ POSITIONS: dict[str, Callable[[Any, Any], Any]] = {
     "index": lambda x, i: x[i],
     "one_hot": lambda x, i: cr.one_hot(i, 7),
     "cross-entropy": lambda x, i: nn.losses.softmax_cross_entropy(x.mT[:2], i),
+    "cross-entropy's gradient": lambda x, i: cr.grad(lambda x: nn.losses.softmax_cross_entropy(x.mT[:2], i))(x),
     "gradient": lambda x, i: cr.grad(lambda x: cr.sum(cr.take(x, i, axis=0)))(x),
 }
 

@@ -161,10 +161,10 @@ PARTS: dict[Primitive, Callable[..., Any]] = {
     TABLE["log_softmax"]: _log_softmax,
     TABLE["standardize"]: _standardize,
     TABLE["softmax_cross_entropy"]: lambda logits, labels, smoothing: _entropy(logits, labels, smoothing)[0],
-    TABLE["softmax_minus_labels"]: lambda logits, labels, smoothing: _entropy(logits, labels, smoothing)[1],
     CROSS_ENTROPY_AND_SLOPE: _entropy,
 }
-"""The rules for float32 and float64: values as the gates themselves compute them."""
+"""The rules for float32 and float64: values as the gates themselves compute them. The slope of cross-entropy alone is none of them: it looks no label
+up, so that nothing would find one out of range."""
 
 MOVES: dict[Primitive, Callable[..., Any]] = {TABLE["roll"]: _roll}
 """The rules for any elements."""
