@@ -159,6 +159,20 @@ def test_a_loop_is_measured_whatever_its_length(backend: str) -> None:
 
 
 @both
+def test_a_loop_counts_what_it_computes_once_and_copies_what_they_move(backend: str) -> None:
+    def forward(w: Any, x: Any) -> Any:
+        return cr.scan(lambda carry, row: ((after := cr.tanh(carry @ w + row)), after), cr.zeros((8, 32)), x)[1].sum()
+
+    # Weights are packed once, before the first of the loop's rounds; its rows begin with a copy of the first carry.
+    measured = cr.profile(cr.compile(cr.grad(forward), backend=backend), *drawn((32, 32), (16, 8, 32)), rounds=1)
+    products, others = 3 * 16 * 2 * 8 * 32 * 32, 16 * 8 * 32
+    assert products <= sum(region.operations for region in measured.regions) < products + 12 * others
+    first = [region for region in measured.regions if region.gates == ("copy",) and region.values[0].endswith("_rows")]
+    assert all(region.nbytes == 2 * 4 * 8 * 32 for region in first)
+    assert bool(first) == (backend == "native")
+
+
+@both
 def test_what_is_called_back_is_a_region_of_its_own(backend: str) -> None:
     measured = cr.profile(cr.compile(lambda x: cr.linalg.svd(x + 1)[1] * 2, backend=backend), *drawn((20, 10)), rounds=1)
     (region,) = (region for region in measured.regions if region.gates == ("svd",))

@@ -28,6 +28,7 @@ from chainrule.compiler.timing import NativeTiming, NumpyTiming, Span, Work
 from chainrule.core.errors import ArgumentError, MissingExtraError
 from chainrule.core.files import write_whole
 from chainrule.core.primitive import functions
+from chainrule.graph.ir import Operation
 from chainrule.graph.trace import Unbuilt
 
 __all__ = ["Profile", "Region", "Span", "profile"]
@@ -353,6 +354,7 @@ def _region(work: Work, sums: _Sums) -> Region:
     made = {x for node in nodes for x in node.outputs}
     read = {x for node in nodes for x in node.inputs} - made
     times = max(sums.calls.values(), default=0)
+    copies = all(node.primitive is COPY for node in nodes)
     return Region(
         gates=tuple("copy" if node.primitive is COPY else node.primitive.name for node in nodes),
         values=tuple(x.name for x in work.written),
@@ -362,10 +364,16 @@ def _region(work: Work, sums: _Sums) -> Region:
         seconds=1e-9 * sums.times[0],
         waiting=1e-9 * sums.waiting,
         slowest=1e-9 * max(sums.times.values(), default=0),
-        operations=times * sum(floating_operations(node) for node in nodes if node.primitive is not COPY),
-        nbytes=times * sum(x.nbytes for x in (*read, *work.written)),
+        # What writes no value of theirs packs one for those that compute.
+        operations=times * sum(floating_operations(node) for node in nodes if node.primitive is not COPY and work.written),
+        nbytes=times * (_copied(nodes) if copies else sum(x.nbytes for x in (*read, *work.written))),
         dtype="float64" if any(x.dtype == np.float64 for x in made) else "float32",
     )
+
+
+def _copied(nodes: Sequence[Operation]) -> int:
+    """Bytes read and written; a copy may be of, or into, a part of a value."""
+    return sum(2 * min(x.nbytes for x in (*node.inputs, *node.outputs)) for node in nodes)
 
 
 _COLUMNS = ["us", "waiting", "share", "calls", "GFLOP/s", "of peak", "GB/s", "of copy", "gates", "values", "layer", "line"]
