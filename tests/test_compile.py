@@ -77,6 +77,31 @@ def test_arrays_and_keywords_are_arguments_like_others():
     assert len(compilations(f)) == 1
 
 
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray, lambda x: x[::-1, ::2], lambda x: np.broadcast_to(x[:1], x.shape)])
+def test_arrays_go_the_short_way_and_nothing_keeps_their_memory(layout, monkeypatch):
+    compiled = cr.compile(lambda x, y: {"sum": x + y, "same": x, "turned": x.T})
+    x, y = layout(np.arange(12.0).reshape(3, 4)), np.float64(1.0)
+    compiled(x, y)
+    monkeypatch.setattr(type(compiled), "_call", None)
+    found = compiled(x, y)
+    wanted = x.copy()
+    if x.flags.writeable:
+        x[...] = -1.0
+    np.testing.assert_array_equal(found["sum"], wanted + 1)
+    np.testing.assert_array_equal(found["same"], wanted)
+    np.testing.assert_array_equal(found["turned"], wanted.T)
+
+
+def test_other_kinds_of_arrays_are_told_apart():
+    compiled = cr.compile(lambda x: x * 2)
+    x = np.arange(4, dtype="float32")
+    compiled(x)
+    for other in (x.astype(">f4"), x.view(np.ma.MaskedArray)):
+        np.testing.assert_array_equal(compiled(other), [0, 2, 4, 6])
+    assert compiled(x.astype("float64")).dtype == np.float64
+    assert compiled(x[:2]).shape == (2,)
+
+
 def test_results_do_not_share_memory_that_anyone_can_write_to():
     array = np.ones(3)
     out = cr.compile(lambda x: x.reshape(1, 3))(array)

@@ -11,6 +11,8 @@ from itertools import count
 from types import CellType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from chainrule.compiler.guards import Name, same
 from chainrule.core import tree
 from chainrule.core.aval import Aval
@@ -102,7 +104,7 @@ class Step(NamedTuple):
 def hand_over(signature: Signature, step: Step) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
     """Python code for a call with this signature: ``call(args, kwargs)`` returns the result, or `MISS`."""
     writer = _Writer()
-    names = _take_apart(writer, signature)
+    names = _take_apart(writer, signature, arrays=not any(isinstance(target, Argument) for target in step.graph.updated))
     given = _check_state(writer, step)
     outs = [f"o{i}" for i in range(len(step.graph.outputs))]
     results = len(step.graph.returned)
@@ -130,7 +132,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.names: dict[str, Any] = {"Tensor": Tensor, "MISS": MISS, "new": new, "same": same}
+        self.names: dict[str, Any] = {"Tensor": Tensor, "MISS": MISS, "new": new, "same": same, "ndarray": np.ndarray, "array": np.array}
 
     def line(self, text: str) -> None:
         self.lines.append(f"    {text}")
@@ -154,8 +156,8 @@ class _Writer:
         return scope.pop("make")(**self.names)
 
 
-def _take_apart(writer: _Writer, signature: Signature) -> list[str]:
-    """Unpack the arguments into variables and check them; returns the names of the tensors' values."""
+def _take_apart(writer: _Writer, signature: Signature, *, arrays: bool) -> list[str]:
+    """Unpack the arguments into variables and check them; returns the names of the tensors' values. NumPy's ``arrays`` may stand for tensors."""
     given, options = signature.structure.children
     leaves = iter(signature.leaves)
     values: list[str] = []
@@ -177,7 +179,7 @@ def _take_apart(writer: _Writer, signature: Signature) -> list[str]:
     while pending:
         structure, place = pending.pop()
         if structure.kind is None:
-            values.extend(_check_leaf(writer, next(leaves), place))
+            values.extend(_check_leaf(writer, next(leaves), place, arrays=arrays))
         elif structure.kind is type(None):
             writer.demand(f"{place} is None")
         elif structure.kind is dict:
@@ -191,7 +193,7 @@ def _take_apart(writer: _Writer, signature: Signature) -> list[str]:
     return values
 
 
-def _check_leaf(writer: _Writer, leaf: Traced | Fixed, place: str) -> list[str]:
+def _check_leaf(writer: _Writer, leaf: Traced | Fixed, place: str, *, arrays: bool) -> list[str]:
     if isinstance(leaf, Fixed):
         value = writer.constant(leaf.value, "fixed")
         kind = writer.constant(leaf.kind, "kind")
@@ -204,7 +206,11 @@ def _check_leaf(writer: _Writer, leaf: Traced | Fixed, place: str) -> list[str]:
         return []
     name = f"v{place[1:]}"
     shape, dtype = writer.constant(leaf.aval.shape, "shape"), writer.constant(leaf.aval.dtype, "dtype")
-    # Arguments with a history, and arrays, take the long way.
+    if arrays:
+        # What can still be written to is copied, as eagerly.
+        kind, value = ("ndarray", f"array({place}, order='C')") if leaf.aval.shape else (writer.constant(leaf.aval.dtype.type, "kind"), place)
+        writer.line(f"if {place}.__class__ is {kind}: {place} = new({value})")
+    # Arguments with a history, and other arrays, take the long way.
     writer.demand(f"{place}.__class__ is Tensor and {place}._node is None")
     writer.line(f"{name} = {place}._value")
     same = f"{name}.shape == {shape} and {name}.dtype is {dtype}"
