@@ -1,6 +1,7 @@
 """What a compiled function reads and assigns outside: parameters, gradients, running statistics, generators."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -163,6 +164,31 @@ def test_a_copy_of_a_model_trains_on_its_own():
     with cr.no_grad():
         other.kernel += 1.0
     np.testing.assert_array_equal(step(cr.ones((1, 3))).detach(), before)
+
+
+@cr.compile
+def thrice(x):
+    return 3 * x
+
+
+class Scaled:
+    def __init__(self, factor):
+        self.factor = cr.tensor(factor)
+        self.quick = cr.compile(self.times)
+
+    def times(self, x):
+        return self.factor * x
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_of_what_holds_a_compiled_function_compiles_its_own(again):
+    assert again(thrice) is thrice
+    one = Scaled(2.0)
+    assert one.quick(5.0).item() == 10.0
+    other = again(one)
+    with cr.no_grad():
+        other.factor += 1.0
+    assert (one.quick(5.0).item(), other.quick(5.0).item()) == (10.0, 15.0)
 
 
 def test_an_argument_that_is_assigned_to_is_the_callers():

@@ -7,6 +7,7 @@ function (`compiler.signature`).
 
 from __future__ import annotations
 
+import sys
 import time
 import tracemalloc
 import warnings
@@ -173,6 +174,14 @@ class Compiled:
 
     def __get__(self, owner: Any, kind: type | None = None) -> Any:
         return self if owner is None else MethodType(self, owner)
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """As functions are, it is found by its name where it stands under it; another copy compiles for itself."""
+        name: str = getattr(self, "__qualname__", "")
+        found: Any = sys.modules.get(self.__module__)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        return name if found is self else (Compiled, (self.function, self.backend, self.memory_budget, self.matmul_precision))
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         mode = current()
