@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 
 import chainrule as cr
-from chainrule.compiler.fusion import is_elementwise, regions
+from chainrule.compiler.fusion import LONG, is_elementwise, regions
 from chainrule.compiler.simplify import simplify
 from chainrule.graph.ir import Graph
 from programs import Program, arguments, programs
@@ -51,6 +52,19 @@ def test_a_chain_and_the_sum_behind_it_are_one_region() -> None:
     (region,) = regions(graph)
     assert [node.primitive.name for node in region.nodes] == ["multiply", "add", "tanh", "sum"]
     assert region.shape == (2, 3)
+
+
+@pytest.mark.parametrize(("shape", "count"), [((8,), 1000), ((), 5000)])
+def test_a_very_long_chain_is_several_loops_which_takes_a_backend_less_time(shape: tuple[int, ...], count: int) -> None:
+    def chain(x: Any) -> Any:
+        for _ in range(count):
+            x = cr.tanh(x)
+        return x
+
+    lengths = [len(region.nodes) for region in regions(cr.trace(chain, np.ones(shape)))]
+    assert sum(lengths) == count
+    assert len(lengths) == -(-count // max(lengths)) > 3
+    assert max(lengths) >= LONG
 
 
 def test_a_value_that_leaves_and_comes_back_divides_a_region() -> None:

@@ -20,6 +20,8 @@ PRODUCTS = ("gemm", "conv", "pool")
 """Kernels of gates behind which elementwise ones may run on results that are in registers."""
 NEAR = 64
 """Nodes of the graph between two gates that still run in one loop: what is computed again later would else be computed, and kept, with the first."""
+LONG = 256
+"""Gates of one loop at most, of single values four times as many: compiling one of very many takes far longer than several loops."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,12 +182,17 @@ def _take_in(graph: Graph, groups: Sequence[_Group]) -> None:
 
 
 def _spreads(group: _Group, reader: _Group) -> bool:
-    """Whether a loop over the reader's elements computes those of a group once, or once for a row."""
-    if group.shape is None or reader.shape is None:
+    """Whether a loop over the reader's elements can compute those of a group, too, and does so once, or once for a row."""
+    if group.shape is None or reader.shape is None or _long(len(group.nodes) + len(reader.nodes), group.shape):
         return False
     if math.prod(group.shape) == 1:
         return len(group.shape) <= len(reader.shape)
     return group.shape == reader.shape or (len(group.shape) == len(reader.shape) and group.shape == (*reader.shape[:-1], 1))
+
+
+def _long(count: int, shape: Shape) -> bool:
+    """Whether a loop has as many gates as it may."""
+    return count >= LONG * (4 if math.prod(shape) == 1 else 1)
 
 
 def _source(x: Variable, maker: Mapping[Variable, Operation]) -> Variable:
@@ -221,7 +228,7 @@ def _joined(node: Operation, position: int, level: int, made: dict[Variable, _Gr
         if x in ended or group.shape != shape or position - group.last > NEAR:
             return None
         found[group] = None
-    if not found or lives.longer(node, position, max(group.last for group in found)):
+    if not found or _long(sum(len(group.nodes) for group in found), shape) or lives.longer(node, position, max(group.last for group in found)):
         return None
     first, *others = found
     for other in others:
