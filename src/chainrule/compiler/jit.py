@@ -300,7 +300,7 @@ class Compiled:
 
     def _clear(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception:
         """The error that the gates themselves give, which says where."""
-        if isinstance(error, ChainruleError):
+        if isinstance(error, (ChainruleError, MemoryError)):
             return error
         try:
             leaves, structure = tree.flatten((args, kwargs))

@@ -6,21 +6,29 @@ and who wants all of them finds them there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from chainrule.compiler.native.joint import go_through, take_turns, through_rounds, unchanging
 from chainrule.compiler.native.lower import Lowering
 from chainrule.compiler.native.scalars import NotLowered
-from chainrule.compiler.native.tasks import Again, Choice, Element, Rounds, Slice, Task
+from chainrule.compiler.native.tasks import Again, Choice, Element, Rounds, Slice, Sweep, Task
 from chainrule.compiler.native.views import View, contiguous, whole
 from chainrule.core.aval import Aval
 from chainrule.core.primitive import TABLE
 from chainrule.core.variable import Variable
+from chainrule.graph.inner import flat
 from chainrule.graph.ir import Graph, Operation
+from chainrule.graph.loops import WHILE_LOOP_BACK
 
 __all__ = ["Flow"]
+
+LONGEST = 8
+"""Bytes of an element at most: where one begins, any may."""
 
 
 class _Carried(NamedTuple):
@@ -204,6 +212,41 @@ class Flow(Lowering):
         self.views.update((x, View(state, x.shape, 0, contiguous(x.shape))) for x, state in zip(node.outputs, states, strict=True))
         return True
 
+    def _while_loop_back(self, node: Operation) -> bool:
+        """The same loop, whose rounds read one row and write the next, and the way back through these; what never changes is in no row."""
+        back, carried = node.params["back"], node.params["carried"]
+        # The loop itself may stand in the same graph: its values have memory of their own.
+        test, body = (_renamed(node.params[name]) for name in ("cond", "body"))
+        mark, work = len(self.tasks), self.code.work
+        states = [Variable(x.aval, x.name) for x in node.outputs]
+        for state, x in zip(states, node.inputs, strict=False):
+            self.store_as(state, x, self.views[x])
+        begun, given = len(self.tasks), node.inputs[len(states) :]
+        places = [self.views[x] for x in given]
+        changing = [i for i in range(carried) if body.inputs[i] is not body.outputs[i]]
+        for i in changing:
+            places[i] = self.copy(body.inputs[i], places[i])
+        first = self.tasks[begun:]
+        del self.tasks[begun:]
+        try:
+            looked, inside = (self._inside(graph, dict(zip(graph.inputs, places, strict=True))).run() for graph in (test, body))
+            behind = self._inside(back, dict(zip(back.inputs, [*map(whole, states), *places], strict=True))).run()
+        except NotLowered:
+            del self.tasks[mark:]
+            self.code.work = work
+            return False
+        behind._replace_states(states, back.outputs)
+        sizes = [-(-body.inputs[i].nbytes // LONGEST) * LONGEST for i in changing]
+        rows, nbytes = Variable(Aval((), np.dtype(np.int64)), "rows"), max(sum(sizes), LONGEST)
+        slices: list[Slice] = []
+        for i, offset in zip(changing, accumulate(sizes, initial=0), strict=False):
+            new = inside.own(body.outputs[i], dict(zip(body.inputs, places, strict=True)))
+            slices += [Slice(places[i].root, rows, offset, nbytes), Slice(new, rows, offset + nbytes, nbytes)]
+        condition = looked._element(test.outputs[0])
+        self.tasks.append(Sweep(rows, nbytes, self.code.status, slices, first, looked.tasks, condition, inside.tasks, behind.tasks))
+        self.views.update((x, whole(state)) for x, state in zip(node.outputs, states, strict=True))
+        return True
+
     def _replace_states(self, states: Sequence[Variable], values: Sequence[Variable]) -> None:
         """At the end of a round, all at once: what comes from another state is kept before that changes."""
         views = [self.views[x] for x in values]
@@ -219,9 +262,22 @@ class Flow(Lowering):
         return Element(view.root, view.offset)
 
 
+def _renamed(graph: Graph) -> Graph:
+    """The same on other variables."""
+    made = (x for node in graph.nodes for x in node.outputs)
+    new = {x: Variable(x.aval, x.name) for x in (*graph.inputs, *made)}
+
+    def names(xs: Iterable[Variable]) -> tuple[Variable, ...]:
+        return tuple(new.get(x, x) for x in xs)
+
+    nodes = [replace(node, inputs=names(node.inputs), outputs=names(node.outputs)) for node in graph.nodes]
+    return flat(graph.name, names(graph.inputs), nodes, names(graph.outputs), graph.constants)
+
+
 FLOW: dict[Any, Callable[[Flow, Operation], bool]] = {
     TABLE["scan"]: Flow._scan,
     TABLE["cond"]: Flow._cond,
     TABLE["while_loop"]: Flow._while_loop,
+    WHILE_LOOP_BACK: Flow._while_loop_back,
 }
 """Gates that hold graphs."""

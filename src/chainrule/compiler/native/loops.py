@@ -25,7 +25,7 @@ from chainrule.core.nest import Nest
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Operation
 
-__all__ = ["Loops", "failure", "write_loops"]
+__all__ = ["Loops", "failure", "status_of", "write_loops"]
 
 _FEW = 16
 """Rounds up to which the loop around theirs can be made vectors of, which it pays to write them all for."""
@@ -42,6 +42,7 @@ _ERRORS: dict[type[Exception], str] = {
     IndexError: "a position is out of range",
     np.linalg.LinAlgError: "a matrix is singular or not positive definite, or too near to that",
     ValueError: "whole numbers have no negative powers",
+    MemoryError: "the way back through a while_loop keeps every carry, and there is no memory for another one",
 }
 """What a status says, counted from 1."""
 
@@ -104,6 +105,11 @@ def failure(status: int) -> Exception:
     """The error that a status stands for, where nothing is known of the gate."""
     error, says = [*_ERRORS.items()][status - 1]
     return error(says)
+
+
+def status_of(error: type[Exception]) -> Value:
+    """The status that stands for an error."""
+    return literal(1 + [*_ERRORS].index(error), I64)
 
 
 class Written(NamedTuple):
@@ -293,7 +299,7 @@ class Loops(Nest):
 
     def refuse(self, condition: Any, error: type[Exception]) -> None:
         with self.f.when(self._condition(condition)):
-            self.f.store(literal(1 + [*_ERRORS].index(error), I64), self._pointer(self.status))
+            self.f.store(status_of(error), self._pointer(self.status))
 
     def within(self, place: Any, size: int) -> Any:
         at = index(self._index(place))

@@ -15,8 +15,9 @@ from typing import NamedTuple
 from chainrule.compiler.memory import Buffer
 from chainrule.compiler.native.ir import I1, I8, I64, PTR, VOID, Function, Kind, Module, Value, index, literal
 from chainrule.compiler.native.kernel import Call, Kernel
+from chainrule.compiler.native.loops import status_of
 from chainrule.compiler.native.pool_code import WORKS
-from chainrule.compiler.native.tasks import Again, CallBack, Check, Choice, Element, Rounds, Task, calls_of, touched
+from chainrule.compiler.native.tasks import Again, CallBack, Check, Choice, Element, Rounds, Sweep, Task, calls_of, touched
 from chainrule.compiler.native.views import View
 from chainrule.core.variable import Variable
 
@@ -27,7 +28,10 @@ SMALL = 8192
 """Bytes up to which a kernel's values are one thread's work."""
 LARGE = 128 << 10
 """Bytes from which on threads take units from each other, so that nobody waits for one that the machine slows down."""
+ROOM = 1 << 14
+"""Bytes of rows with which a sweep begins, if they are at least two."""
 PAIR = Kind("{ i64, i64 }")
+NULL = Value("null", PTR)
 
 
 class Segment(NamedTuple):
@@ -95,6 +99,12 @@ class _Clock(NamedTuple):
                     now = self.run([*task.yes, *task.no], now + 1)
                 case Again():
                     now = self.again([*task.test, *task.tasks], now)
+                case Sweep():
+                    self.elsewhere.update(part.x for part in task.slices)
+                    self.touch((task.rows,), now)
+                    now = self.again(task.ahead, now)
+                    now = self.again(task.back, now)
+                    self.touch((task.rows,), now)
                 case Check():
                     pass
             now += 1
@@ -189,6 +199,8 @@ class Step:
                     self.choose(task)
                 case Again():
                     self.again(task)
+                case Sweep():
+                    self.sweep(task)
                 case Check():
                     self.check()
                 case CallBack():
@@ -248,7 +260,7 @@ class Step:
         if not self.shared:
             return index(0), index(units)
         if solitary:
-            return index(0), f.select(f.compare("eq", self.thread, index(0)), index(units), index(0))
+            return index(0), f.select(self.leads(), index(units), index(0))
         first = f.binary("udiv", f.binary("mul", self.thread, index(units)), self.threads)
         after = f.binary("add", self.thread, index(1))
         return first, f.binary("udiv", f.binary("mul", after, index(units)), self.threads)
@@ -281,28 +293,97 @@ class Step:
         f.label(head)
         self.run(task.test)
         self.wait()
-        holds = self.read(task.condition)
-        status = self.block.status
-        fails = status in touched(task)
-        if fails:
-            # What is computed from garbage need not end.
-            holds = f.binary("and", holds, f.compare("eq", f.load(I64, self.pointers[status]), index(0)))
-        f.branch(holds, body, done)
+        # What is computed from garbage need not end.
+        f.branch(f.binary("and", self.read(task.condition), self.fine()), body, done)
         f.label(body)
         self.hazards.note(task.condition)
-        if fails:
-            self.hazards.watch(status)
+        self.hazards.watch(self.block.status)
         self.run(task.tasks)
         self.wait()
         f.jump(head)
         f.label(done)
         self.hazards.note(task.condition)
 
+    def sweep(self, task: Sweep) -> None:
+        """Each thread counts the rounds and knows where the rows lie; the first one gets the memory, and frees it."""
+        f = self.f
+        count, room, rows = (f.allocate(kind) for kind in (I64, I64, PTR))
+        for x, place in ((index(0), count), (index(0), room), (NULL, rows)):
+            f.store(x, place)
+        self.ahead(task, count, room, rows)
+        rounds, base = f.load(I64, count), f.load(PTR, rows)
+        self.wait()
+        with f.loop(0, rounds) as loop:
+            number = f.sub(f.sub(rounds, 1), loop.index)
+            self.pointers.update((part.x, part.at(f, base, number)) for part in task.slices)
+            self.run(task.back)
+            self.wait()
+        with f.when(self.leads()):
+            f.call("free", VOID, base)
+
+    def ahead(self, task: Sweep, count: Value, room: Value, rows: Value) -> None:
+        """Each round reads one row and writes the next, for which there is room before it begins."""
+        f = self.f
+        head, test, body, done = (f.fresh(stem) for stem in ("head", "test", "body", "done"))
+        self.wait()
+        f.jump(head)
+        f.label(head)
+        number = f.load(I64, count)
+        following = index(f.add(number, 1))
+        with f.when(f.compare("uge", following, f.load(I64, room))):
+            self.grow(task, room, rows)
+        f.branch(self.fine(), test, done)
+        f.label(test)
+        base = f.load(PTR, rows)
+        self.pointers.update((part.x, part.at(f, base, number)) for part in task.slices)
+        with f.when(f.compare("eq", number, index(0))):
+            self.run(task.first)
+            self.wait()
+        self.hazards.watch(task.status)
+        self.run(task.test)
+        self.wait()
+        f.branch(self.read(task.condition), body, done)
+        f.label(body)
+        self.hazards.note(task.condition)
+        self.run(task.tasks)
+        self.wait()
+        f.store(following, count)
+        f.jump(head)
+        f.label(done)
+        self.hazards.note(task.condition)
+
+    def grow(self, task: Sweep, room: Value, rows: Value) -> None:
+        """One thread asks for twice as much memory, and tells the others where it lies."""
+        f = self.f
+        f.module.declare("realloc", PTR, [PTR, I64])
+        f.module.declare("free", VOID, [PTR])
+        more = index(f.most(f.mul(f.load(I64, room), 2), max(ROOM // task.nbytes, 2)))
+        told = self.pointer(task.rows)
+        with f.when(self.leads()):
+            old = f.load(PTR, rows)
+            new = f.call("realloc", PTR, old, index(f.mul(more, task.nbytes)))
+            missing = f.compare("eq", new, NULL)
+            with f.when(missing):
+                f.store(status_of(MemoryError), self.pointer(task.status))
+            f.store(f.select(missing, old, new), told)
+        if self.shared:
+            self.barrier()
+        f.store(f.load(PTR, told), rows)
+        f.store(more, room)
+
+    def leads(self) -> Value:
+        """Whether this is the first thread."""
+        return self.f.compare("eq", self.thread, index(0))
+
+    def fine(self) -> Value:
+        """Whether nothing has gone wrong so far."""
+        return self.f.compare("eq", self.f.load(I64, self.pointers[self.block.status]), index(0))
+
     def check(self) -> None:
         f = self.f
         self.wait()
         left, further = f.fresh("left"), f.fresh("further")
-        f.branch(f.compare("eq", f.load(I64, self.pointers[self.block.status]), index(0)), further, left)
+        f.branch(self.fine(), further, left)
         f.label(left)
         f.write("ret void")
         f.label(further)

@@ -12,7 +12,7 @@ from chainrule.compiler.native.kernel import Call
 from chainrule.core.variable import Variable
 from chainrule.graph.ir import Operation
 
-__all__ = ["Again", "CallBack", "Check", "Choice", "Element", "Rounds", "Slice", "Task", "calls_of", "touched"]
+__all__ = ["Again", "CallBack", "Check", "Choice", "Element", "Rounds", "Slice", "Sweep", "Task", "calls_of", "touched"]
 
 
 class CallBack(NamedTuple):
@@ -90,7 +90,43 @@ class Again:
     tasks: Sequence[Task]
 
 
-Task = Call | CallBack | Check | Rounds | Choice | Again
+@dataclass(frozen=True, slots=True, eq=False)
+class Sweep:
+    """A loop as long as a condition holds, whose carries are kept in rows, and as many rounds back through them.
+
+    Attributes
+    ----------
+    rows : Variable
+        An i64 that says where the rows lie: how many there will be, nobody knows before.
+    nbytes : int
+        Of a row.
+    status : Variable
+        Is set if there is no memory for another row.
+    slices : sequence of Slice
+        Of the row that a round reads, and of the next one.
+    first : sequence of Task
+        What fills the first row.
+    test, tasks, back : sequence of Task
+    condition : Element
+    """
+
+    rows: Variable
+    nbytes: int
+    status: Variable
+    slices: Sequence[Slice]
+    first: Sequence[Task]
+    test: Sequence[Task]
+    condition: Element
+    tasks: Sequence[Task]
+    back: Sequence[Task]
+
+    @property
+    def ahead(self) -> Sequence[Task]:
+        """What is done before the way back."""
+        return [*self.first, *self.test, *self.tasks]
+
+
+Task = Call | CallBack | Check | Rounds | Choice | Again | Sweep
 
 
 def calls_of(tasks: Sequence[Task]) -> Iterator[Call]:
@@ -105,6 +141,8 @@ def calls_of(tasks: Sequence[Task]) -> Iterator[Call]:
                 yield from calls_of([*task.yes, *task.no])
             case Again():
                 yield from calls_of([*task.test, *task.tasks])
+            case Sweep():
+                yield from calls_of([*task.ahead, *task.back])
             case CallBack() | Check():
                 pass
 
@@ -123,5 +161,8 @@ def touched(task: Task) -> Iterator[Variable]:
         case Again():
             yield task.condition.root
             yield from chain.from_iterable(map(touched, [*task.test, *task.tasks]))
+        case Sweep():
+            yield from (task.rows, task.status, task.condition.root)
+            yield from chain.from_iterable(map(touched, [*task.ahead, *task.back]))
         case CallBack() | Check():
             pass
