@@ -254,6 +254,8 @@ def test_vectors_can_be_narrowed_by_a_setting() -> None:
     assert describe("cpu", {"neon": True}, {}).bits == 128
     with pytest.raises(ArgumentError, match="CHAINRULE_NATIVE_WIDTH is '1024'"):
         describe("cpu", features, {"CHAINRULE_NATIVE_WIDTH": "1024"})
+    with pytest.raises(ArgumentError, match=r"CHAINRULE_NATIVE_FEATURES has 'fma'(.|\n)*-fma"):
+        describe("cpu", features, {"CHAINRULE_NATIVE_FEATURES": "-avx512bf16, fma"})
 
 
 def test_the_number_of_threads_is_a_setting() -> None:

@@ -60,9 +60,13 @@ def describe(cpu: str, features: Mapping[str, bool], settings: Mapping[str, str]
     Raises
     ------
     ArgumentError
-        For a width that is none of these.
+        For a width that is none of these, or a feature without its sign.
     """
     changes = [word.strip() for word in settings.get("CHAINRULE_NATIVE_FEATURES", "").split(",") if word.strip()]
+    for word in changes:
+        # LLVM would end the process.
+        if word[0] not in "+-":
+            raise ArgumentError(f"CHAINRULE_NATIVE_FEATURES has {word!r}", mend=f"write +{word} to use it, or -{word} not to")
     have = {name for name, there in features.items() if there} | {word[1:] for word in changes if word[0] == "+"}
     have -= {word[1:] for word in changes if word[0] == "-"}
     widest = next(bits for bits in WIDTHS if _NEEDED[bits] <= have)
