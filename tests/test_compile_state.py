@@ -141,19 +141,34 @@ def test_gradients_accumulate_as_they_do_without():
     assert w.grad.item() == 1
 
 
-def test_random_numbers_are_those_of_eager():
-    def f():
-        return cr.random.normal((3,)), cr.random.uniform((2,))
+DRAWS = {
+    "uniform": lambda: (cr.random.uniform((999,)), cr.random.uniform((999,), -3.3, cr.ones((999,)))),
+    "normal": lambda: (cr.random.normal((999,)), cr.random.normal((999,), cr.ones((999,)), 0.3)),
+    "exponential": lambda: (cr.random.exponential((999,)), cr.random.exponential((999,), 2.2)),
+    "gumbel": lambda: (cr.random.gumbel((999,)), cr.random.gumbel((999,), -1.1, 3.0)),
+    "whole numbers": lambda: (cr.random.randint((999,), -7, 10**12), cr.random.permutation(99), cr.random.categorical(cr.ones((9,)), shape=(99,))),
+    "dropout": lambda: (cr.random.dropout(cr.ones((999,)), 0.3), cr.random.bernoulli(0.3, (999,))),
+}
 
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_random_numbers_have_the_bits_of_eager_ones(name):
     cr.manual_seed(5)
-    eager = [f() for _ in range(3)]
+    eager = [DRAWS[name]() for _ in range(3)]
     cr.manual_seed(5)
-    compiled = cr.compile(f)
-    for a, b in eager:
-        c, d = compiled()
-        # The bits are the same; logarithms and cosines of them may differ in the last place.
-        np.testing.assert_allclose(c, a, rtol=1e-6)
-        np.testing.assert_array_equal(d, b)
+    compiled = cr.compile(DRAWS[name])
+    for expected in eager:
+        for got, wanted in zip(compiled(), expected, strict=True):
+            assert got.dtype == wanted.dtype
+            np.testing.assert_array_equal(got, wanted)
+
+
+def test_random_numbers_in_float64_are_those_of_eager():
+    cr.manual_seed(5)
+    eager = cr.random.normal((999,), 1.0, 2.0, dtype="float64")
+    cr.manual_seed(5)
+    # The bits are the same; logarithms and cosines of them may differ in the last place.
+    np.testing.assert_allclose(cr.compile(lambda: cr.random.normal((999,), 1.0, 2.0, dtype="float64"))(), eager, rtol=1e-13, atol=1e-14)
 
 
 def test_a_copy_of_a_model_trains_on_its_own():

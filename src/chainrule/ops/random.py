@@ -87,9 +87,14 @@ def _within(name: str, parameter: str, given: Any, most: float = math.inf) -> No
         raise ArgumentError(f"{name}: {parameter}={values}", mend=f"{parameter} must be {span}")
 
 
-def _affine(x: Any, scale: Any, shift: Any) -> Any:
-    x = x if scale.__class__ is float and scale == 1 else x * scale
-    return x if shift.__class__ is float and shift == 0 else x + shift
+def _wide(x: Any) -> Any:
+    """In float64: numbers that are rounded to float32 only in the end have the same bits, however what they are made of is computed."""
+    return astype(x, float64, copy=False)
+
+
+def _affine(x: Any, scale: Any, shift: Any, kind: Dtype) -> Any:
+    x = x if scale.__class__ is float and scale == 1 else _wide(x) * scale
+    return astype(x if shift.__class__ is float and shift == 0 else _wide(x) + shift, kind, copy=False)
 
 
 def uniform(
@@ -139,7 +144,7 @@ def uniform(
     True
     """
     sizes, kind, (bottom, top) = _parameters("uniform", shape, dtype, low, high)
-    return _affine(unit(_draw("uniform", sizes, kind, generator, key), kind), top - bottom, bottom)
+    return _affine(unit(_draw("uniform", sizes, kind, generator, key), kind), top - bottom, bottom, kind)
 
 
 def normal(
@@ -187,10 +192,10 @@ def normal(
     _within("normal", "std", scale)
     count = math.prod(sizes)
     bits = _draw("normal", (2, (count + 1) // 2), kind, generator, key)
-    radius = sqrt(log(open_unit(bits[0], kind)) * -2.0)
-    angle = unit(bits[1], kind) * (2 * math.pi)
+    radius = sqrt(log(_wide(open_unit(bits[0], kind))) * -2.0)
+    angle = _wide(unit(bits[1], kind)) * (2 * math.pi)
     both = concat([radius * cos(angle), radius * sin(angle)])
-    return _affine(reshape(both[:count], sizes), scale, center)
+    return _affine(reshape(both[:count], sizes), scale, center, kind)
 
 
 def exponential(
@@ -228,7 +233,7 @@ def exponential(
     """
     sizes, kind, (mean,) = _parameters("exponential", shape, dtype, scale)
     _within("exponential", "scale", mean)
-    return _affine(-log(open_unit(_draw("exponential", sizes, kind, generator, key), kind)), mean, 0.0)
+    return _affine(-log(_wide(open_unit(_draw("exponential", sizes, kind, generator, key), kind))), mean, 0.0, kind)
 
 
 def gumbel(
@@ -267,8 +272,8 @@ def gumbel(
     """
     sizes, kind, (mode, spread) = _parameters("gumbel", shape, dtype, loc, scale)
     _within("gumbel", "scale", spread)
-    u = middle(_draw("gumbel", sizes, kind, generator, key), kind)
-    return _affine(-log(-log(u)), spread, mode)
+    u = _wide(middle(_draw("gumbel", sizes, kind, generator, key), kind))
+    return _affine(-log(-log(u)), spread, mode, kind)
 
 
 def bernoulli(
