@@ -161,3 +161,11 @@ def test_a_position_out_of_range_inside_of_a_loop_is_told_by_the_gate() -> None:
     assert float(step(x, at)) == 4.0
     with pytest.raises(AxisError, match="index 4 is out of range"):
         step(x, at + 1)
+
+
+@pytest.mark.parametrize("gate", [cr.linalg.inv, cr.linalg.det, cr.linalg.cholesky])
+def test_compiling_says_nothing_that_nobody_asked_for(gate: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHAINRULE_CACHE_DIR", "0")
+    # LLVM warns of loops that are to be unrolled and begin where it cannot tell.
+    cr.compile(gate, backend="native")(3 * np.eye(3))
+    assert capfd.readouterr() == ("", "")

@@ -215,7 +215,7 @@ class Loops(Nest):
     def loop(self, stop: Any, start: Any = 0) -> Generator[Any]:
         self._inside()
         first, last = self._index(start), self._index(stop)
-        with self.f.loop(first, last, unroll=isinstance(last, int) and last <= _FEW) as loop:
+        with self.f.loop(first, last, unroll=isinstance(first, int) and isinstance(last, int) and last <= _FEW) as loop:
             yield self._position(loop.index)
 
     @contextmanager
