@@ -244,7 +244,10 @@ def measure(name: str, options: argparse.Namespace, floor: machine.Floor) -> Row
     graph = graph_of(work)
     row = Row(name, work.title, work.aim, machine.products(graph), machine.traffic(graph))
     del graph
-    names = [x for x in contenders(work, compiled=options.torch_compile) if any(part in x for part in options.only)]
+    known = contenders(work, compiled=options.torch_compile)
+    names = [x for x in known if any(part in x for part in options.only)]
+    if not names:
+        sys.exit(f"bench.py: no contender of {name} is called {' or '.join(options.only)}; there are {', '.join(known)}")
     if NATIVE in names:
         first_calls(row, options.threads)
     with TemporaryDirectory() as cache:
@@ -460,6 +463,8 @@ def main() -> None:
     unknown = set(options.names) - set(WORKLOADS)
     if unknown:
         parser.error(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}")
+    if min(options.threads, options.rounds) < 1:
+        parser.error("--threads and --rounds take numbers above 0")
     machine.compile_sources()
     floor, installed = machine.Floor(options.threads), installation(5)
     rows: list[Row] = []
