@@ -14,6 +14,7 @@ import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial, update_wrapper
+from itertools import starmap
 from types import MethodType
 from typing import Any, overload
 
@@ -123,14 +124,22 @@ class Entry:
         wanted = any(x._node is not None and x._node.tags & tracked for x in given) or self.taped
         wanted = wanted or any(x._node is not None and x._node.tags & tracked & ~BASE for x in captured)
         if wanted:
-            outs = call(self.graph, self.how, [*given, *captured])
-        else:
-            for x in self._replaced:
-                x.grad = None
-            outs = [new(value) for value in self.executable.run(*(x._value for x in (*given, *captured)))]
+            return self._end(call(self.graph, self.how, [*given, *captured]), arguments, [*given, *captured])
+        for x in self._replaced:
+            x.grad = None
+        done: list[tuple[Any, ...]] = []
+        try:
+            # As the short way does it: Ctrl-C is heard when the step has ended, and finds it whole.
+            done.extend(starmap(self.executable.run, (tuple(x._value for x in (*given, *captured)),)))
+        finally:
+            out = self._end([new(value) for value in done[0]], arguments, [*given, *captured]) if done else None
+        return out
+
+    def _end(self, outs: Sequence[Any], arguments: Sequence[Any], given: Sequence[Any]) -> Any:
+        """Write the state; returns the result."""
         count = len(self.graph.returned)
         # What is assigned has a history where it has one without compiling; a tensor that is assigned as it is has its own.
-        nodes = {x: tensor._node for x, tensor in zip(self.graph.inputs, (*given, *captured), strict=True)}
+        nodes = {x: tensor._node for x, tensor in zip(self.graph.inputs, given, strict=True)}
         ends = zip(self.graph.outputs[count:], outs[count:], self.carried, strict=True)
         assigned = [new(out._value, out._node if carried else nodes.get(x)) for x, out, carried in ends]
         self.graph.write(assigned, arguments)

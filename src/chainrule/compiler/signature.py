@@ -6,8 +6,10 @@ taken apart, shapes and dtypes compared, state read, the step run, state written
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import count
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import count, starmap
 from types import CellType
 from typing import Any, NamedTuple
 
@@ -111,9 +113,10 @@ def hand_over(signature: Signature, step: Step) -> Callable[[tuple[Any, ...], di
     target = f"({', '.join(outs)},)" if outs else "_"
     arguments = [f"a{name[1:]}" for name in names]
     _check_names(writer, step.graph, arguments)
+    _make_gradients(writer, step.graph)
     if step.taped is None:
         _release(writer, step.graph)
-        writer.line(f"{target} = {writer.constant(step.run, 'run')}({', '.join([*names, *given])})")
+        _run(writer, step, [*names, *given], target, partial(_write_state, writer, step.graph, arguments, outs[results:]))
         named = [f"r{i}" for i in range(results)]
         # As `new` does, without a call.
         for name, out in zip(named, outs, strict=False):
@@ -121,10 +124,24 @@ def hand_over(signature: Signature, step: Step) -> Callable[[tuple[Any, ...], di
     else:
         tensors = [*arguments, *(value.removesuffix("._value") for value in given)]
         writer.line(f"{target} = {writer.constant(step.taped, 'taped')}([{', '.join(tensors)}])")
-        named, outs = outs, [f"{out}._value" for out in outs]
-    _write_state(writer, step.graph, arguments, outs[results:])
+        named = outs
+        _write_state(writer, step.graph, arguments, [f"{out}._value" for out in outs[results:]])
     _nest(writer, step.graph, named[:results])
     return writer.function()
+
+
+def _run(writer: _Writer, step: Step, given: Sequence[str], target: str, write_state: Callable[[], None]) -> None:
+    """Run the step and write the state: all of it or, where the step fails, nothing."""
+    run = writer.constant(step.run, "run")
+    if not step.graph.updated and not step.graph.cleared:
+        writer.line(f"{target} = {run}({', '.join(given)})")
+        return
+    # Ctrl-C is heard when a call ends. Parameters have then been updated in place, and the results must not be lost.
+    writer.line("done = []")
+    writer.line(f"try: done.extend(starmap({run}, (({', '.join(given)}{',' * (len(given) == 1)}),)))")
+    with writer.block("finally:"), writer.block("if done:"):
+        writer.line(f"{target}, = done" if target == "_" else f"({target}), = done")
+        write_state()
 
 
 class _Writer:
@@ -132,10 +149,28 @@ class _Writer:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.names: dict[str, Any] = {"Tensor": Tensor, "MISS": MISS, "new": new, "same": same, "ndarray": np.ndarray, "array": np.array}
+        self.names: dict[str, Any] = {
+            "Tensor": Tensor,
+            "MISS": MISS,
+            "new": new,
+            "same": same,
+            "ndarray": np.ndarray,
+            "array": np.array,
+            "starmap": starmap,
+        }
+
+        self.depth = 1
 
     def line(self, text: str) -> None:
-        self.lines.append(f"    {text}")
+        self.lines.append(f"{'    ' * self.depth}{text}")
+
+    @contextmanager
+    def block(self, head: str) -> Generator[None]:
+        """What is written inside stands under this line."""
+        self.line(head)
+        self.depth += 1
+        yield
+        self.depth -= 1
 
     def demand(self, condition: str) -> None:
         self.line(f"if not ({condition}): return MISS")
@@ -264,6 +299,13 @@ def _guard(writer: _Writer, name: Name) -> str:
     return f"{now} is {wanted} or same({wanted}, {now})"
 
 
+def _make_gradients(writer: _Writer, graph: Graph) -> None:
+    """Tensors for new gradients, before anything is written: nothing is called then any more."""
+    for i, target in enumerate(graph.updated):
+        if isinstance(target, Gradient):
+            writer.line(f"g{i} = Tensor(); g{i}._node = None")
+
+
 def _release(writer: _Writer, graph: Graph) -> None:
     """Let go of gradients that are replaced, so that new ones may take their memory."""
     for tensor in replaced_gradients(graph):
@@ -272,7 +314,7 @@ def _release(writer: _Writer, graph: Graph) -> None:
 
 def _write_state(writer: _Writer, graph: Graph, arguments: Sequence[str], values: Sequence[str]) -> None:
     outside = {x: source.tensor for source, x in zip(graph.captured, graph.inputs[len(graph.parameters) :], strict=True) if isinstance(source, State)}
-    for target, value, x in zip(graph.updated, values, graph.outputs[len(graph.returned) :], strict=True):
+    for i, (target, value, x) in enumerate(zip(graph.updated, values, graph.outputs[len(graph.returned) :], strict=True)):
         if isinstance(target, Argument):
             writer.line(f"{arguments[target.position]}._value = {value}")
             if x in outside:
@@ -283,7 +325,7 @@ def _write_state(writer: _Writer, graph: Graph, arguments: Sequence[str], values
         if isinstance(target, State):
             writer.line(f"{tensor}._value = {value}")
         else:
-            writer.line(f"{tensor}._node.cell.grad = new({value})")
+            writer.line(f"g{i}._value = {value}; {tensor}._node.cell.grad = g{i}")
     for target in graph.cleared:
         writer.line(f"{writer.constant(target.tensor, 'state')}._node.cell.grad = None")
 
