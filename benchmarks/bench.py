@@ -244,10 +244,7 @@ def measure(name: str, options: argparse.Namespace, floor: machine.Floor) -> Row
     graph = graph_of(work)
     row = Row(name, work.title, work.aim, machine.products(graph), machine.traffic(graph))
     del graph
-    known = contenders(work, compiled=options.torch_compile)
-    names = [x for x in known if any(part in x for part in options.only)]
-    if not names:
-        sys.exit(f"bench.py: no contender of {name} is called {' or '.join(options.only)}; there are {', '.join(known)}")
+    names = [x for x in contenders(work, compiled=options.torch_compile) if any(part in x for part in options.only)]
     if NATIVE in names:
         first_calls(row, options.threads)
     with TemporaryDirectory() as cache:
@@ -388,8 +385,8 @@ with the minimum in brackets.
   is not always as fast. Where it is below what a call takes, there is none. What elementwise gates compute is not counted, so that it says
   little of a chain of them, and what one call leaves in the caches for the next may be read faster. *Share*: the median of the floor by the
   median of the native step, in brackets the least of one by the least of the other.
-- *First call*: traced, compiled and run, without anything on disk, and in another process that finds the machine code there; the native step's
-  in {again} processes each.
+- *First call*: traced, compiled and run, without anything on disk, and in another process that finds the machine code there; of the native step
+  the medians of several processes, with the least in brackets.
 - *MB*: the peak of the process's resident memory (VmHWM) while stepping, in the last round, libraries and all.
 
 Time of a step:
@@ -424,7 +421,6 @@ def page(rows: Sequence[Row], options: argparse.Namespace, floor: machine.Floor,
         command=" ".join(["python", "benchmarks/bench.py", *sys.argv[1:]]),
         rounds=options.rounds,
         seconds=options.seconds,
-        again=AGAIN,
         summary=summary(rows),
         compiled=", torch.compile" if options.torch_compile else "",
         flops=floor.flops / 1e9,
@@ -465,6 +461,8 @@ def main() -> None:
         parser.error(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}")
     if min(options.threads, options.rounds) < 1:
         parser.error("--threads and --rounds take numbers above 0")
+    if not any(part in name for part in options.only for name in (*OURS, *PEERS)):
+        parser.error(f"no contender is called {' or '.join(options.only)}; there are {', '.join((*OURS, *PEERS))}")
     machine.compile_sources()
     floor, installed = machine.Floor(options.threads), installation(5)
     rows: list[Row] = []

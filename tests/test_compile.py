@@ -102,6 +102,14 @@ def test_other_kinds_of_arrays_are_told_apart():
     assert compiled(x[:2]).shape == (2,)
 
 
+def test_arrays_stand_for_no_arguments_that_require_a_gradient():
+    compiled = cr.compile(lambda *, x: x * 2 if x.requires_grad else x * 3)
+    leaf = cr.tensor(np.ones(2), requires_grad=True)
+    for x, wanted in ((leaf, 2), (np.ones(2), 3), (leaf, 2), (cr.tensor(np.ones(2)), 3), (np.ones(5), 3), (np.ones(2), 3)):
+        np.testing.assert_array_equal(compiled(x=x).detach(), np.full(x.shape, wanted))
+    assert len(compilations(compiled)) == 3
+
+
 def test_results_do_not_share_memory_that_anyone_can_write_to():
     array = np.ones(3)
     out = cr.compile(lambda x: x.reshape(1, 3))(array)

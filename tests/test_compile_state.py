@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import signal
 
 import numpy as np
 import pytest
@@ -320,39 +319,3 @@ def test_running_statistics_and_evaluation_mode():
     np.testing.assert_allclose(compiled[1], eager[1], rtol=1e-4, atol=1e-6)
     for name, value in eager[2].items():
         np.testing.assert_allclose(compiled[2][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer that interrupts: run on Unix")
-def test_an_interrupt_leaves_all_state_as_before_the_step_or_after_it():
-    large, small = [cr.tensor(np.zeros((300, 300)), requires_grad=True) for _ in range(3)], cr.tensor(0.0)
-
-    @cr.compile
-    def step(x):
-        cr.sum(large[0] * x).backward()
-        with cr.no_grad():
-            for value in (*large, small):
-                value.assign(value + 1.0)
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    def call_for_ever(delay):
-        # Again and again: Python drops an exception that is raised while it collects garbage.
-        signal.setitimer(signal.ITIMER_REAL, delay, 0.1)
-        try:
-            while True:
-                step(x)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-    x = cr.tensor(np.ones((300, 300)))
-    # Once without a gradient there, and then with one: nothing is compiled any more.
-    step(x), step(x), step(x)
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        for i in range(30):
-            with pytest.raises(KeyboardInterrupt):
-                call_for_ever(0.003 + 7e-5 * i)
-            assert {number for value in (*large, small) for number in np.unique(value.detach())} == {small.item()}
-    finally:
-        signal.signal(signal.SIGALRM, before)

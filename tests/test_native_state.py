@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -108,3 +109,55 @@ def test_a_step_that_fails_leaves_state_as_it_was() -> None:
                 step(x, places)
             np.testing.assert_array_equal(np.asarray(total), count)
             np.testing.assert_array_equal(np.asarray(table), (1 + count / 2) * np.eye(4))
+
+
+def test_state_that_nothing_else_holds_stays_in_its_memory() -> None:
+    state = cr.tensor(np.zeros(1000))
+
+    @cr.compile(backend="native")
+    def step(x: cr.Tensor) -> None:
+        state.assign(state + x)
+
+    x = cr.tensor(np.ones(1000))
+    step(x)
+    places: set[int] = set()
+    for _ in range(5):
+        step(x)
+        places.add(state.numpy().ctypes.data)
+    assert len(places) == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer that interrupts: run on Unix")
+def test_an_interrupt_leaves_all_state_as_before_the_step_or_after_it() -> None:
+    large, small = [cr.tensor(np.zeros((300, 300)), requires_grad=True) for _ in range(3)], cr.tensor(0.0)
+
+    @cr.compile(backend="native")
+    def step(x: cr.Tensor) -> None:
+        cr.sum(large[0] * x).backward()
+        with cr.no_grad():
+            for value in (*large, small):
+                value.assign(value + 1.0)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def call_for_ever(delay: float) -> None:
+        # Again and again: Python drops an exception that is raised while it collects garbage.
+        signal.setitimer(signal.ITIMER_REAL, delay, 0.1)
+        try:
+            while True:
+                step(x)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    x = cr.tensor(np.ones((300, 300)))
+    # Once without a gradient there, and then with one: nothing is compiled any more.
+    step(x), step(x), step(x)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for i in range(30):
+            with pytest.raises(KeyboardInterrupt):
+                call_for_ever(0.003 + 7e-5 * i)
+            assert {number for value in (*large, small) for number in np.unique(value.detach())} == {small.item()}
+    finally:
+        signal.signal(signal.SIGALRM, before)

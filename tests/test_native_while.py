@@ -325,6 +325,7 @@ def test_second_derivatives_are_right_and_named_where_python_runs_them() -> None
     x = np.array([1.5, 1.2])
     step = native(f)
     same(step(x), f(cr.asarray(x)))
+    assert called_back(step)[0]
     assert "while_loop_back" not in called_back(step)[0]
 
 

@@ -191,8 +191,8 @@ def _spreads(group: _Group, reader: _Group) -> bool:
 
 
 def _long(count: int, shape: Shape) -> bool:
-    """Whether a loop has as many gates as it may."""
-    return count >= LONG * (4 if math.prod(shape) == 1 else 1)
+    """Whether these are more gates than a loop may have."""
+    return count > LONG * (4 if math.prod(shape) == 1 else 1)
 
 
 def _source(x: Variable, maker: Mapping[Variable, Operation]) -> Variable:
@@ -228,7 +228,7 @@ def _joined(node: Operation, position: int, level: int, made: dict[Variable, _Gr
         if x in ended or group.shape != shape or position - group.last > NEAR:
             return None
         found[group] = None
-    if not found or _long(sum(len(group.nodes) for group in found), shape) or lives.longer(node, position, max(group.last for group in found)):
+    if not found or _long(1 + sum(len(group.nodes) for group in found), shape) or lives.longer(node, position, max(group.last for group in found)):
         return None
     first, *others = found
     for other in others:

@@ -23,7 +23,7 @@ import numpy as np
 from chainrule.compiler.call import How, call
 from chainrule.compiler.guards import Attributes, Name, names_of
 from chainrule.compiler.pipeline import Executable, build, check_backend
-from chainrule.compiler.signature import MISS, Fixed, Signature, Step, Traced, hand_over, replaced_gradients, state_nodes, word
+from chainrule.compiler.signature import MISS, Fixed, Signature, Step, Traced, hand_over, replaced_gradients, state_nodes, uninterrupted, word
 from chainrule.core import tree
 from chainrule.core.aval import Aval
 from chainrule.core.errors import ArgumentError, ChainruleError, CompileWarning
@@ -72,8 +72,9 @@ class Entry:
         self._absent = tracer.missing_gradients()
         taped = partial(call, graph, how) if self.taped else None
         step = Step(graph, executable.run, taped, self._nodes, self._absent, names, settings, self._version)
-        # A tensor that takes over a history has another node after every call.
-        self.hand_over = _nothing if any(self.carried) else hand_over(signature, step)
+        # A tensor that takes over a history has another node after every call; an argument that requires a gradient has one.
+        required = any(isinstance(leaf, Traced) and leaf.requires_grad for leaf in signature.leaves)
+        self.hand_over = _nothing if required or any(self.carried) else hand_over(signature, step)
 
     def change(self) -> str:
         """What the trace took for granted and is not so any more, in words; '' if all is as it was."""
@@ -127,10 +128,12 @@ class Entry:
             return self._end(call(self.graph, self.how, [*given, *captured]), arguments, [*given, *captured])
         for x in self._replaced:
             x.grad = None
-        done: list[tuple[Any, ...]] = []
+        run, done = self.executable.run, list[tuple[Any, ...]]()
+        if not uninterrupted(run):
+            return self._end([new(value) for value in run(*(x._value for x in (*given, *captured)))], arguments, [*given, *captured])
         try:
-            # As the short way does it: Ctrl-C is heard when the step has ended, and finds it whole.
-            done.extend(starmap(self.executable.run, (tuple(x._value for x in (*given, *captured)),)))
+            # As the short way does it (`signature._run`).
+            done.extend(starmap(run, (tuple(x._value for x in (*given, *captured)),)))
         finally:
             out = self._end([new(value) for value in done[0]], arguments, [*given, *captured]) if done else None
         return out

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import count, starmap
-from types import CellType
+from types import BuiltinFunctionType, CellType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,7 +115,6 @@ def hand_over(signature: Signature, step: Step) -> Callable[[tuple[Any, ...], di
     _check_names(writer, step.graph, arguments)
     _make_gradients(writer, step.graph)
     if step.taped is None:
-        _release(writer, step.graph)
         _run(writer, step, [*names, *given], target, partial(_write_state, writer, step.graph, arguments, outs[results:]))
         named = [f"r{i}" for i in range(results)]
         # As `new` does, without a call.
@@ -130,15 +129,25 @@ def hand_over(signature: Signature, step: Step) -> Callable[[tuple[Any, ...], di
     return writer.function()
 
 
+def uninterrupted(run: Callable[..., Any]) -> bool:
+    """Whether Ctrl-C is heard only when the call of a step has ended: not while Python code runs."""
+    return isinstance(run, BuiltinFunctionType)
+
+
 def _run(writer: _Writer, step: Step, given: Sequence[str], target: str, write_state: Callable[[], None]) -> None:
-    """Run the step and write the state: all of it or, where the step fails, nothing."""
+    """Run the step and write the state."""
     run = writer.constant(step.run, "run")
-    if not step.graph.updated and not step.graph.cleared:
+    if not uninterrupted(step.run) or not step.graph.updated:
+        _release(writer, step.graph)
         writer.line(f"{target} = {run}({', '.join(given)})")
+        write_state()
         return
-    # Ctrl-C is heard when a call ends. Parameters have then been updated in place, and the results must not be lost.
+    # Ctrl-C is heard when a call has ended. The step may have updated parameters in place by then, so that its results must not be lost:
+    # `extend` is one call, which runs the step and keeps them, and what stands behind it calls nothing.
     writer.line("done = []")
-    writer.line(f"try: done.extend(starmap({run}, (({', '.join(given)}{',' * (len(given) == 1)}),)))")
+    writer.line(f"turn = starmap({run}, (({', '.join(given)}{',' * (len(given) == 1)}),))")
+    _release(writer, step.graph)
+    writer.line("try: done.extend(turn)")
     with writer.block("finally:"), writer.block("if done:"):
         writer.line(f"{target}, = done" if target == "_" else f"({target}), = done")
         write_state()
@@ -158,7 +167,6 @@ class _Writer:
             "array": np.array,
             "starmap": starmap,
         }
-
         self.depth = 1
 
     def line(self, text: str) -> None:
@@ -243,8 +251,12 @@ def _check_leaf(writer: _Writer, leaf: Traced | Fixed, place: str, *, arrays: bo
     shape, dtype = writer.constant(leaf.aval.shape, "shape"), writer.constant(leaf.aval.dtype, "dtype")
     if arrays:
         # What can still be written to is copied, as eagerly.
-        kind, value = ("ndarray", f"array({place}, order='C')") if leaf.aval.shape else (writer.constant(leaf.aval.dtype.type, "kind"), place)
-        writer.line(f"if {place}.__class__ is {kind}: {place} = new({value})")
+        if leaf.aval.shape:
+            writer.line(
+                f"if {place}.__class__ is ndarray and {place}.shape == {shape} and {place}.dtype is {dtype}: {place} = new(array({place}, order='C'))"
+            )
+        else:
+            writer.line(f"if {place}.__class__ is {writer.constant(leaf.aval.dtype.type, 'kind')}: {place} = new({place})")
     # Arguments with a history, and other arrays, take the long way.
     writer.demand(f"{place}.__class__ is Tensor and {place}._node is None")
     writer.line(f"{name} = {place}._value")

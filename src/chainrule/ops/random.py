@@ -88,7 +88,7 @@ def _within(name: str, parameter: str, given: Any, most: float = math.inf) -> No
 
 
 def _wide(x: Any) -> Any:
-    """In float64: numbers that are rounded to float32 only in the end have the same bits, however what they are made of is computed."""
+    """In float64: rounded to float32 only in the end, numbers have the same bits, all but never others, however they are computed."""
     return astype(x, float64, copy=False)
 
 

@@ -99,7 +99,8 @@ class Turns:
     @property
     def together(self) -> int:
         """How many places at a time."""
-        return max(NEAR // max(1, *(reach.size for found in self.reads.values() for reach in found)), 1)
+        largest = max((reach.size for found in self.reads.values() for reach in found), default=1)
+        return max(NEAR // max(largest, 1), 1)
 
     @property
     def nbytes(self) -> int:
