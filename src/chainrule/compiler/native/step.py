@@ -62,6 +62,14 @@ class Block(NamedTuple):
     donors: Mapping[Variable, Variable] = MappingProxyType({})
 
 
+class _Rows(NamedTuple):
+    """Where a thread notes how many rows of a sweep are full, for how many there is room, and where they lie."""
+
+    full: Value
+    room: Value
+    memory: Value
+
+
 # Memory.
 
 
@@ -102,7 +110,7 @@ class _Clock(NamedTuple):
                 case Sweep():
                     self.elsewhere.update(part.x for part in task.slices)
                     self.touch((task.rows,), now)
-                    now = self.again(task.ahead, now)
+                    now = self.again(task.there, now)
                     now = self.again(task.back, now)
                     self.touch((task.rows,), now)
                 case Check():
@@ -307,11 +315,11 @@ class Step:
     def sweep(self, task: Sweep) -> None:
         """Each thread counts the rounds and knows where the rows lie; the first one gets the memory, and frees it."""
         f = self.f
-        count, room, rows = (f.allocate(kind) for kind in (I64, I64, PTR))
-        for x, place in ((index(0), count), (index(0), room), (NULL, rows)):
+        rows = _Rows(*(f.allocate(kind) for kind in (I64, I64, PTR)))
+        for x, place in zip((index(0), index(0), NULL), rows, strict=True):
             f.store(x, place)
-        self.ahead(task, count, room, rows)
-        rounds, base = f.load(I64, count), f.load(PTR, rows)
+        self.ahead(task, rows)
+        rounds, base = f.load(I64, rows.full), f.load(PTR, rows.memory)
         self.wait()
         with f.loop(0, rounds) as loop:
             number = f.sub(f.sub(rounds, 1), loop.index)
@@ -321,20 +329,20 @@ class Step:
         with f.when(self.leads()):
             f.call("free", VOID, base)
 
-    def ahead(self, task: Sweep, count: Value, room: Value, rows: Value) -> None:
+    def ahead(self, task: Sweep, rows: _Rows) -> None:
         """Each round reads one row and writes the next, for which there is room before it begins."""
         f = self.f
         head, test, body, done = (f.fresh(stem) for stem in ("head", "test", "body", "done"))
         self.wait()
         f.jump(head)
         f.label(head)
-        number = f.load(I64, count)
+        number = f.load(I64, rows.full)
         following = index(f.add(number, 1))
-        with f.when(f.compare("uge", following, f.load(I64, room))):
-            self.grow(task, room, rows)
+        with f.when(f.compare("uge", following, f.load(I64, rows.room))):
+            self.grow(task, rows)
         f.branch(self.fine(), test, done)
         f.label(test)
-        base = f.load(PTR, rows)
+        base = f.load(PTR, rows.memory)
         self.pointers.update((part.x, part.at(f, base, number)) for part in task.slices)
         with f.when(f.compare("eq", number, index(0))):
             self.run(task.first)
@@ -347,20 +355,20 @@ class Step:
         self.hazards.note(task.condition)
         self.run(task.tasks)
         self.wait()
-        f.store(following, count)
+        f.store(following, rows.full)
         f.jump(head)
         f.label(done)
         self.hazards.note(task.condition)
 
-    def grow(self, task: Sweep, room: Value, rows: Value) -> None:
+    def grow(self, task: Sweep, rows: _Rows) -> None:
         """One thread asks for twice as much memory, and tells the others where it lies."""
         f = self.f
         f.module.declare("realloc", PTR, [PTR, I64])
         f.module.declare("free", VOID, [PTR])
-        more = index(f.most(f.mul(f.load(I64, room), 2), max(ROOM // task.nbytes, 2)))
+        more = index(f.most(f.mul(f.load(I64, rows.room), 2), max(ROOM // task.nbytes, 2)))
         told = self.pointer(task.rows)
         with f.when(self.leads()):
-            old = f.load(PTR, rows)
+            old = f.load(PTR, rows.memory)
             new = f.call("realloc", PTR, old, index(f.mul(more, task.nbytes)))
             missing = f.compare("eq", new, NULL)
             with f.when(missing):
@@ -368,8 +376,8 @@ class Step:
             f.store(f.select(missing, old, new), told)
         if self.shared:
             self.barrier()
-        f.store(f.load(PTR, told), rows)
-        f.store(more, room)
+        f.store(f.load(PTR, told), rows.memory)
+        f.store(more, rows.room)
 
     def leads(self) -> Value:
         """Whether this is the first thread."""

@@ -121,7 +121,7 @@ class Sweep:
     back: Sequence[Task]
 
     @property
-    def ahead(self) -> Sequence[Task]:
+    def there(self) -> Sequence[Task]:
         """What is done before the way back."""
         return [*self.first, *self.test, *self.tasks]
 
@@ -142,7 +142,7 @@ def calls_of(tasks: Sequence[Task]) -> Iterator[Call]:
             case Again():
                 yield from calls_of([*task.test, *task.tasks])
             case Sweep():
-                yield from calls_of([*task.ahead, *task.back])
+                yield from calls_of([*task.there, *task.back])
             case CallBack() | Check():
                 pass
 
@@ -163,6 +163,6 @@ def touched(task: Task) -> Iterator[Variable]:
             yield from chain.from_iterable(map(touched, [*task.test, *task.tasks]))
         case Sweep():
             yield from (task.rows, task.status, task.condition.root)
-            yield from chain.from_iterable(map(touched, [*task.ahead, *task.back]))
+            yield from chain.from_iterable(map(touched, [*task.there, *task.back]))
         case CallBack() | Check():
             pass
