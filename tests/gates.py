@@ -391,16 +391,25 @@ def frozen_like(x: Any) -> Any:
     return x
 
 
+def settled(x: np.ndarray) -> np.ndarray:
+    """A new array to whose memory nobody can write any more: a Tensor of it shares that, and has its strides."""
+    memory: Any = x
+    while isinstance(memory, np.ndarray):
+        memory.flags.writeable = False
+        memory = memory.base
+    return x
+
+
 def gapped(x: Any) -> Any:
-    return frozen_like(np.repeat(x, 2, axis=-1)[..., ::2]) if np.ndim(x) else x
+    return settled(np.repeat(x, 2, axis=-1)[..., ::2]) if np.ndim(x) else x
 
 
 def reversed_strides(x: Any) -> Any:
-    return frozen_like(np.flip(np.flip(x).copy())) if np.ndim(x) else x
+    return settled(np.flip(np.flip(x).copy())) if np.ndim(x) else x
 
 
 def column_major(x: Any) -> Any:
-    return frozen_like(np.asfortranarray(x)) if np.ndim(x) else x
+    return settled(np.array(x, order="F")) if np.ndim(x) else x
 
 
 def alike(call: Call, other: Call) -> bool:
