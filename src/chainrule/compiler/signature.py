@@ -149,7 +149,7 @@ def _run(writer: _Writer, step: Step, given: Sequence[str], target: str, write_s
     _release(writer, step.graph)
     writer.line("try: done.extend(turn)")
     with writer.block("finally:"), writer.block("if done:"):
-        writer.line(f"{target}, = done" if target == "_" else f"({target}), = done")
+        writer.line(f"{target}, = done")
         write_state()
 
 
